@@ -1,0 +1,27 @@
+"""The tests run from the repository's root, as a user does, and offline."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite's numbers are the CPU's, on any machine
+MNIST_DIR = Path(os.environ.get("MNIST_DIR", ROOT.parent / "shared" / "datasets"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_random_state():
+    """No test depends on what ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mnist_dir():
+    """The folder that holds MNIST/raw; set MNIST_DIR to point at another."""
+    if not (MNIST_DIR / "MNIST" / "raw").is_dir():
+        pytest.skip(f"no MNIST under {MNIST_DIR}; set MNIST_DIR")
+    return str(MNIST_DIR)
