@@ -1,7 +1,7 @@
 """Images as one uint8 tensor: MNIST, and scikit-learn's 8x8 digits, which need no download.
 
-Shape contract: images are (N, 1, H, W), uint8 in 0..255 at rest and float32 in [-1, 1] everywhere else;
-`to_unit` and `to_pixels` are the only two places that convert.
+Shape contract: images are (N, 1, H, W), uint8 in 0..255 at rest and float32 in [-1, 1] everywhere
+else; `to_unit` and `to_pixels` are the only two places that convert.
 """
 
 import hashlib
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from cli import Stop
+from run import stream
 
-# SHA-256 of the four unpacked files. torchvision checks the archives it downloads, never the files it reads.
+# SHA-256 of the four unpacked files: torchvision checks what it downloads, never what it reads.
 MNIST_FILES = {
     ("train", "images"): (
         "train-images-idx3-ubyte",
@@ -107,3 +108,26 @@ def _digits(split):
     chosen = is_test if split == "test" else ~is_test
     pixels = np.rint(values[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     return torch.from_numpy(pixels), torch.from_numpy(labels[chosen]).long()
+
+
+class Batches:
+    """Shuffled batches of one tensor, a pure function of (seed, epoch, i): no workers, no state.
+
+    Every batch is full: the last one of an epoch is filled up from the epoch's first images.
+    """
+
+    def __init__(self, images: torch.Tensor, batch_size: int, seed: int, limit: int = 0):
+        self.images, self.batch_size, self.seed = images, min(batch_size, len(images)), seed
+        steps = -(-len(images) // self.batch_size)
+        self.steps = min(steps, limit) if limit else steps
+        self._epoch, self._order = None, None
+
+    def __call__(self, epoch: int, i: int) -> torch.Tensor:
+        """Batch i of an epoch, in [-1, 1], (B, 1, H, W)."""
+        if self._epoch != epoch:
+            n, device = len(self.images), self.images.device
+            generator = stream(device, self.seed, "shuffle", epoch)
+            order = torch.randperm(n, generator=generator, device=device)
+            self._epoch, self._order = epoch, torch.cat([order, order[: self.batch_size]])
+        chosen = self._order[i * self.batch_size : (i + 1) * self.batch_size]
+        return to_unit(self.images[chosen])

@@ -1,0 +1,93 @@
+"""Sealed files: a checkpoint is whole and unchanged, or it is refused.
+
+Layout: 8 bytes magic, 8 bytes length, 32 bytes SHA-256 of what follows, then torch.save's bytes. A
+write goes to a temporary file, fsync, rename, fsync of the folder: at every moment the old file or
+the new one is there. Reading checks the seal first and then uses weights_only: no code in a file is
+ever run.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import torch
+
+from cli import Stop
+
+MAGIC = b"DIFFCKP1"
+HEADER = struct.Struct("<8sQ32s")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content so that a crash leaves the old content or the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk gets its space back
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save(path: Path, state: dict) -> None:
+    """Seal a state of tensors and plain values into a file."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    body = buffer.getbuffer()
+    header = HEADER.pack(MAGIC, len(body), hashlib.sha256(body).digest())
+    write_atomically(path, b"".join([header, body]))
+
+
+def load(path: str | Path, device="cpu") -> dict:
+    """The state in a sealed file; a damaged, cut or foreign file is a Stop that names it."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise Stop(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) < HEADER.size or not content.startswith(MAGIC):
+        raise Stop(f"{path}: not a checkpoint of this project")
+    _, length, digest = HEADER.unpack(content[: HEADER.size])
+    body = memoryview(content)[HEADER.size :]
+    if len(body) != length or hashlib.sha256(body).digest() != digest:
+        raise Stop(f"{path}: damaged ({len(body)} of {length} bytes, or a wrong SHA-256)")
+    try:
+        state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:100]
+        raise Stop(f"{path}: refused, it holds more than tensors and numbers ({reason})") from None
+    if not isinstance(state, dict):
+        raise Stop(f"{path}: not a checkpoint of this project (holds no dictionary)")
+    return state
+
+
+def load_newest(folder: Path, device="cpu", warn=print) -> tuple[dict, Path] | None:
+    """The newest checkpoint of a folder that is whole; None if there is no file at all."""
+    paths = sorted(folder.glob("step_*.pt"), reverse=True)
+    for path in paths:
+        try:
+            return load(path, device), path
+        except Stop as error:
+            if path == paths[-1]:
+                raise
+            warn(f"warning: {error}; going back to the checkpoint before it")
+    return None
+
+
+def save_numbered(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
+    """Save as step_NNNNNNNN.pt and keep the last two."""
+    path = folder / f"step_{step:08d}.pt"
+    save(path, state)
+    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
+        old.unlink()
+    return path

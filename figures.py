@@ -1,0 +1,96 @@
+"""The pictures a run leaves: sample grids, curves, the schedule, a GIF of the denoising."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import to_pixels
+from scheduler import Schedule
+
+MIN_CELL = 56  # pixels: small images are enlarged so that a person can see them
+
+
+def grid(x: Tensor, columns: int | None = None) -> np.ndarray:
+    """Images (N,C,H,W) in [-1, 1] as one picture, (H',W',3) uint8."""
+    from torchvision.utils import make_grid  # slow to import, and only needed here
+
+    columns = columns or int(len(x) ** 0.5 + 0.999)
+    pixels = to_pixels(x.detach().float().cpu())
+    zoom = max(1, MIN_CELL // pixels.shape[-1])
+    pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    return make_grid(pixels, nrow=columns, padding=2, pad_value=64).permute(1, 2, 0).numpy()
+
+
+def save_grid(path: Path, x: Tensor) -> None:
+    from PIL import Image
+
+    Image.fromarray(grid(x)).save(path)
+
+
+def save_gif(path: Path, frames: list[Tensor], seconds: float = 4.0) -> None:
+    """Frames of images (N,C,H,W); the last one stands for a while."""
+    from PIL import Image
+
+    first, *rest = [Image.fromarray(grid(frame)).convert("L") for frame in frames]
+    each = int(1000 * seconds / len(frames))
+    durations = [each] * len(rest) + [1500]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
+
+
+def plot_schedules(path: Path, schedules: dict[str, Schedule]) -> None:
+    """beta, alpha_bar and log-SNR over time, one line a schedule."""
+    figure, axes = _axes(3)
+    for label, schedule in schedules.items():
+        with torch.no_grad():
+            ab, beta = schedule.alpha_bar().cpu()[1:], schedule.betas().cpu()
+        u = torch.arange(1, len(ab) + 1) / len(ab)
+        for axis, y in zip(axes, (beta, ab, (ab / (1 - ab)).log()), strict=True):
+            axis.plot(u, y, label=label)
+    for axis, name in zip(
+        axes, ("beta", "alpha_bar", "log(alpha_bar/(1 - alpha_bar))"), strict=True
+    ):
+        axis.set(title=name, xlabel="t/T")
+    axes[0].set_yscale("log")
+    axes[0].legend()
+    _save(figure, path)
+
+
+def plot_columns(
+    path: Path, x: str, columns: dict[str, list], ys: list[str], log: bool = False
+) -> None:
+    """Columns of a run's CSV file against one of them, a plot each; empty ones are left out."""
+    ys = [y for y in ys if y in columns and np.isfinite(columns[y]).any()]
+    if not ys:
+        return
+    figure, axes = _axes(len(ys))
+    for axis, y in zip(axes, ys, strict=True):
+        there = np.isfinite(columns[y])
+        xs, values = np.asarray(columns[x])[there], np.asarray(columns[y])[there]
+        axis.plot(xs, values, marker="o" if len(values) < 20 else None, markersize=3)
+        axis.set(xlabel=x, title=y)
+        if log and (values > 0).all():
+            axis.set_yscale("log")
+    _save(figure, path)
+
+
+def _axes(n):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, n, figsize=(4.2 * n, 3.2), squeeze=False, layout="constrained"
+    )
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+    return figure, axes[0]
+
+
+def _save(figure, path):
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

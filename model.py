@@ -1,0 +1,131 @@
+"""The diffusion: q(x_t given x_0), the loss, DDIM and DDPM sampling.
+
+A Diffusion knows the noise levels, never the network: the same object serves theta_y, theta_z,
+their average and an exact denoiser. Data may have any shape (B, ...).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scheduler import Schedule
+
+TINY = 1e-20
+
+
+class Levels(NamedTuple):
+    """x_t = signal_t x_0 + noise_t eps; the network sees scale_t x_t. Each is (T+1,), float32."""
+
+    signal: Tensor  # sqrt(alpha_bar) b
+    noise: Tensor  # sqrt(1 - alpha_bar)
+    scale: Tensor  # 1/sqrt((b^2 - 1) alpha_bar + 1), the variance normalisation; 1 when b = 1
+
+
+class Diffusion:
+    """The process of one noise schedule, and optionally of a second one that only sampling uses."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        input_scale: float = 1.0,
+        normalise: bool = True,
+        sampling_schedule: Schedule | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.schedule, self.sampling_schedule = schedule, sampling_schedule or schedule
+        self.b, self.normalise = input_scale, normalise
+        self.device, self.dtype = device, dtype
+        self._fixed = {}
+
+    def levels(self, schedule: Schedule | None = None) -> Levels:
+        """The levels of a schedule (default: the training one); computed once if it is fixed."""
+        schedule = schedule or self.schedule
+        if schedule.learned:
+            return self.levels_of(schedule.log_alpha_bar())
+        if schedule not in self._fixed:
+            self._fixed[schedule] = self.levels_of(schedule.log_alpha_bar())
+        return self._fixed[schedule]
+
+    def levels_of(self, log_alpha_bar: Tensor) -> Levels:
+        """The levels of any curve (T+1,) of log alpha_bar, differentiable in it."""
+        alpha_bar = log_alpha_bar.exp()
+        signal = (log_alpha_bar / 2).exp() * self.b
+        # the clamp also keeps the derivative of the root finite at t = 0, where alpha_bar = 1
+        noise = torch.expm1(log_alpha_bar).neg().clamp(min=TINY).sqrt()
+        variance = (self.b**2 - 1) * alpha_bar + 1 if self.normalise else torch.ones_like(signal)
+        return Levels(*(c.to(self.device, self.dtype) for c in (signal, noise, variance.rsqrt())))
+
+    def loss(self, net: Callable, x0: Tensor, t: Tensor, eps: Tensor, levels=None) -> Tensor:
+        """The mean squared error of the predicted noise, at x_t ~ q(x_t | x_0)."""
+        signal, noise, scale = (_over(c[t], x0) for c in levels or self.levels())
+        xt = signal * x0 + noise * eps
+        return torch.nn.functional.mse_loss(net(scale * xt, t), eps)
+
+    def sample(
+        self,
+        net: Callable,
+        x: Tensor,
+        steps: int,
+        tau_type: str = "linear",
+        eta: float = 0.0,
+        clip: bool = True,
+        generator: torch.Generator | None = None,
+        levels: Levels | None = None,
+        on_step: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """From noise x to data along `steps` visited times: DDIM (eta 0) or DDPM (eta 1).
+
+        With eta = 1 and steps = T this is ancestral sampling with the posterior's own variance.
+        `on_step` sees x after every step; `levels` may replace the sampling levels.
+        """
+        times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
+        levels = levels or self.levels(self.sampling_schedule)
+        net_times = self.network_times(times).to(x.device)
+        signal, noise, scale = (c[[0, *times]] for c in levels)  # (steps+1,)
+        for i in range(steps, 0, -1):
+            eps = net(scale[i] * x, net_times[i - 1 : i])
+            x0 = (x - noise[i] * eps) / signal[i]
+            if clip:
+                x0 = x0.clamp(-1, 1)
+                eps = (x - signal[i] * x0) / noise[i]  # the noise that this x_0 implies
+            # sigma_i^2 = eta^2 (1 - ab_prev)/(1 - ab) (1 - ab/ab_prev), the posterior variance
+            step = 1 - (signal[i] / signal[i - 1]) ** 2
+            sigma = eta * noise[i - 1] / noise[i] * step.clamp(min=0).sqrt() if eta else 0.0
+            direction = (noise[i - 1] ** 2 - sigma**2).clamp(min=0).sqrt() if eta else noise[i - 1]
+            x = signal[i - 1] * x0 + direction * eps
+            if eta:
+                x = x + sigma * torch.randn(
+                    x.shape, generator=generator, device=x.device, dtype=x.dtype
+                )
+            if on_step:
+                on_step(x)
+        return x / self.b
+
+    def network_times(self, times: list[int]) -> Tensor:
+        """What to tell the network at each visited time: the training time nearest in noise."""
+        if self.sampling_schedule is self.schedule:
+            return torch.tensor(times)
+        ours, theirs = (
+            _log_snr(s.log_alpha_bar().detach()) for s in (self.schedule, self.sampling_schedule)
+        )
+        distance = (theirs[times][:, None] - ours[None, 1:]).abs()  # (steps,T)
+        return distance.argmin(dim=1).cpu() + 1
+
+
+def visited_times(timesteps: int, steps: int, tau_type: str = "linear") -> list[int]:
+    """The sampler's times, rising, the last one T: sampling starts where the data is gone."""
+    i = range(1, steps + 1)
+    if tau_type == "linear":
+        return [round(timesteps * k / steps) for k in i]
+    return [max(k, round(timesteps * (k / steps) ** 2)) for k in i]
+
+
+def _log_snr(log_alpha_bar):
+    return log_alpha_bar - torch.expm1(log_alpha_bar).neg().clamp(min=TINY).log()
+
+
+def _over(c, x):
+    return c.view(-1, *[1] * (x.ndim - 1))  # (B,) -> (B,1,1,1)

@@ -1,0 +1,281 @@
+"""A run's folder: arguments, log, CSV files, checkpoints, resuming, interrupts.
+
+State is a pure function of (seed, step): every random number comes from `stream`, which derives a
+generator from the seed and the names of what it is for. A run that is killed and resumed computes
+the same bits as one that never was. What depends on the clock goes to log.txt and timing.csv only.
+"""
+
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import checkpoint
+from cli import Stop, one_line
+from families import NAMES
+
+
+def stream(device, seed: int, *names) -> torch.Generator:
+    """The random stream of one purpose, such as stream(device, seed, "noise", step)."""
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def setup(args) -> torch.device:
+    """Threads, seed and device; a device that is not there is a Stop."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)  # initial weights only; all else uses `stream`
+    name = "cpu" if args.cpu else args.device
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    device = torch.device(name)
+    if device.type in there and (device.index or 0) >= there[device.type]:
+        raise Stop(f"--device {name}: not on this machine; use --device auto or --cpu", code=2)
+    return device
+
+
+def progress_bar(**options) -> tqdm:
+    """A tqdm bar on a terminal, nothing elsewhere: logs stay clean."""
+    return tqdm(disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
+
+
+def check_finite(value: float, what: str, where: str) -> None:
+    """Stop at a number that is NaN or infinite, before it reaches a checkpoint."""
+    if not math.isfinite(value):
+        raise Stop(
+            f"{what} is {value} at {where}: stopped before it was saved. --resume goes on from the "
+            "last checkpoint; a lower --lr may help"
+        )
+
+
+class Run:
+    """One numbered folder, or the folder of a search's trial."""
+
+    def __init__(self, folder: Path, kind: str, args, device, **facts):
+        self.folder, self.kind, self.args = folder, kind, args
+        self.evaluations = Counter()  # images through a network, by purpose
+        self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
+        self.signal, self.state = None, None
+        for name in ("checkpoints", "samples", "figures"):
+            (folder / name).mkdir(exist_ok=True)
+        self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held as long as the run
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Stop(f"{folder}: another process is running in it", code=2) from None
+        if not (folder / "args.json").exists():
+            self.write_json("args.json", _describe(kind, args, device, facts))
+        known = json.loads((folder / "args.json").read_text())
+        for name, fact in facts.items():
+            if known.get(name) != fact:
+                raise Stop(f"{folder}: its {name} was {known.get(name)}, now it is {fact}")
+
+    @classmethod
+    def open(cls, kind: str, args, device, **facts) -> "Run":
+        """A new folder runs/00007-kind-seed0, or the one that --resume names."""
+        if args.resume:
+            return cls(Path(args.resume), kind, args, device, **facts)
+        root = Path(args.runs_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken = [int(p.name[:5]) for p in root.glob("[0-9]" * 5 + "-*")]
+            folder = root / f"{max(taken, default=-1) + 1:05d}-{kind}-seed{args.seed}"
+            try:
+                folder.mkdir()
+                return cls(folder, kind, args, device, **facts)
+            except FileExistsError:
+                continue  # another run took the number in between
+
+    def __enter__(self):
+        self._old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._lock.close()
+
+    def _on_signal(self, number, frame):
+        if self.signal:  # the second time, leave without saving
+            raise KeyboardInterrupt
+        self.signal = number  # `poll` saves and leaves; a handler that prints may break a print
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").exists()
+
+    def seconds(self) -> float:
+        """Time spent on the run, over all its processes."""
+        return self.elapsed + time.monotonic() - self.started
+
+    def log(self, text: str, echo: bool = True) -> None:
+        """A line to log.txt, and to the terminal above any progress bar."""
+        if echo:
+            tqdm.write(text)
+        with open(self.folder / "log.txt", "a") as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+
+    def row(self, name: str, **values) -> None:
+        """A row to a CSV file of the run; None is an empty cell."""
+        path, line = self.folder / name, io.StringIO()
+        writer = csv.writer(line, lineterminator="\n")
+        if not path.exists() or path.stat().st_size == 0:
+            writer.writerow(values)
+        writer.writerow(f"{v:.9g}" if isinstance(v, float) else v for v in values.values())
+        with open(path, "a") as file:
+            file.write(line.getvalue())
+
+    def epoch_row(self, epoch: int, step: int, loss: float, scores: dict, q: dict) -> None:
+        """The row that every script writes to scores.csv after an epoch."""
+        names = {"fid": "fid", "n": "fid_n", "is_mean": "is_mean", "is_std": "is_std"}
+        scores = {column: scores.get(key) for key, column in names.items()}
+        schedule = {name: q.get(name) for name in NAMES}
+        self.row("scores.csv", epoch=epoch, step=step, loss=loss, **scores, **schedule)
+        self.row("timing.csv", epoch=epoch, step=step, seconds=self.seconds())
+        shown = {"loss": loss, **{k: v for k, v in {**scores, **q}.items() if v is not None}}
+        self.log(f"epoch {epoch}: " + ", ".join(f"{k} {v:.5g}" for k, v in shown.items()))
+
+    def rows(self, name: str) -> dict[str, list[float]]:
+        """A CSV file of the run as columns of numbers; an empty cell is NaN."""
+        path = self.folder / name
+        if not path.exists():
+            return {}
+        with open(path) as file:
+            table = list(csv.DictReader(file))
+        return {key: [float(r[key] or "nan") for r in table] for key in (table[0] if table else ())}
+
+    def write_json(self, name: str, content: dict) -> None:
+        text = json.dumps(content, indent=2) + "\n"
+        checkpoint.write_atomically(self.folder / name, text.encode())
+
+    def restore(self, device) -> dict | None:
+        """The newest whole checkpoint's state; the CSV files go back to where they were then."""
+        found = checkpoint.load_newest(self.folder / "checkpoints", device, self.log)
+        state = found[0] if found else None
+        if state and state.get("kind") != self.kind:
+            raise Stop(f"{found[1]}: not a checkpoint of a {self.kind} run")
+        sizes = state["files"] if state else {}
+        for path in self.folder.glob("*.csv"):
+            os.truncate(path, min(sizes.get(path.name, 0), path.stat().st_size))
+        if state:
+            self.elapsed, self.evaluations = state["elapsed"], Counter(state["evaluations"])
+            self.log(f"resumed from {found[1].name}")
+        return state
+
+    def save(self) -> None:
+        """A sealed checkpoint of `self.state()` and of where the CSV files end."""
+        files = {}
+        for path in self.folder.glob("*.csv"):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())  # the rows must not be younger than the checkpoint
+            files[path.name] = path.stat().st_size
+        state = {
+            **self.state(),
+            "kind": self.kind,
+            "args": {k: v for k, v in vars(self.args).items() if k != "resume"},
+            "files": files,
+            "elapsed": self.seconds(),
+            "evaluations": dict(self.evaluations),
+        }
+        checkpoint.save_numbered(self.folder / "checkpoints", state["step"], state)
+        self.saved = time.monotonic()
+
+    def poll(self) -> None:
+        """Where the state is whole: save when it is time to, end the run when it was asked to."""
+        if self.signal or time.monotonic() - self.saved >= self.args.save_seconds:
+            self.save()
+        if self.signal:
+            raise Stop(f"interrupted; --resume {self.folder} goes on", code=128 + self.signal)
+
+    def finish(self, summary: dict) -> dict:
+        """Save, and write summary.json: the run is complete."""
+        self.save()
+        summary = {
+            **summary,
+            "seconds": round(self.seconds(), 3),
+            "network_evaluations": dict(self.evaluations),
+            "peak_memory": peak_memory(),
+        }
+        self.write_json("summary.json", summary)
+        plain = {k: v for k, v in summary.items() if v is not None and not isinstance(v, dict)}
+        said = (f"{k} {v:.5g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
+        self.log(f"finished: {', '.join(said)}")
+        return summary
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes at the peak, of the process and of the GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def guarded(main, args, prog: str) -> int:
+    """Run `main(args)`; what a user can act on becomes one line and an exit code."""
+    try:
+        main(args)
+        return 0
+    except Stop as error:
+        one_line(prog, error)
+        return error.code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        one_line(
+            prog,
+            f"{error.filename or 'a file'}: {error.strerror}; --resume goes on after it is mended",
+        )
+        return 1
+    except KeyboardInterrupt:
+        one_line(prog, "interrupted")
+        return 130
+
+
+def _describe(kind, args, device, facts):
+    return {
+        "kind": kind,
+        "arguments": {k: v for k, v in vars(args).items() if k != "resume"},
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        **facts,
+    }
+
+
+def _commit():
+    """The commit of this code, with '+' when files were changed since; '' outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        head, dirty = (
+            subprocess.run(
+                [*git, *words], capture_output=True, text=True, timeout=5, check=True
+            ).stdout
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.strip() + ("+" if dirty.strip() else "")

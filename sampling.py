@@ -1,0 +1,134 @@
+"""How a run turns noise into images and into FID: one sampler for pictures, log and gradients."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import checkpoint
+import metrics
+from cli import Stop
+from families import FAMILIES
+from model import Diffusion
+from run import Run, progress_bar, stream
+from scheduler import Schedule
+from unet import UNet
+
+EVAL_SEED = 0  # every run is judged on images from the same noise
+CHUNK = 500  # images sampled at once when many are wanted
+
+
+class Sampler:
+    """The sampler's settings of one run: steps, spacing, clipping, precision."""
+
+    def __init__(self, diffusion: Diffusion, args, shape, device):
+        self.diffusion, self.device, self.shape = diffusion, device, tuple(shape)
+        self.steps = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+        self.eta = 1.0 if args.sampler == "ddpm" else 0.0
+        self.tau_type, self.clip, self.amp = args.tau_type, not args.no_clip, args.amp
+
+    def noise(self, n: int, seed: int, *names) -> Tensor:
+        """The starting noise of one purpose, (n, C, H, W)."""
+        generator = stream(self.device, seed, *names)
+        return torch.randn(n, *self.shape, generator=generator, device=self.device)
+
+    def __call__(self, net: nn.Module, x: Tensor, seed: int = EVAL_SEED, **options) -> Tensor:
+        """Images in [-1, 1] from starting noise x; `seed` is for DDPM's own noise."""
+        generator = stream(self.device, seed, "ddpm") if self.eta else None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            return self.diffusion.sample(
+                net, x, self.steps, self.tau_type, self.eta, self.clip, generator, **options
+            )
+
+    def many(
+        self, net: nn.Module, n: int, purpose: str, run: Run | None = None
+    ) -> Iterator[Tensor]:
+        """n images in chunks, with a progress bar; a run counts them and may be interrupted."""
+
+        def on_step(_):
+            bar.update(1)
+            if run:
+                run.poll()
+
+        chunks = math.ceil(n / CHUNK)
+        with progress_bar(total=chunks * self.steps, desc=f"{n} images", unit="step") as bar:
+            for i in range(chunks):
+                x = self.noise(min(CHUNK, n - i * CHUNK), EVAL_SEED, purpose, i)
+                with torch.inference_mode():  # not around the yield: it would leak to the caller
+                    x = self(net, x, EVAL_SEED + i, on_step=on_step)
+                if run:
+                    run.evaluations["sampling"] += len(x) * self.steps
+                yield x
+
+    def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
+        """The way of n images from noise to data: evenly spaced steps, the end last."""
+        seen = [self.noise(n, EVAL_SEED, "picture", 0)]
+        with torch.inference_mode():
+            self(net, seen[0], on_step=lambda x: seen.append(x.float()))
+        return seen[:: -max(1, self.steps // frames)][::-1]
+
+
+def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
+    """The training schedule of the flags, and the sampling one if it is another."""
+    values = {name: getattr(args, name) for name in FAMILIES[args.scheduler_type]}
+    schedule, other = (
+        Schedule(args.scheduler_type, args.timesteps, **values),
+        args.sampling_schedule,
+    )
+    if other is None:
+        return schedule, None
+    return schedule, Schedule(other, args.timesteps) if other in FAMILIES else Schedule.load(other)
+
+
+def make_network(args, device) -> UNet:
+    """The U-Net of the flags, with the weights of --ckpt if it is given."""
+    net = UNet(args.model_base_dim, timesteps=args.timesteps).to(device)
+    if args.ckpt:
+        given = load_network(args.ckpt, device)[0].state_dict()
+        try:
+            net.load_state_dict(given)
+        except RuntimeError:
+            raise Stop(
+                f"{args.ckpt}: made for another --model_base_dim or --timesteps", code=2
+            ) from None
+    return net
+
+
+def make_judge(args, device) -> tuple | None:
+    """Extractor and reference statistics, before any training; None if the run asks for no FID."""
+    if not (args.fid_samples or args.eval_samples):
+        return None
+    extractor = metrics.load_extractor(args.extractor, device, args.inception_weights)
+    reference = metrics.reference_statistics(
+        args.dataset, args.data_dir, "test", extractor, device, args.cache_dir
+    )
+    return extractor, reference
+
+
+def evaluate(sampler: Sampler, net: nn.Module, n: int, judge, run: Run, purpose: str) -> dict:
+    """FID and IS of n images, with n, extractor and reference; nothing is drawn for n = 0."""
+    if not n:
+        return {"fid": None, "is_mean": None, "is_std": None, "n": 0}
+    run.log(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations", n >= 1000)
+    extractor, reference = judge
+    try:
+        return metrics.evaluate(sampler.many(net, n, purpose, run), extractor, reference)
+    except ValueError as error:
+        raise Stop(f"{purpose}: {error}") from None
+
+
+def load_network(path: str, device) -> tuple[UNet, dict]:
+    """The averaged network in a checkpoint, ready to sample, and the checkpoint."""
+    state = checkpoint.load(path, device)
+    try:
+        args = state["args"]
+        net = UNet(args["model_base_dim"], timesteps=args["timesteps"]).to(device)
+        weights = state["ema"]
+        net.load_state_dict(
+            {k.removeprefix("module."): v for k, v in weights.items() if k != "n_averaged"}
+        )
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise Stop(f"{path}: not a checkpoint of a run ({reason})") from None
+    return net.eval().requires_grad_(False), state

@@ -1,0 +1,131 @@
+"""Noise schedules: the formulas, and the one object that fixed and learned schedules share.
+
+Time is u = t/T in [0, 1]. A family gives a falling f(u); alpha_bar(t) = f(u_t)/f(u_0) and
+beta_t = 1 - alpha_bar_t/alpha_bar_{t-1}, at most 0.999. Everything is computed as log f in float64:
+a ratio of two vanishing numbers becomes a difference of two finite ones, so there is no 0/0.
+Parameters, defaults and bounds stand in families.py.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from families import FAMILIES, MIN_GAP, complete, read_schedule
+
+MAX_BETA = 0.999
+FLOOR = 1e-9  # f is cut off below: sigmoid and linear reach 0 at the end of time
+TINY = 1e-300
+
+
+def log_alpha_bar(family: str, timesteps: int, q: dict[str, Tensor]) -> Tensor:
+    """log alpha_bar(t) for t = 0..T, shape (T+1,), differentiable in the parameters q."""
+    if family == "ddpm":
+        scale = 1000 / timesteps
+        beta = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
+        log_step = torch.log1p(-beta.clamp(max=MAX_BETA))
+    else:
+        device = q["start"].device
+        u = torch.arange(timesteps + 1, dtype=torch.float64, device=device) / timesteps
+        v = q["start"] * (1 - u) + q["end"] * u
+        log_f = LOG_F[family](v, q)
+        log_step = (log_f[1:] - log_f[:-1]).clamp(min=math.log(1 - MAX_BETA), max=0.0)
+    return torch.cat([log_step.new_zeros(1), log_step.cumsum(0)])
+
+
+def _log_f_cosine(v, q):
+    # cos((v + epsilon)/(1 + epsilon) pi/2) as the sine of the complement: exactly 0 at v = 1
+    cosine = torch.sin((1 - v) / (1 + q["epsilon"]) * (math.pi / 2))
+    return 2 * q["tau"] * cosine.clamp(min=TINY).log()
+
+
+def _log_f_sigmoid(v, q):
+    # s(b) - s(x) = s(b) s(-x) (1 - exp(x - b)): nothing cancels, however far out x and b lie
+    def log_difference(x):
+        return nn.functional.logsigmoid(-x) + torch.expm1(x - b).neg().clamp(min=TINY).log()
+
+    a, b, x = (edge / q["tau"] + q["epsilon"] for edge in (q["start"], q["end"], v))
+    return (log_difference(x) - log_difference(a)).clamp(min=math.log(FLOOR))
+
+
+def _log_f_linear(v, q):
+    return (1 - v).clamp(min=FLOOR).log()
+
+
+LOG_F = {"cosine": _log_f_cosine, "sigmoid": _log_f_sigmoid, "linear": _log_f_linear}
+
+
+class Schedule(nn.Module):
+    """A noise schedule over t = 0..T. A learned one shows its parameters to an optimizer."""
+
+    def __init__(self, family: str, timesteps: int, learned: bool = False, **parameters):
+        super().__init__()
+        self.family, self.timesteps = family, timesteps
+        for name, value in complete(family, parameters).items():
+            value = torch.tensor(value, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(value, requires_grad=learned))
+
+    @property
+    def q(self) -> dict[str, nn.Parameter]:
+        """The parameters by name, live."""
+        return dict(self.named_parameters())
+
+    @property
+    def learned(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def values(self) -> dict[str, float]:
+        """The parameters as plain numbers."""
+        return {name: parameter.item() for name, parameter in self.named_parameters()}
+
+    def log_alpha_bar(self) -> Tensor:  # (T+1,)
+        return log_alpha_bar(self.family, self.timesteps, self.q)
+
+    def alpha_bar(self) -> Tensor:  # (T+1,)
+        return self.log_alpha_bar().exp()
+
+    def betas(self) -> Tensor:
+        """beta_1..beta_T, (T,): what diffusers takes as `trained_betas`."""
+        return -torch.expm1(self.log_alpha_bar().diff())
+
+    @torch.no_grad()
+    def project_(self) -> "Schedule":
+        """Move the parameters to the nearest point inside their bounds, in place."""
+        q, bounds = self.q, FAMILIES[self.family]
+        if "start" in q:
+            _, low, high = bounds["start"]
+            middle = (q["start"] + q["end"]) / 2
+            middle = middle.clamp(low + MIN_GAP / 2, high - MIN_GAP / 2)
+        for name, parameter in q.items():
+            parameter.clamp_(*bounds[name][1:])
+        if "start" in q and not self.values()["end"] - self.values()["start"] >= MIN_GAP:
+            # rounding may leave the gap an ulp short: an outward nudge keeps `complete` content
+            q["start"].copy_((middle - MIN_GAP / 2 * (1 + 1e-6)).clamp(min=low))
+            q["end"].copy_((q["start"] + MIN_GAP * (1 + 1e-6)).clamp(max=high))
+        return self
+
+    def to_bounds(self) -> dict[str, float]:
+        """Each parameter's distance to its nearest bound; start and end also bound each other."""
+        values, bounds = self.values(), FAMILIES[self.family]
+        gap = values.get("end", math.inf) - values.get("start", 0.0) - MIN_GAP
+        near = {n: min(v - bounds[n][1], bounds[n][2] - v) for n, v in values.items()}
+        return {n: min(d, gap) if n in ("start", "end") else d for n, d in near.items()}
+
+    def to_dict(self) -> dict:
+        return {"family": self.family, "timesteps": self.timesteps, **self.values()}
+
+    @classmethod
+    def from_dict(cls, content: dict, learned: bool = False) -> "Schedule":
+        return cls(**content, learned=learned)
+
+    def save(self, path: str | Path) -> None:
+        """Write the schedule as JSON; `Schedule.load` and --schedule_from read it."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path, learned: bool = False) -> "Schedule":
+        """Read a schedule.json; ValueError names the file and what is wrong with it."""
+        family, timesteps, values = read_schedule(str(path))
+        return cls(family, timesteps, learned, **values)

@@ -1,0 +1,194 @@
+"""The diffusion against an exact denoiser, against diffusers, and against its own definition."""
+
+import math
+
+import pytest
+import torch
+
+from model import Diffusion, visited_times
+from scheduler import Schedule
+from unet import UNet
+
+MEAN, STD = 0.3, 0.5
+F64 = {"dtype": torch.float64}
+
+
+def exact_denoiser(process, mean=MEAN, std=STD):
+    """E[eps | x_t] for data N(mean, std^2): what a perfect network would answer."""
+    levels = process.levels()
+
+    def net(x, t):
+        signal, noise, scale = (c[t] for c in levels)
+        x = x / scale  # undo the variance normalisation
+        return noise * (x - signal * mean) / ((signal * std) ** 2 + noise**2)
+
+    return net
+
+
+def law(process, x, steps, **options):
+    out = process.sample(exact_denoiser(process), x, steps, clip=False, **options)
+    return out.mean().item(), out.std().item()
+
+
+@pytest.mark.parametrize("family", ["cosine", "sigmoid", "linear", "ddpm"])
+@pytest.mark.parametrize("b", [1.0, 0.5])
+def test_ddim_reaches_the_law_of_gaussian_data(family, b):
+    """DDIM on Gaussian data is affine: two starting points tell the mean and the spread exactly."""
+    process = Diffusion(Schedule(family, 1000), input_scale=b, **F64)
+
+    def spread(steps):
+        low, high = process.sample(
+            exact_denoiser(process), torch.tensor([-1.0, 1.0], **F64), steps, clip=False
+        )
+        return (high + low).item() / 2, (high - low).item() / 2
+
+    error = {steps: math.dist(spread(steps), (MEAN, STD)) for steps in (10, 100, 1000)}
+    assert error[1000] < 0.01
+    assert error[1000] < error[100] < error[10]
+
+
+def test_ddpm_reaches_the_law_of_gaussian_data():
+    process = Diffusion(Schedule("cosine", 1000), **F64)
+    x = torch.randn(100_000, **F64)
+    generator = torch.Generator().manual_seed(1)
+    mean, std = law(process, x, 1000, eta=1.0, generator=generator)
+    assert mean == pytest.approx(MEAN, abs=5 * STD / math.sqrt(len(x)))  # five standard errors
+    assert std == pytest.approx(STD, rel=0.015)
+
+
+def test_quadratic_spacing_reaches_the_law_too():
+    process = Diffusion(Schedule("linear", 1000), **F64)
+    mean, std = law(process, torch.randn(50_000, **F64), 300, tau_type="quadratic")
+    assert (mean, std) == pytest.approx((MEAN, STD), abs=0.02)
+
+
+def test_another_sampling_schedule_reaches_the_law():
+    """The network is told the training time that has the noise it is shown."""
+    schedule, other = Schedule("cosine", 1000), Schedule("linear", 400, end=0.999)
+    process = Diffusion(schedule, sampling_schedule=other, **F64)
+    mean, std = law(process, torch.randn(50_000, **F64), 400)
+    assert (mean, std) == pytest.approx((MEAN, STD), abs=0.02)
+    assert process.network_times([400])[0] > 950
+    assert Diffusion(schedule, **F64).network_times([1, 7]).tolist() == [1, 7]
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_each_step_agrees_with_diffusers(eta, clip):
+    diffusers = pytest.importorskip("diffusers")
+    T, steps = 200, 200 if eta else 20
+    schedule = Schedule("cosine", T, end=0.95)
+    process = Diffusion(schedule, **F64)
+    options = {"trained_betas": schedule.betas().detach().numpy(), "clip_sample": clip}
+    if eta:
+        theirs = diffusers.DDPMScheduler(T, variance_type="fixed_small", **options)
+    else:
+        theirs = diffusers.DDIMScheduler(
+            T, timestep_spacing="trailing", set_alpha_to_one=True, **options
+        )
+    # in float32 its own 1 - alpha_bar has lost 3 digits at small t: give it our float64 curve
+    theirs.betas = schedule.betas().detach()
+    theirs.alphas = 1 - theirs.betas
+    theirs.alphas_cumprod = theirs.alphas.cumprod(0)
+    theirs.one = theirs.final_alpha_cumprod = torch.ones((), **F64)
+    theirs.set_timesteps(steps)
+
+    def net(x, t):  # any network does, if it answers both the same
+        return torch.tanh(1.5 * x + 0.001 * t) * 0.9
+
+    start = torch.randn(4, 1, 8, 8, **F64)
+    ours = []
+    process.sample(
+        net, start, steps, eta=eta, clip=clip, on_step=ours.append,
+        generator=torch.Generator().manual_seed(3),
+    )  # fmt: skip
+    x, generator = start, torch.Generator().manual_seed(3)
+    for time, our in zip(theirs.timesteps, ours, strict=True):
+        noise = {"generator": generator} if eta else {"use_clipped_model_output": True}
+        x = theirs.step(net(x, time + 1), time, x, **noise).prev_sample
+        torch.testing.assert_close(our, x, rtol=1e-7, atol=1e-7)
+        x = our  # step for step: errors do not add up
+
+
+def test_visited_times():
+    assert visited_times(1000, 1000) == list(range(1, 1001))
+    assert visited_times(1000, 4) == [250, 500, 750, 1000]
+    for tau_type in ("linear", "quadratic"):
+        for T in (1, 7, 50, 1000):
+            for steps in range(1, T + 1, max(1, T // 13)):
+                times = visited_times(T, steps, tau_type)
+                assert len(times) == steps and times[-1] == T and times[0] >= 1
+                assert all(a < b for a, b in zip(times, times[1:], strict=False))
+    # DDIM's quadratic spacing spends its steps where there is little noise
+    assert sum(visited_times(1000, 10, "quadratic")) < sum(visited_times(1000, 10))
+
+
+def test_xt_has_the_variance_that_the_normalisation_assumes():
+    process = Diffusion(Schedule("cosine", 100), input_scale=0.4, **F64)
+    seen = {}
+
+    def net(x, t):
+        seen["x"] = x
+        return torch.zeros_like(x)
+
+    x0, eps = torch.randn(2, 50_000, 1, **F64).unbind(0)
+    for t in (1, 30, 70, 100):
+        process.loss(net, x0, torch.full((len(x0),), t), eps)
+        assert seen["x"].var().item() == pytest.approx(1, rel=0.03)
+
+
+def test_loss_of_the_exact_denoiser_is_what_theory_says():
+    """The least possible loss at t is the variance of eps given x_t."""
+    process = Diffusion(Schedule("cosine", 100), **F64)
+    x0, eps = MEAN + STD * torch.randn(200_000, **F64), torch.randn(200_000, **F64)
+    for t in (10, 50, 90):
+        s, n, _ = (c[t].item() for c in process.levels())
+        least = (s * STD) ** 2 / ((s * STD) ** 2 + n**2)
+        loss = process.loss(exact_denoiser(process), x0, torch.full((len(x0),), t), eps)
+        assert loss.item() == pytest.approx(least, rel=0.02)
+
+
+def test_loss_reaches_every_parameter_of_a_learned_schedule():
+    schedule = Schedule("cosine", 50, learned=True, start=0.1, end=0.9, tau=1.5)
+    process = Diffusion(schedule, **F64)
+    x0, eps = torch.randn(2, 64, 1, 4, 4, **F64).unbind(0)
+    t = torch.randint(1, 51, (64,))
+
+    def loss():
+        return process.loss(lambda x, t: torch.tanh(x) * 0.8, x0, t, eps)
+
+    loss().backward()
+    for parameter in schedule.parameters():
+        h, value = 1e-6, parameter.item()
+        sides = []
+        for side in (value + h, value - h):
+            parameter.data.fill_(side)
+            sides.append(loss().item())
+        parameter.data.fill_(value)
+        slope = (sides[0] - sides[1]) / (2 * h)
+        assert parameter.grad.item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+def test_clipping_keeps_an_early_end_from_exploding():
+    """With alpha_bar(T) near 0 the first step divides by nearly nothing."""
+    process = Diffusion(Schedule("cosine", 1000))
+    wrong = lambda x, t: 0.95 * x  # noqa: E731, slightly off, as every network is
+    x = torch.randn(16, 1, 8, 8)
+    assert process.sample(wrong, x, 10, clip=True).abs().max() <= 1
+    assert process.sample(wrong, x, 10, clip=False).abs().max() > 10
+
+
+def test_unet_has_the_published_size():
+    assert sum(p.numel() for p in UNet().parameters()) == 1_084_897
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_unet_keeps_the_shape_and_uses_time(size):
+    net = UNet(8, timesteps=10).eval()
+    x = torch.randn(3, 1, size, size)
+    one = net(x, torch.tensor([4]))
+    assert one.shape == x.shape
+    torch.testing.assert_close(one, net(x, torch.tensor([4, 4, 4])))
+    assert not torch.allclose(one, net(x, torch.tensor([9])))
+    with pytest.raises(IndexError):
+        net(x, torch.tensor([11]))

@@ -1,0 +1,199 @@
+"""Train a small diffusion model on MNIST with a fixed noise schedule: the baseline.
+
+python train_mnist.py                                   the published run, 100 epochs
+python train_mnist.py --tau 2 --end 0.9                 another schedule
+python train_mnist.py --schedule_from schedule.json     a schedule that a bilevel run learned
+python train_mnist.py --resume latest                   go on with a run that was interrupted
+"""
+
+import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("Train a diffusion model on MNIST with a fixed noise schedule.")
+    cli.add_data(parser)
+    cli.add_network(parser)
+    cli.add_schedule(parser)
+    cli.add_training(parser)
+    cli.add_evaluation(parser)
+    cli.add_runtime(parser)
+    output = cli.add_output(parser)
+    output.add_argument(
+        "--sample_only",
+        action="store_true",
+        help="no training: draw --n_samples images from --ckpt",
+    )
+    return parser
+
+
+def check(args) -> None:
+    cli.check_schedule(args)
+    if args.sample_only and not args.ckpt:
+        raise ValueError("--sample_only needs --ckpt, the checkpoint to draw from")
+    if args.sample_only and args.resume:
+        raise ValueError("--sample_only and --resume contradict each other")
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = cli.parse(make_parser(), "train", check)
+
+import sys
+
+import torch
+
+import figures
+from data import Batches, fingerprint, load_images
+from model import Diffusion
+from optim import LRSchedule, make_ema, make_optimizer
+from run import Run, check_finite, guarded, progress_bar, setup, stream
+from sampling import Sampler, evaluate, fixed_schedules, load_network, make_judge, make_network
+from scheduler import Schedule
+
+
+def train(args, run: Run, images: torch.Tensor) -> dict:
+    """Train in a run's folder from wherever it stands; returns the summary."""
+    device = images.device
+    schedule, sampling_schedule = fixed_schedules(args)
+    process = Diffusion(
+        schedule, args.input_scale, not args.no_normalise, sampling_schedule, device
+    )
+    sampler = Sampler(process, args, images.shape[1:], device)
+    judge = make_judge(args, device)
+    batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
+    total_steps = args.epochs * batches.steps
+
+    net = make_network(args, device)
+    ema = make_ema(net, args, args.epochs)
+    optimizer = make_optimizer(net.parameters(), args.lr)
+    lr_schedule = LRSchedule(args.lr_schedule, optimizer, total_steps, batches.steps)
+    parts = {"net": net, "ema": ema, "optimizer": optimizer, "lr_schedule": lr_schedule}
+    at = {
+        "epoch": 0,
+        "batch": 0,
+        "step": 0,
+        "loss_sum": 0.0,
+        "mean_loss": 0.0,
+    }  # where the run stands
+
+    if saved := run.restore(device):
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        at = {name: saved[name] for name in at}
+    run.state = lambda: (
+        at
+        | {name: part.state_dict() for name, part in parts.items()}
+        | {"schedule": schedule.to_dict(), "shape": sampler.shape}
+    )
+    schedule.save(run.folder / "schedule.json")
+
+    for epoch in range(at["epoch"], args.epochs):
+        net.train()
+        with progress_bar(
+            total=batches.steps, initial=at["batch"], desc=f"epoch {epoch + 1}"
+        ) as bar:
+            for i in range(at["batch"], batches.steps):
+                # one step of the denoising loss, at random times with fresh noise
+                x0 = batches(epoch, i)
+                random = stream(device, args.seed, "step", at["step"])
+                t = torch.randint(
+                    1, args.timesteps + 1, (len(x0),), generator=random, device=device
+                )
+                eps = torch.randn(x0.shape, generator=random, device=device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
+                    loss = process.loss(net, x0, t, eps)
+                optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.get_total_norm([p.grad for p in net.parameters()])
+                value, norm = torch.stack([loss.detach(), norm]).tolist()
+                where = f"epoch {epoch + 1}, step {at['step'] + 1}"
+                check_finite(value, "the loss", where)
+                check_finite(norm, "the gradient's norm", where)
+                optimizer.step()
+                lr = optimizer.param_groups[0]["lr"]
+                lr_schedule.after_step()
+
+                at.update(batch=i + 1, step=at["step"] + 1, loss_sum=at["loss_sum"] + value)
+                run.evaluations["training"] += len(x0)
+                if at["step"] % args.model_ema_steps == 0 or at["step"] == total_steps:
+                    ema.update_parameters(net)
+                if at["step"] % args.log_freq == 0:
+                    run.row("losses.csv", step=at["step"], loss=value, lr=lr)
+                    run.log(f"{where} of {total_steps}: loss {value:.5f}, lr {lr:.2e}", bar.disable)
+                bar.set_postfix(loss=f"{value:.4f}")
+                bar.update()
+                run.poll()
+
+        scores = evaluate(sampler, ema, args.fid_samples, judge, run, "fid")
+        samples = torch.cat(list(sampler.many(ema, args.n_samples, "picture", run)))
+        figures.save_grid(run.folder / "samples" / f"epoch_{epoch + 1:03d}.png", samples)
+        at.update(epoch=epoch + 1, batch=0, mean_loss=at["loss_sum"] / batches.steps, loss_sum=0.0)
+        run.epoch_row(epoch + 1, at["step"], at["mean_loss"], scores, schedule.values())
+        lr_schedule.after_epoch(at["mean_loss"])
+        run.poll()
+
+    final = evaluate(sampler, ema, args.eval_samples, judge, run, "evaluation")
+    leave_figures(run, sampler, ema, schedule)
+    return run.finish(
+        {"epochs": args.epochs, "steps": total_steps, "loss": at["mean_loss"], **final}
+    )
+
+
+def leave_figures(run: Run, sampler: Sampler, ema, schedule: Schedule) -> None:
+    """Curves of the loss and the scores, the schedule, and a GIF of denoising from fixed noise."""
+    folder = run.folder / "figures"
+    losses, scores = run.rows("losses.csv"), run.rows("scores.csv")
+    figures.plot_columns(folder / "loss.png", "step", losses, ["loss", "lr"])
+    figures.plot_columns(folder / "scores.png", "epoch", scores, ["loss", "fid", "is_mean"])
+    figures.plot_schedules(folder / "schedule.png", {schedule.family: schedule})
+    figures.save_gif(folder / "denoising.gif", sampler.film(ema, 36))
+
+
+def sample_only(args, device) -> None:
+    """Draw a picture and a GIF from a checkpoint, with its own network and schedule."""
+    net, state = load_network(args.ckpt, device)
+    args.timesteps = state["schedule"]["timesteps"]
+    cli.check_steps(args)
+    schedule = Schedule.from_dict(state["schedule"])
+    own = state["args"]
+    process = Diffusion(schedule, own["input_scale"], not own["no_normalise"], device=device)
+    sampler = Sampler(process, args, state["shape"], device)
+    with Run.open("sample", args, device) as run:
+        frames = sampler.film(net, args.n_samples)
+        figures.save_grid(run.folder / "samples" / "samples.png", frames[-1])
+        figures.save_gif(run.folder / "figures" / "denoising.gif", frames)
+        run.log(f"wrote {run.folder}/samples/samples.png and figures/denoising.gif")
+
+
+def print_plan(args, images) -> None:
+    """What the flags would do, and what it costs in images through the network."""
+    steps = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
+    drawn = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+    parameters = sum(p.numel() for p in make_network(args, "cpu").parameters())
+    print(f"network: {parameters:,} parameters; {len(images)} images of {tuple(images.shape[1:])}")
+    print(f"schedule: {fixed_schedules(args)[0].to_dict()}")
+    print(f"training: {args.epochs} epochs of {steps} steps of {args.batch_size} images")
+    print(f"an epoch: {steps * args.batch_size:,} images forward and backward, and sampling of")
+    print(f"  {args.n_samples} + {args.fid_samples} images x {drawn} steps: ", end="")
+    print(f"{(args.n_samples + args.fid_samples) * drawn:,} network evaluations")
+    print(f"at the end: {args.eval_samples * drawn:,} network evaluations")
+
+
+def main(args) -> None:
+    device = setup(args)
+    if args.sample_only:
+        sample_only(args, device)
+        return
+    images = load_images(args.dataset, args.data_dir, "train").to(device)
+    if args.dry_run:
+        print_plan(args, images)
+        return
+    with Run.open("train", args, device, data=fingerprint(images)) as run:
+        if run.finished:
+            run.log(f"{run.folder} is complete: nothing to resume")
+            return
+        run.log(f"{run.folder}: {len(images)} images of {args.dataset}, on {device}")
+        train(args, run, images)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "train_mnist.py"))
