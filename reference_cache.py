@@ -1,0 +1,59 @@
+"""A reference's mean and covariance on disk: whole, checked and without pickle."""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cli import Stop
+
+
+def read_moments(path: Path, key: dict) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and covariance; None where there is no file or a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            header, mean, cov = json.loads(str(file["header"])), file["mean"], file["cov"]
+            if str(file["checksum"]) != _checksum(header, mean, cov):
+                raise ValueError("its checksum differs")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        warnings.warn(f"{path}: damaged ({error}), computed again", stacklevel=3)
+        return None
+    wrong = [f"{k} is {header.get(k)}, not {v}" for k, v in key.items() if header.get(k) != v]
+    if wrong:
+        raise Stop(f"{path}: made for something else ({'; '.join(wrong)}); delete it")
+    return mean, cov
+
+
+def write_moments(path: Path, key: dict, mean: np.ndarray, cov: np.ndarray) -> None:
+    """Whole or not at all, also when several runs write at once."""
+    buffer = io.BytesIO()
+    checksum = _checksum(key, mean, cov)
+    np.savez(buffer, header=json.dumps(key), mean=mean, cov=cov, checksum=checksum)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            file.write(buffer.getvalue())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        warnings.warn(f"{path}: not written ({error.strerror}), not cached", stacklevel=3)
+
+
+def _checksum(header, mean, cov):
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for part in (mean, cov):
+        digest.update(f"{part.dtype} {part.shape}".encode())
+        digest.update(np.ascontiguousarray(part))
+    return digest.hexdigest()
