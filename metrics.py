@@ -51,7 +51,8 @@ class Reference:
         """cov = root·rootᵀ, computed once, without the directions that rounding made."""
         eigenvalues, vectors = torch.linalg.eigh(self.cov)
         kept = eigenvalues > eigenvalues[-1] * len(eigenvalues) * EPS
-        return vectors[:, kept] * eigenvalues[kept].sqrt()  # (d,rank)
+        root = vectors.mT[kept] * eigenvalues[kept].sqrt()[:, None]
+        return root.contiguous().mT  # (d,rank), column after column: twice as fast with few samples
 
     @cached_property
     def trace(self) -> Tensor:
@@ -72,7 +73,8 @@ def frechet_distance(features: Tensor, reference: Reference) -> Tensor:
         return _distance_of_moments(mean, root.mT @ root, reference)
     trace = root.square().sum()
     scale = _scale(trace, reference)
-    trace_sqrt = scale * _nuclear_norm(root / scale @ reference.root)
+    product = reference.root.mT @ (root / scale).mT.contiguous()  # (rank,n-1)
+    trace_sqrt = scale * _nuclear_norm(product)
     return _distance(mean, trace, trace_sqrt, reference)
 
 
@@ -112,7 +114,7 @@ def _scale(trace, reference):
 
 
 def _nuclear_norm(product):
-    """The sum of the singular values: Tr sqrt(C·C_r), where `product` is root·root_r, (n-1,r).
+    """The sum of the singular values: Tr sqrt(C·C_r), where `product` is root_rᵀ·rootᵀ.
 
     The singular values are the square roots of the n×n problem's eigenvalues, without the digits
     that squaring costs. The norm's derivative is the polar factor U·Vᵀ, taken as a constant: no
