@@ -4,6 +4,30 @@ Every number is made in float64 from the features of one extractor (extractors.p
 on its number of samples, so `evaluate` names n, extractor and reference (docs/metrics.md).
 """
 
+import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(
+        "Judge a run's averaged network again; the numbers go into its summary.json."
+    )
+    parser.add_argument("--run", required=True, help="the run's folder, whole or as in runs/00003")
+    parser.add_argument(
+        "--eval_samples", type=cli.number(int, 2), default=10000, help="images drawn"
+    )
+    parser.add_argument(
+        "--extractor", choices=["mnist", "inception"], help="default: the run's own"
+    )
+    parser.add_argument("--inception_weights", metavar="FILE", help="instead of a download")
+    parser.add_argument("--data_dir", help="folder that holds MNIST/raw; default: the run's own")
+    parser.add_argument("--cache_dir", help="of the reference statistics; default: the run's own")
+    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N")
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -324,3 +348,12 @@ def reference_statistics(
     mean, cov = (torch.from_numpy(part).to(device) for part in moments)
     label = f"{dataset} {split}, {len(pixels)} images"
     return Reference(mean, cov, len(pixels), label, extractor.name, extractor.weights_hash)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from run import guarded
+    from sampling import judge_again
+
+    sys.exit(guarded(judge_again, ARGS, "metrics.py"))

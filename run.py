@@ -39,7 +39,7 @@ def stream(device, seed: int, *names) -> torch.Generator:
 
 def setup(args) -> torch.device:
     """Threads, seed and device; a device that is not there is a Stop."""
-    if args.threads:
+    if getattr(args, "threads", 0):
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)  # initial weights only; all else uses `stream`
     name = "cpu" if args.cpu else args.device

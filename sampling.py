@@ -1,7 +1,10 @@
 """How a run turns noise into images and into FID: one sampler for pictures, log and gradients."""
 
+import argparse
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +14,7 @@ import metrics
 from cli import Stop
 from families import FAMILIES
 from model import Diffusion
-from run import Run, progress_bar, stream
+from run import Run, progress_bar, setup, stream
 from scheduler import Schedule
 from unet import UNet
 
@@ -76,9 +79,7 @@ def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
         Schedule(args.scheduler_type, args.timesteps, **values),
         args.sampling_schedule,
     )
-    if other is None:
-        return schedule, None
-    return schedule, Schedule(other, args.timesteps) if other in FAMILIES else Schedule.load(other)
+    return schedule, other and sampling_schedule(other, args.timesteps)
 
 
 def make_network(args, device) -> UNet:
@@ -106,14 +107,34 @@ def make_judge(args, device) -> tuple | None:
     return extractor, reference
 
 
-def evaluate(sampler: Sampler, net: nn.Module, n: int, judge, run: Run, purpose: str) -> dict:
+def process_of(state: dict, device) -> Diffusion:
+    """The diffusion that a checkpoint was trained with, its schedule as it was then."""
+    args, other = state["args"], state["args"].get("sampling_schedule")
+    schedule = Schedule.from_dict(state["schedule"])
+    other = other and sampling_schedule(other, schedule.timesteps)
+    return Diffusion(schedule, args["input_scale"], not args["no_normalise"], other, device)
+
+
+def sampling_schedule(name: str, timesteps: int) -> Schedule:
+    """What --sampling_schedule means: a family with its defaults, or a file."""
+    return Schedule(name, timesteps) if name in FAMILIES else Schedule.load(name)
+
+
+def evaluate(
+    sampler: Sampler, net: nn.Module, n: int, judge, run: Run | None, purpose: str
+) -> dict:
     """FID and IS of n images, with n, extractor and reference; nothing is drawn for n = 0."""
     if not n:
         return {"fid": None, "is_mean": None, "is_std": None, "n": 0}
-    run.log(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations", n >= 1000)
+    say = run.log if run else print
+    if n >= 1000:
+        say(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations")
     extractor, reference = judge
     try:
-        return metrics.evaluate(sampler.many(net, n, purpose, run), extractor, reference)
+        # the Inception Score of a split of few images says nothing: at least 50 images in each
+        splits = max(1, min(10, n // 50))
+        images = sampler.many(net, n, purpose, run)
+        return metrics.evaluate(images, extractor, reference, splits) | {"splits": splits}
     except ValueError as error:
         raise Stop(f"{purpose}: {error}") from None
 
@@ -132,3 +153,30 @@ def load_network(path: str, device) -> tuple[UNet, dict]:
         reason = str(error).strip().splitlines()[0][:120]
         raise Stop(f"{path}: not a checkpoint of a run ({reason})") from None
     return net.eval().requires_grad_(False), state
+
+
+def judge_again(args) -> None:
+    """FID and IS of a run's newest checkpoint, appended to its summary.json."""
+    folder = Path(args.run)
+    if not folder.is_dir():
+        found = sorted(folder.parent.glob(f"{folder.name}-*"))
+        if len(found) != 1:
+            raise Stop(f"--run {args.run}: {len(found)} such folders", code=2)
+        folder = found[0]
+    paths = sorted((folder / "checkpoints").glob("step_*.pt"))
+    if not paths:
+        raise Stop(f"--run {folder}: it has no checkpoint", code=2)
+    given = {k: v for k, v in vars(args).items() if v is not None}
+    own = checkpoint.load(paths[-1])["args"]
+    args = argparse.Namespace(**{"cpu": False, "sampling_schedule": None, **own, **given})
+    device = setup(args)
+    net, state = load_network(paths[-1], device)
+    process = process_of(state, device)
+    judge = make_judge(args, device)
+    sampler = Sampler(process, args, state["shape"], device)
+    scores = evaluate(sampler, net, args.eval_samples, judge, None, "evaluation")
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    summary.setdefault("judged_again", []).append({**scores, "checkpoint": paths[-1].name})
+    checkpoint.write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+    print(json.dumps(scores, indent=2))

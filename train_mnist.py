@@ -46,7 +46,15 @@ from data import Batches, fingerprint, load_images
 from model import Diffusion
 from optim import LRSchedule, make_ema, make_optimizer
 from run import Run, check_finite, guarded, progress_bar, setup, stream
-from sampling import Sampler, evaluate, fixed_schedules, load_network, make_judge, make_network
+from sampling import (
+    Sampler,
+    evaluate,
+    fixed_schedules,
+    load_network,
+    make_judge,
+    make_network,
+    process_of,
+)
 from scheduler import Schedule
 
 
@@ -153,9 +161,7 @@ def sample_only(args, device) -> None:
     net, state = load_network(args.ckpt, device)
     args.timesteps = state["schedule"]["timesteps"]
     cli.check_steps(args)
-    schedule = Schedule.from_dict(state["schedule"])
-    own = state["args"]
-    process = Diffusion(schedule, own["input_scale"], not own["no_normalise"], device=device)
+    process = process_of(state, device)
     sampler = Sampler(process, args, state["shape"], device)
     with Run.open("sample", args, device) as run:
         frames = sampler.film(net, args.n_samples)

@@ -1,6 +1,7 @@
 """The diffusion against an exact denoiser, against diffusers, and against its own definition."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -118,7 +119,7 @@ def test_visited_times():
             for steps in range(1, T + 1, max(1, T // 13)):
                 times = visited_times(T, steps, tau_type)
                 assert len(times) == steps and times[-1] == T and times[0] >= 1
-                assert all(a < b for a, b in zip(times, times[1:], strict=False))
+                assert all(a < b for a, b in pairwise(times))
     # DDIM's quadratic spacing spends its steps where there is little noise
     assert sum(visited_times(1000, 10, "quadratic")) < sum(visited_times(1000, 10))
 
