@@ -5,6 +5,7 @@ else; `to_unit` and `to_pixels` are the only two places that convert.
 """
 
 import hashlib
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def _download_mnist(data_dir, path):
     print(f"{path} is not there: downloading MNIST to {data_dir}")
     try:
         MNIST(data_dir, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, HTTPException) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise Stop(
             f"{path}: not there, and the download failed ({reason}); name a folder that holds "

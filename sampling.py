@@ -156,27 +156,29 @@ def load_network(path: str, device) -> tuple[UNet, dict]:
 
 
 def judge_again(args) -> None:
-    """FID and IS of a run's newest checkpoint, appended to its summary.json."""
+    """FID and IS of a run's newest checkpoint, appended to its summary.json if it has one."""
     folder = Path(args.run)
     if not folder.is_dir():
         found = sorted(folder.parent.glob(f"{folder.name}-*"))
         if len(found) != 1:
-            raise Stop(f"--run {args.run}: {len(found)} such folders", code=2)
+            said = f"{len(found)} runs of that name, say which" if found else "no such run"
+            raise Stop(f"--run {args.run}: {said}", code=2)
         folder = found[0]
     paths = sorted((folder / "checkpoints").glob("step_*.pt"))
     if not paths:
         raise Stop(f"--run {folder}: it has no checkpoint", code=2)
     given = {k: v for k, v in vars(args).items() if v is not None}
     own = checkpoint.load(paths[-1])["args"]
-    args = argparse.Namespace(**{"cpu": False, "sampling_schedule": None, **own, **given})
+    args = argparse.Namespace(**{"sampling_schedule": None, **own, "cpu": False, **given})
     device = setup(args)
     net, state = load_network(paths[-1], device)
     process = process_of(state, device)
     judge = make_judge(args, device)
     sampler = Sampler(process, args, state["shape"], device)
     scores = evaluate(sampler, net, args.eval_samples, judge, None, "evaluation")
-    path = folder / "summary.json"
-    summary = json.loads(path.read_text()) if path.exists() else {}
-    summary.setdefault("judged_again", []).append({**scores, "checkpoint": paths[-1].name})
-    checkpoint.write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
     print(json.dumps(scores, indent=2))
+    path = folder / "summary.json"
+    if path.exists():  # a summary says that a run is complete: an unfinished one gets none
+        summary = json.loads(path.read_text())
+        summary.setdefault("judged_again", []).append({**scores, "checkpoint": paths[-1].name})
+        checkpoint.write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())

@@ -1,0 +1,216 @@
+"""The data: whole or refused, split without overlap, dealt out in batches without a state."""
+
+import random
+import shutil
+from http.client import IncompleteRead
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from harness import Script
+
+import data
+from cli import Stop
+from data import MNIST_FILES, Batches, fingerprint, load_images, load_labels, to_pixels, to_unit
+
+LABELS, IMAGES = (MNIST_FILES["test", what][0] for what in ("labels", "images"))
+
+
+def folder_with(tmp_path, mnist_dir, *names) -> Path:
+    """A data folder of our own that holds copies of some of the files; returns MNIST/raw."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in names:
+        shutil.copyfile(Path(mnist_dir) / "MNIST" / "raw" / name, raw / name)
+    return raw
+
+
+def mutated(whole: bytes, kind: int, rng: random.Random) -> bytes:
+    """A flipped bit, a cut, inserted bytes, a zeroed stretch, or two bytes that changed places."""
+    content, where = bytearray(whole), rng.randrange(len(whole))
+    match kind:
+        case 0:
+            content[where] ^= 1 << rng.randrange(8)
+        case 1:
+            del content[where:]
+        case 2:
+            content[where:where] = rng.randbytes(rng.randrange(1, 9))
+        case 3:
+            content[where] ^= 0xFF
+            content[where : where + 512] = bytes(len(content[where : where + 512]))
+        case 4:
+            other = rng.choice([i for i, byte in enumerate(content) if byte != content[where]])
+            content[where], content[other] = content[other], content[where]
+    return bytes(content)
+
+
+# --- damage --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "times"), [(LABELS, load_labels, 190), (IMAGES, load_images, 10)]
+)
+def test_200_mutations_of_a_file_are_refused(mnist_dir, tmp_path, name, load, times):
+    path, rng = folder_with(tmp_path, mnist_dir, name) / name, random.Random(0)
+    whole = path.read_bytes()
+    assert len(load("mnist", str(tmp_path), "test")) == 10000
+    for i in range(times):
+        changed = whole[: -1 - i] if times == 10 and i % 5 == 4 else mutated(whole, i % 5, rng)
+        assert changed != whole
+        path.write_bytes(changed)
+        with pytest.raises(Stop) as refused:
+            load("mnist", str(tmp_path), "test")
+        said = str(refused.value)
+        assert str(path) in said and "--data_dir" in said and "\n" not in said
+    path.write_bytes(whole)
+    assert len(load("mnist", str(tmp_path), "test")) == 10000
+
+
+def test_a_file_in_the_place_of_another_is_refused(mnist_dir, tmp_path):
+    raw = folder_with(tmp_path, mnist_dir, LABELS)
+    train_labels = MNIST_FILES["train", "labels"][0]
+    (raw / LABELS).rename(raw / train_labels)
+    with pytest.raises(Stop, match=rf"{train_labels}: damaged"):
+        load_labels("mnist", str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("error", [
+    URLError("no route to host"), RuntimeError("Error downloading it\nfrom every mirror"),
+    OSError("read-only"), ConnectionResetError(), TimeoutError("timed out"),
+    IncompleteRead(b"half"), EOFError("cut short"),
+])  # fmt: skip
+def test_a_missing_file_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
+    with pytest.raises(Stop) as refused:
+        load_images("mnist", str(tmp_path), "test")
+    said = str(refused.value)
+    assert str(tmp_path / "MNIST" / "raw" / IMAGES) in said and "\n" not in said
+    assert "MNIST/raw" in said and "--data_dir" in said and "--dataset digits" in said
+    assert (str(error).splitlines() or [type(error).__name__])[-1] in said
+
+
+def test_a_download_that_leaves_nothing_or_damage_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda *_, **__: None)
+    with pytest.raises(Stop, match=rf"{LABELS}: still not there.*--data_dir"):
+        load_labels("mnist", str(tmp_path), "test")
+
+    def half(folder, download):
+        path = Path(folder) / "MNIST" / "raw" / LABELS
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(100))
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", half)
+    with pytest.raises(Stop, match=rf"{LABELS}: damaged"):
+        load_labels("mnist", str(tmp_path), "test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_run_on_damaged_data_ends_before_its_first_step(mnist_dir, tmp_path, split):
+    """Training images before there is a folder; the test images, for FID, before any step."""
+    raw = folder_with(tmp_path, mnist_dir)
+    for name in (MNIST_FILES["train", "images"][0], IMAGES):
+        (raw / name).symlink_to(Path(mnist_dir) / "MNIST" / "raw" / name)
+    name = MNIST_FILES[split, "images"][0]
+    (raw / name).unlink()
+    (raw / name).write_bytes(bytes(1000))
+    script = Script(tmp_path)
+    cache = tmp_path / "cache"
+    flags = ["--cpu", "--threads", 1, "--model_base_dim", 4, "--cache_dir", cache]
+    assert script.run(*flags, "--data_dir", tmp_path) == 1
+    assert f"{name}: damaged" in script.last_line() and "Traceback" not in script.said()
+    assert (tmp_path / "runs").exists() == (split == "test")
+    assert not list(tmp_path.glob("runs/*/*.csv"))
+
+
+# --- splits and conversions ----------------------------------------------------------------
+
+
+def test_mnist_is_read_as_it_is_written(mnist_dir):
+    images, labels = (
+        load_images("mnist", mnist_dir, "test"),
+        load_labels("mnist", mnist_dir, "test"),
+    )
+    assert images.shape == (10000, 1, 28, 28) and images.dtype == torch.uint8
+    assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert labels[:5].tolist() == [7, 2, 1, 0, 4]  # the first digits of the set
+    assert images.min() == 0 and images.max() == 255
+
+
+def test_the_digits_are_split_without_overlap():
+    train, test = (load_images("digits", "", split) for split in ("train", "test"))
+    assert train.shape == (1437, 1, 8, 8) and test.shape == (360, 1, 8, 8)
+    assert train.dtype == torch.uint8 and train.max() == 255 and train.min() == 0
+    seen = {image.numpy().tobytes() for image in train}
+    assert not seen & {image.numpy().tobytes() for image in test}
+    for split, images in (("train", train), ("test", test)):
+        labels = load_labels("digits", "", split)
+        assert len(labels) == len(images) and set(labels.tolist()) == set(range(10))
+    assert fingerprint(train) != fingerprint(test)
+    assert fingerprint(train) == fingerprint(load_images("digits", "", "train"))
+    assert fingerprint(train) != fingerprint(train.reshape(1437, 1, 4, 16))
+
+
+def test_pixels_survive_the_way_to_the_unit_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    x = to_unit(pixels)
+    assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
+    assert torch.equal(to_pixels(x), pixels)
+    assert pixels.flatten().tolist() == list(range(256))  # neither writes into its argument
+    outside = torch.tensor([-7.0, -1.001, 1.001, 7.0])
+    assert to_pixels(outside).tolist() == [0, 0, 255, 255]
+    assert outside.tolist()[0] == -7
+
+
+# --- batches -------------------------------------------------------------------------------
+
+
+def numbered(n):
+    """n images of one pixel that tell which they are."""
+    return torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1)
+
+
+def dealt(batches, epoch):
+    return [to_pixels(batches(epoch, i)).flatten().tolist() for i in range(batches.steps)]
+
+
+@pytest.mark.parametrize(("n", "size"), [(10, 3), (12, 4), (7, 7), (5, 9), (200, 64), (9, 8)])
+def test_an_epoch_shows_every_image_in_full_batches(n, size):
+    batches = Batches(numbered(n), size, seed=0)
+    full = min(size, n)
+    assert batches.steps == -(-n // full)
+    for epoch in range(3):
+        parts = dealt(batches, epoch)
+        assert all(len(part) == full for part in parts)
+        flat = [image for part in parts for image in part]
+        assert sorted(flat[:n]) == list(range(n))  # each once, before any comes again
+        assert flat[n:] == flat[: len(flat) - n]
+
+
+def test_batches_depend_on_seed_epoch_and_number_only():
+    one, other = (Batches(numbered(50), 8, seed=3) for _ in range(2))
+    straight = [one(epoch, i) for epoch in range(2) for i in range(one.steps)]
+    torch.manual_seed(99)
+    jumping = [(e, i) for e in range(2) for i in range(one.steps)]
+    order = random.Random(0).sample(range(len(jumping)), len(jumping))
+    got = {k: other(*jumping[k]) for k in order}
+    assert all(torch.equal(got[k], x) for k, x in enumerate(straight))
+    assert dealt(one, 0) != dealt(one, 1) != dealt(one, 2)
+    assert dealt(one, 0) != dealt(Batches(numbered(50), 8, seed=4), 0)
+
+
+def test_a_limit_cuts_the_epoch_short():
+    assert Batches(numbered(50), 8, 0, limit=3).steps == 3
+    assert Batches(numbered(50), 8, 0, limit=100).steps == 7
+    whole, cut = (dealt(Batches(numbered(50), 8, 0, limit), 5) for limit in (0, 3))
+    assert cut == whole[:3]
+
+
+def test_nothing_outside_data_py_converts_images():
+    """127.5 is written in one module: images are in [-1, 1] everywhere else."""
+    root = Path(data.__file__).parent
+    assert [p.name for p in root.glob("*.py") if "127.5" in p.read_text()] == ["data.py"]

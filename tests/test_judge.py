@@ -1,0 +1,121 @@
+"""metrics.py as a command: judges a run again and leaves the numbers in its summary."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from harness import Script, TwoLayers
+from test_runs import TINY
+
+import metrics
+import run
+import sampling
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The runs folder of one tiny run."""
+    script = Script(tmp_path_factory.mktemp("judged"))
+    assert script.run(*TINY) == 0, script.said()
+    return script.folder / "runs"
+
+
+@pytest.fixture
+def judge(tmp_path, monkeypatch, capsys):
+    """Runs the command in this process; returns the exit code and what it said on stderr."""
+    monkeypatch.setattr(sampling, "UNet", TwoLayers)
+    threads = torch.get_num_threads()
+
+    def judged(*words):
+        argv = [*map(str, words), "--cache_dir", str(tmp_path / "cache")]
+        code = run.guarded(
+            sampling.judge_again, metrics.make_parser().parse_args(argv), "metrics.py"
+        )
+        judged.out, err = capsys.readouterr()
+        return code, err
+
+    yield judged
+    torch.set_num_threads(threads)
+
+
+def summary_of(runs):
+    return json.loads((runs / "00000-train-seed0" / "summary.json").read_text())
+
+
+def test_a_run_is_judged_again_by_its_short_name(trained, judge):
+    before = summary_of(trained)
+    assert judge("--run", trained / "00000", "--eval_samples", 60) == (0, "")
+    assert judge("--run", trained / "00000-train-seed0", "--eval_samples", 30) == (0, "")
+    after = summary_of(trained)
+    first, second = after.pop("judged_again")
+    assert after == before  # what the run itself reported stays
+    assert first["n"] == 60 and second["n"] == 30
+    for scores in (first, second):
+        assert scores["extractor"] == "mnist" and scores["reference"] == "digits test, 360 images"
+        assert scores["fid"] > 0 and scores["is_mean"] >= 1
+        assert scores["checkpoint"] == "step_00000010.pt"
+    assert json.loads(judge.out) == {k: v for k, v in second.items() if k != "checkpoint"}
+
+
+def test_the_same_question_gives_the_same_answer(trained, judge):
+    said = []
+    for _ in range(2):
+        assert judge("--run", trained / "00000", "--eval_samples", 20)[0] == 0
+        said.append(judge.out)
+    assert said[0] == said[1]
+
+
+def test_judging_an_unfinished_run_does_not_make_it_look_complete(trained, judge, tmp_path):
+    folder = tmp_path / "00007-train-seed0"
+    (folder / "checkpoints").mkdir(parents=True)
+    newest = sorted((trained / "00000-train-seed0" / "checkpoints").iterdir())[-1]
+    (folder / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
+    assert judge("--run", folder, "--eval_samples", 20)[0] == 0
+    assert json.loads(judge.out)["n"] == 20
+    assert not (folder / "summary.json").exists()
+
+
+def test_what_cannot_be_judged_is_one_line(trained, judge, tmp_path):
+    (tmp_path / "00000-train-seed0").mkdir()
+    (tmp_path / "00000-bilevel-seed0").mkdir()
+    empty = tmp_path / "00000-train-seed0"
+    for where, says in (
+        (trained / "00009", "no such run"),
+        (tmp_path / "00000", "2 runs"),
+        (empty, "no checkpoint"),
+    ):
+        code, said = judge("--run", where, "--eval_samples", 20)
+        assert code == 2 and str(where) in said and says in said
+        assert said.count("\n") == 1 and said.startswith("metrics.py: ")
+        assert not list(tmp_path.glob("*/summary.json"))
+
+
+def test_a_damaged_checkpoint_is_named(trained, judge, tmp_path):
+    folder = tmp_path / "00000-train-seed0" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "step_00000010.pt").write_bytes(b"DIFFCKP1" + bytes(100))
+    code, said = judge("--run", tmp_path / "00000", "--eval_samples", 20)
+    assert code == 1 and "step_00000010.pt: damaged" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [
+    "", "--run x --eval_samples 1", "--run x --eval_samples nan", "--run x --extractor other",
+    "--run x --what", "x",
+])  # fmt: skip
+def test_wrong_flags_are_one_line(capsys, flags):
+    with pytest.raises(SystemExit) as stopped:
+        metrics.make_parser().parse_args(flags.split())
+    assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_command_itself(tmp_path):
+    command = [sys.executable, str(ROOT / "metrics.py"), "--run", "runs/00003"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("metrics.py: --run runs/00003: no such run")
+    assert done.stderr.count("\n") == 1
