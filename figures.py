@@ -20,7 +20,7 @@ def grid(x: Tensor, columns: int | None = None) -> np.ndarray:
     pixels = to_pixels(x.detach().float().cpu())
     zoom = max(1, MIN_CELL // pixels.shape[-1])
     pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-    return make_grid(pixels, nrow=columns, padding=2, pad_value=64).permute(1, 2, 0).numpy()
+    return make_grid(pixels, nrow=columns, padding=6, pad_value=96).permute(1, 2, 0).numpy()
 
 
 def save_grid(path: Path, x: Tensor) -> None:
@@ -66,6 +66,7 @@ def plot_columns(
         return
     figure, axes = _axes(len(ys))
     for axis, y in zip(axes, ys, strict=True):
+        axis.xaxis.get_major_locator().set_params(integer=True)  # half an epoch is none
         there = np.isfinite(columns[y])
         xs, values = np.asarray(columns[x])[there], np.asarray(columns[y])[there]
         axis.plot(xs, values, marker="o" if len(values) < 20 else None, markersize=3)
