@@ -272,7 +272,7 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(dests, unset)))
     given = {name: value for name, value in vars(args).items() if value is not unset}
     for name, value in given.items():
-        if isinstance(value, list):  # what "--flag=--" becomes in Python 3.11
+        if value == []:  # what "--flag=--" becomes in Python 3.11
             parser.error(f"argument --{name}: '--' is not a value")
     defaults = {name: parser.get_default(name) for name in dests}
     defaults = {n: None if d is argparse.SUPPRESS else d for n, d in defaults.items()}

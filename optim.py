@@ -1,9 +1,12 @@
-"""What moves the weights: AdamW, the learning-rate schedules, the averaged network."""
+"""What moves the weights: one step, AdamW, the learning-rate schedules, the averaged network."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model import Diffusion, Levels
+from run import check_finite
 
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
 
@@ -60,3 +63,40 @@ def make_ema(net: nn.Module, args, epochs: int) -> AveragedModel:
     decay = 1 - min(1.0, alpha)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     return ema.requires_grad_(False).eval()
+
+
+def draw(x0: Tensor, timesteps: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Uniform times 1..T and noise for a batch."""
+    t = torch.randint(1, timesteps + 1, (len(x0),), generator=random, device=x0.device)
+    return t, torch.randn(x0.shape, generator=random, device=x0.device)
+
+
+def denoising_step(
+    process: Diffusion,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x0: Tensor,
+    random: torch.Generator,
+    where: str,
+    amp: bool = False,
+    levels: Levels | None = None,
+    extra: Tensor | None = None,
+) -> float:
+    """A step on L(theta, q) at random times with fresh noise; `extra` joins its gradient."""
+    net.train()
+    t, eps = draw(x0, process.schedule.timesteps, random)
+    with torch.autocast(x0.device.type, torch.bfloat16, enabled=amp):
+        loss = process.loss(net, x0, t, eps, levels)
+    optimizer.zero_grad()
+    loss.backward()
+    parameters = list(net.parameters())
+    if extra is not None:
+        pieces = extra.split([p.numel() for p in parameters])
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.grad += piece.view_as(parameter)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    value, norm = torch.stack([loss.detach(), norm]).tolist()  # one wait for the device
+    check_finite(value, "the loss", where)
+    check_finite(norm, "the gradient's norm", where)
+    optimizer.step()
+    return value

@@ -96,10 +96,8 @@ def make_network(args, device) -> UNet:
     return net
 
 
-def make_judge(args, device) -> tuple | None:
-    """Extractor and reference statistics, before any training; None if the run asks for no FID."""
-    if not (args.fid_samples or args.eval_samples):
-        return None
+def make_judge(args, device) -> tuple:
+    """Extractor and reference statistics; made before any training, so that errors come early."""
     extractor = metrics.load_extractor(args.extractor, device, args.inception_weights)
     reference = metrics.reference_statistics(
         args.dataset, args.data_dir, "test", extractor, device, args.cache_dir

@@ -44,8 +44,8 @@ import torch
 import figures
 from data import Batches, fingerprint, load_images
 from model import Diffusion
-from optim import LRSchedule, make_ema, make_optimizer
-from run import Run, check_finite, guarded, progress_bar, setup, stream
+from optim import LRSchedule, denoising_step, make_ema, make_optimizer
+from run import Run, guarded, progress_bar, setup, stream
 from sampling import (
     Sampler,
     evaluate,
@@ -66,7 +66,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         schedule, args.input_scale, not args.no_normalise, sampling_schedule, device
     )
     sampler = Sampler(process, args, images.shape[1:], device)
-    judge = make_judge(args, device)
+    judge = make_judge(args, device) if args.fid_samples or args.eval_samples else None
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
     total_steps = args.epochs * batches.steps
 
@@ -95,39 +95,25 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     schedule.save(run.folder / "schedule.json")
 
     for epoch in range(at["epoch"], args.epochs):
-        net.train()
         with progress_bar(
             total=batches.steps, initial=at["batch"], desc=f"epoch {epoch + 1}"
         ) as bar:
             for i in range(at["batch"], batches.steps):
-                # one step of the denoising loss, at random times with fresh noise
                 x0 = batches(epoch, i)
                 random = stream(device, args.seed, "step", at["step"])
-                t = torch.randint(
-                    1, args.timesteps + 1, (len(x0),), generator=random, device=device
-                )
-                eps = torch.randn(x0.shape, generator=random, device=device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
-                    loss = process.loss(net, x0, t, eps)
-                optimizer.zero_grad()
-                loss.backward()
-                norm = torch.nn.utils.get_total_norm([p.grad for p in net.parameters()])
-                value, norm = torch.stack([loss.detach(), norm]).tolist()
                 where = f"epoch {epoch + 1}, step {at['step'] + 1}"
-                check_finite(value, "the loss", where)
-                check_finite(norm, "the gradient's norm", where)
-                optimizer.step()
+                loss = denoising_step(process, net, optimizer, x0, random, where, args.amp)
                 lr = optimizer.param_groups[0]["lr"]
                 lr_schedule.after_step()
 
-                at.update(batch=i + 1, step=at["step"] + 1, loss_sum=at["loss_sum"] + value)
+                at.update(batch=i + 1, step=at["step"] + 1, loss_sum=at["loss_sum"] + loss)
                 run.evaluations["training"] += len(x0)
                 if at["step"] % args.model_ema_steps == 0 or at["step"] == total_steps:
                     ema.update_parameters(net)
                 if at["step"] % args.log_freq == 0:
-                    run.row("losses.csv", step=at["step"], loss=value, lr=lr)
-                    run.log(f"{where} of {total_steps}: loss {value:.5f}, lr {lr:.2e}", bar.disable)
-                bar.set_postfix(loss=f"{value:.4f}")
+                    run.row("losses.csv", step=at["step"], loss=loss, lr=lr)
+                    run.log(f"{where} of {total_steps}: loss {loss:.5f}, lr {lr:.2e}", bar.disable)
+                bar.set_postfix(loss=f"{loss:.4f}")
                 bar.update()
                 run.poll()
 

@@ -1,0 +1,341 @@
+"""Learn the noise schedule while the diffusion model trains: bilevel optimisation by a penalty.
+
+    min over q of FID(samples of schedule q and network theta)  with  theta = argmin L(theta, q)
+
+theta_y follows argmin L(., q); theta_z follows argmin FID/gamma + L(., q); the schedule descends
+    (1/gamma) dFID/dq at theta_z  +  dL/dq(theta_z) - dL/dq(theta_y)
+as in Algorithm 6 of arXiv 2502.08808. The published command:
+
+    python train_mnist_bilevel_ZO.py --inner_loop 10 --inner_loop_z 1 --gamma 1 --gamma_end 1 \\
+        --lr_beta 0.05 0.05 1 0.05 --initial_epoch 2 --epochs 3
+"""
+
+import argparse
+
+import cli
+from families import NAMES, complete
+
+# what --recipe stands for; a flag that is given counts more
+RECIPES = {
+    "ours": {"noise": "common", "theta_z": "kept", "zo_samples": 128},
+    "paper": {"noise": "independent", "theta_z": "recopied", "zo_samples": 36},
+}
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("Learn the noise schedule while training (bilevel, zeroth-order).")
+    cli.add_data(parser)
+    cli.add_network(parser)
+    group = parser.add_argument_group("schedule")
+    families = ["cosine", "linear", "sigmoid"]
+    group.add_argument("--scheduler", choices=families, default="cosine", help="family")
+    for name in NAMES:
+        words = f"{name} at the start (default: the family's own)"
+        suppress = argparse.SUPPRESS
+        group.add_argument(f"--initial_{name}", type=cli.parameter, default=suppress, help=words)
+    cli.add_process(group)
+    cli.add_training(parser, epochs=3)
+    add_bilevel(parser.add_argument_group("bilevel"))
+    cli.add_evaluation(parser)
+    cli.add_runtime(parser)
+    cli.add_output(parser)
+    return parser
+
+
+def add_bilevel(group) -> None:
+    def add(flag, default, words, **options):
+        group.add_argument(f"--{flag}", default=default, help=words, **options)
+
+    count, positive, rate = cli.count, cli.positive, cli.number(float, 0)
+    add("initial_epoch", 2, "first epochs, which leave the schedule alone", type=cli.count_or_none)
+    add("inner_loop", 1, "steps of theta_y an iteration", type=count)
+    add("inner_loop_z", 1, "steps of theta_z an iteration", type=count)
+    add("gamma", 1.0, "the FID counts 1/gamma: at the first update", type=positive)
+    add("gamma_end", 1.0, "and at the last, on a straight line", type=positive)
+    add("lr_z", 0.001, "learning rate of theta_z", type=positive)
+    words = "highest learning rates of start, end, tau, epsilon; 0 holds one fixed"
+    add("lr_beta", [0.01, 0.01, 0.1, 0.001], words, type=rate, nargs=4)
+    add("delta", 0.01, "size of the zeroth-order perturbation", type=positive)
+    words = "zeroth-order from two points, or from the residual of one"
+    add("ZO_type", "two", words, choices=["two", "one"])
+    words = "dFID/dq: zeroth-order, or exact in forward mode"
+    add("upper_gradient", "zo", words, choices=["zo", "forward"])
+    add("zo_directions", 1, "random directions a zeroth-order gradient averages", type=count)
+    words = "share of the DDIM chain, from its end, that forward mode differentiates"
+    add("truncation", 1.0, words, type=cli.number(float, 0, 1, above=True))
+    words = "paper: independent noise, theta_z recopied, 36 images an FID"
+    add("recipe", "ours", words, choices=list(RECIPES))
+    words = "starting noise on the sides of a difference (default: the recipe's)"
+    add("noise", argparse.SUPPRESS, words, choices=["common", "independent"])
+    words = "goes its own way, or is theta_y again each iteration (default: the recipe's)"
+    add("theta_z", argparse.SUPPRESS, words, choices=["kept", "recopied"])
+    words = "images of each FID of the upper level (default: the recipe's)"
+    add("zo_samples", argparse.SUPPRESS, words, type=cli.number(int, 2))
+
+
+def check(args) -> None:
+    given = {name: getattr(args, f"initial_{name}") for name in NAMES}
+    for name, value in complete(args.scheduler, given).items():
+        setattr(args, f"initial_{name}", value)
+    for name, value in RECIPES[args.recipe].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    cli.check_steps(args)
+    if args.upper_gradient == "forward" and args.noise == "independent":
+        raise ValueError("--upper_gradient forward has no two sides for --noise independent")
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = cli.parse(make_parser(), "bilevel", check)
+
+import sys
+import time
+from copy import deepcopy
+
+import torch
+
+import figures
+from data import Batches, fingerprint, load_images
+from model import Diffusion
+from optim import LRSchedule, denoising_step, draw, make_ema, make_optimizer
+from run import Run, check_finite, guarded, peak_memory, progress_bar, setup, stream
+from sampling import Sampler, evaluate, make_judge, make_network
+from scheduler import Schedule
+from upper import UpperLevel, evaluating
+
+
+def train(args, run: Run, images: torch.Tensor) -> dict:
+    """Algorithm 6 in a run's folder, from wherever it stands; returns the summary."""
+    device = images.device
+    initial = {name: getattr(args, f"initial_{name}") for name in NAMES}
+    schedule = Schedule(args.scheduler, args.timesteps, learned=True, **initial)
+    schedule.to("cpu" if device.type == "mps" else device)  # float64, which mps has not
+    first = Schedule.from_dict(schedule.to_dict())
+    process = Diffusion(schedule, args.input_scale, not args.no_normalise, device=device)
+    sampler = Sampler(process, args, images.shape[1:], device)
+    judge = make_judge(args, device)
+    upper = UpperLevel(sampler, judge, schedule, args, run)
+    batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
+    updates = max(0, args.epochs - args.initial_epoch) * batches.steps  # of the schedule
+    steps_an_epoch = batches.steps * args.inner_loop  # of theta_y
+    steps = args.epochs * steps_an_epoch
+
+    theta_y = make_network(args, device)
+    theta_z = deepcopy(theta_y)
+    ema = make_ema(theta_y, args, args.epochs)
+    optimizer_y = make_optimizer(theta_y.parameters(), args.lr)
+    optimizer_z = make_optimizer(theta_z.parameters(), args.lr_z)
+    optimizer_q, lr_q = make_schedule_optimizer(schedule, args.lr_beta, updates)
+    lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps, steps_an_epoch)
+    parts = {
+        "net": theta_y,
+        "theta_z": theta_z,
+        "ema": ema,
+        "q": schedule,
+        "optimizer": optimizer_y,
+    }
+    parts |= {"optimizer_z": optimizer_z, "optimizer_q": optimizer_q}
+    parts |= {"lr_schedule": lr_y, "lr_q": lr_q}
+    at = {"epoch": 0, "batch": 0, "iteration": 0, "step": 0, "step_z": 0, "update": 0}
+    at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}}
+
+    if saved := run.restore(device):
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        at, upper.last = {name: saved[name] for name in at}, saved["last"]
+    run.state = lambda: at | {name: part.state_dict() for name, part in parts.items()} | {
+        "schedule": schedule.to_dict(), "shape": sampler.shape, "last": dict(upper.last)
+    }  # fmt: skip
+
+    def lower_step(net, optimizer, name, count, **more):
+        """One step on L(., q); theta_y's are train_mnist.py's own: same batches, times and noise."""
+        x0 = batches(count // batches.steps, count % batches.steps)
+        random = stream(device, args.seed, name, count)
+        run.evaluations["training"] += len(x0)
+        return denoising_step(process, net, optimizer, x0, random, amp=args.amp, **more)
+
+    for epoch in range(at["epoch"], args.epochs):
+        done = at["batch"]
+        with progress_bar(total=batches.steps, initial=done, desc=f"epoch {epoch + 1}") as bar:
+            for i in range(done, batches.steps):
+                began, where = time.monotonic(), f"epoch {epoch + 1}, iteration {i + 1}"
+                levels = process.levels_of(schedule.log_alpha_bar().detach())
+
+                # lower level: theta_y follows argmin L(., q)
+                for _ in range(args.inner_loop):
+                    here = {"where": f"theta_y, {where}", "levels": levels}
+                    loss_y = lower_step(theta_y, optimizer_y, "step", at["step"], **here)
+                    lr_y.after_step()
+                    at["step"] += 1
+                    if at["step"] % args.model_ema_steps == 0 or at["step"] == steps:
+                        ema.update_parameters(theta_y)
+                seen = {"loss_y": loss_y}
+
+                if epoch >= args.initial_epoch:
+                    gamma = gamma_of(args, at["update"], updates)
+                    if at["update"] == 0 or args.theta_z == "recopied":
+                        theta_z.load_state_dict(theta_y.state_dict())  # in place
+
+                    # the penalised copy: theta_z follows argmin FID/gamma + L(., q)
+                    for _ in range(args.inner_loop_z):
+                        here = {"where": f"theta_z, {where}", "levels": levels}
+                        slope = upper.slope_of_weights(theta_z, step=at["step_z"], **here)
+                        here["extra"] = slope.gradient / gamma
+                        loss_z = lower_step(theta_z, optimizer_z, "step_z", at["step_z"], **here)
+                        at["step_z"] += 1
+
+                    # upper level: dFID/dq at theta_z over gamma, and the difference of the losses
+                    where = f"schedule, {where}"
+                    slope = upper.slope_of_schedule(theta_z, at["update"], where)
+                    x0 = batches(epoch, i)
+                    difference = loss_difference(args, process, theta_z, theta_y, x0, at["update"])
+                    run.evaluations["training"] += 2 * len(x0)
+                    gradient = slope.gradient / gamma + difference
+                    step_schedule(schedule, optimizer_q, lr_q, gradient, where)
+                    follow_noise(at["slopes"], schedule, gradient)
+                    at["update"] += 1
+                    seen |= {"loss_z": loss_z, "fid": slope.value, "gamma": gamma}
+
+                at["loss_sum"] += loss_y
+                at.update(batch=i + 1, iteration=at["iteration"] + 1)
+                if at["iteration"] % args.log_freq == 0:
+                    seen["seconds"] = time.monotonic() - began
+                    report(args, run, at, seen, schedule, bar.disable)
+                bar.set_postfix(loss=f"{loss_y:.4f}", **schedule.values())
+                bar.update()
+                run.poll()
+
+        scores = evaluate(sampler, ema, args.fid_samples, judge, run, "fid")
+        samples = torch.cat(list(sampler.many(ema, args.n_samples, "picture", run)))
+        figures.save_grid(run.folder / "samples" / f"epoch_{epoch + 1:03d}.png", samples)
+        mean_loss = at["loss_sum"] / batches.steps
+        at.update(epoch=epoch + 1, batch=0, mean_loss=mean_loss, loss_sum=0.0)
+        run.epoch_row(epoch + 1, at["step"], mean_loss, scores, schedule.values())
+        lr_y.after_epoch(mean_loss)
+        schedule.save(run.folder / "schedule.json")
+        run.poll()
+
+    final = evaluate(sampler, ema, args.eval_samples, judge, run, "evaluation")
+    leave_figures(run, sampler, ema, {"first": first, "last": schedule})
+    learned = {"epochs": args.epochs, "steps": steps, "loss": at["mean_loss"], **schedule.values()}
+    return run.finish({**learned, **final})
+
+
+def gamma_of(args, update: int, updates: int) -> float:
+    """gamma goes from --gamma at the first update to --gamma_end at the last."""
+    return args.gamma + (args.gamma_end - args.gamma) * update / max(1, updates - 1)
+
+
+def loss_difference(args, process, theta_z, theta_y, x0, update: int) -> torch.Tensor:
+    """dL/dq(theta_z) - dL/dq(theta_y) on the same batch, times and noise; (p,)."""
+    randoms = [stream(x0.device, args.seed, "difference", update) for _ in range(2)]
+    if args.noise == "independent":
+        randoms[1] = stream(x0.device, args.seed, "difference, other side", update)
+    levels, losses = process.levels(), []
+    with evaluating(theta_z, theta_y):
+        for net, random in zip((theta_z, theta_y), randoms, strict=True):
+            losses.append(process.loss(net, x0, *draw(x0, args.timesteps, random), levels))
+    q = list(process.schedule.parameters())
+    return torch.stack(torch.autograd.grad(losses[0] - losses[1], q))
+
+
+def make_schedule_optimizer(schedule: Schedule, lr_beta, updates: int):
+    """AdamW with a learning rate a parameter and OneCycle; no decay, which would pull towards 0."""
+    lr = dict(zip(NAMES, lr_beta, strict=True))
+    groups = [{"params": [p], "lr": lr[name]} for name, p in schedule.q.items()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in groups], total_steps=updates + 2, pct_start=0.25
+    )
+    return optimizer, one_cycle
+
+
+def step_schedule(schedule: Schedule, optimizer, one_cycle, gradient, where: str) -> None:
+    """AdamW, OneCycle, projection onto the bounds."""
+    check_finite(gradient.abs().sum().item(), "the gradient", where)
+    for parameter, slope in zip(schedule.parameters(), gradient, strict=True):
+        parameter.grad = slope.clone()
+    optimizer.step()
+    one_cycle.step()
+    schedule.project_()
+
+
+def follow_noise(slopes: dict, schedule: Schedule, gradient, memory: float = 0.9) -> None:
+    """Running mean and mean square of each gradient: what is between them is its noise."""
+    for name, g in zip(schedule.q, gradient.tolist(), strict=True):
+        mean, square = slopes.get(name, (g, g * g))
+        slopes[name] = [memory * mean + (1 - memory) * g, memory * square + (1 - memory) * g * g]
+
+
+def report(args, run: Run, at: dict, seen: dict, schedule: Schedule, echo: bool) -> None:
+    """A row of iterations.csv, a line of the log, and a warning where a knob wants turning."""
+    q, bounds = schedule.values(), schedule.to_bounds()
+    grad = {name: mean for name, (mean, _) in at["slopes"].items()}
+    spread = {n: max(0.0, square - mean**2) ** 0.5 for n, (mean, square) in at["slopes"].items()}
+    row = {name: seen.get(name) for name in ("loss_y", "loss_z", "fid", "gamma")}
+    row["fid_n"] = args.zo_samples if "fid" in seen else None
+    for prefix, values in (("", q), ("grad_", grad), ("spread_", spread)):
+        row |= {prefix + name: values.get(name) for name in NAMES}
+    run.row("iterations.csv", iteration=at["iteration"], **row)
+
+    text = ", ".join(f"{name} {value:.5g}" for name, value in seen.items())
+    for n in grad:
+        text += (
+            f"; {n} {q[n]:.4g} ({bounds[n]:.2g} to its bound) slope {grad[n]:.3g}±{spread[n]:.2g}"
+        )
+    memory = max(peak_memory().values()) / 2**30
+    run.log(f"iteration {at['iteration']}: {text}; {memory:.2f} GiB", echo)
+    stuck = [name for name in grad if bounds[name] < 1e-5]
+    noisy = [name for name in grad if spread[name] > abs(grad[name])]
+    if stuck:
+        run.log(f"warning: on the bound: {', '.join(stuck)}; a lower --lr_beta may free it", echo)
+    if noisy:
+        better = (
+            "more --zo_samples or --zo_directions, --upper_gradient forward or a higher --gamma"
+        )
+        run.log(f"warning: more noise than slope: {', '.join(noisy)}; {better} may help", echo)
+
+
+def leave_figures(run: Run, sampler: Sampler, ema, schedules: dict[str, Schedule]) -> None:
+    """The parameters' path, the scores over steps and over time, the first and last schedule."""
+    folder = run.folder / "figures"
+    path, scores = run.rows("iterations.csv"), run.rows("scores.csv")
+    clock = {**scores, **run.rows("timing.csv")}
+    figures.plot_columns(folder / "path.png", "iteration", path, list(NAMES))
+    figures.plot_columns(folder / "iterations.png", "iteration", path, ["loss_y", "loss_z", "fid"])
+    figures.plot_columns(folder / "scores.png", "step", scores, ["loss", "fid", "is_mean"])
+    figures.plot_columns(folder / "clock.png", "seconds", clock, ["loss", "fid"])
+    figures.plot_schedules(folder / "schedule.png", schedules)
+    figures.save_gif(folder / "denoising.gif", sampler.film(ema, 36))
+
+
+def print_plan(args, images) -> None:
+    """What the flags would do, and what it costs in images through the network."""
+    iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
+    updates = max(0, args.epochs - args.initial_epoch) * iterations
+    sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
+    chain = args.zo_samples * args.backward_steps
+    of_q = 5 if args.upper_gradient == "forward" else sides
+    print(f"{args.epochs} epochs of {iterations} iterations, {updates} of which move the schedule")
+    print(f"an iteration: {args.inner_loop} steps of theta_y, {args.inner_loop_z} of theta_z,")
+    print(f"  and {chain * (args.inner_loop_z * sides + of_q):,} network evaluations for the FIDs")
+    print(f"an epoch's scores: {(args.n_samples + args.fid_samples) * args.backward_steps:,}")
+    print(f"the final FID: {args.eval_samples * args.backward_steps:,}")
+
+
+def main(args) -> None:
+    device = setup(args)
+    images = load_images(args.dataset, args.data_dir, "train").to(device)
+    if args.dry_run:
+        print_plan(args, images)
+        return
+    with Run.open("bilevel", args, device, data=fingerprint(images)) as run:
+        if run.finished:
+            run.log(f"{run.folder} is complete: nothing to resume")
+            return
+        run.log(f"{run.folder}: {len(images)} images of {args.dataset}, on {device}")
+        train(args, run, images)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "train_mnist_bilevel_ZO.py"))
