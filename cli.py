@@ -30,6 +30,14 @@ class Stop(Exception):
         self.code = code
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one: not None, False or ''."""
+
+    def _get_help_string(self, action):
+        empty = action.default is None or action.default is False or action.default == ""
+        return action.help if empty else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with defaults in the help, no abbreviations and errors of one line."""
 
@@ -37,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description,
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, width=100),
+            formatter_class=lambda prog: Help(prog, width=100),
         )
 
     def error(self, message):
@@ -60,6 +68,13 @@ def number(kind, low=-math.inf, high=math.inf, above=False):
         return value
 
     return parse
+
+
+def device(text):
+    """An argparse type: the name of a device that torch may have."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, mps, cuda or cuda:N")
+    return text
 
 
 count = number(int, 1)
@@ -230,7 +245,10 @@ def add_evaluation(parser):
 def add_runtime(parser):
     group = parser.add_argument_group("runtime")
     group.add_argument(
-        "--device", default="auto", help="auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N"
+        "--device",
+        type=device,
+        default="auto",
+        help="auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N",
     )
     group.add_argument("--cpu", action="store_true", help="the same as --device cpu")
     group.add_argument("--amp", action="store_true", help="train and sample in bfloat16 autocast")
@@ -300,8 +318,6 @@ def check_common(args) -> None:
     """Combinations that no script can run; ValueError says which flag."""
     if args.cpu and args.device not in ("auto", "cpu"):
         raise ValueError(f"--cpu and --device {args.device} contradict each other")
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", args.device):
-        raise ValueError(f"--device {args.device}: not auto, cpu, mps, cuda or cuda:N")
     if args.model_base_dim % 4:
         raise ValueError(f"--model_base_dim {args.model_base_dim} is not a multiple of 4")
     for flag in ("fid_samples", "eval_samples"):

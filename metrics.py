@@ -21,7 +21,9 @@ def make_parser() -> cli.Parser:
     parser.add_argument("--inception_weights", metavar="FILE", help="instead of a download")
     parser.add_argument("--data_dir", help="folder that holds MNIST/raw; default: the run's own")
     parser.add_argument("--cache_dir", help="of the reference statistics; default: the run's own")
-    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N")
+    parser.add_argument(
+        "--device", type=cli.device, default="auto", help="auto, cpu, mps, cuda or cuda:N"
+    )
     return parser
 
 

@@ -30,8 +30,9 @@ def check(args) -> None:
     cli.check_schedule(args)
     if args.sample_only and not args.ckpt:
         raise ValueError("--sample_only needs --ckpt, the checkpoint to draw from")
-    if args.sample_only and args.resume:
-        raise ValueError("--sample_only and --resume contradict each other")
+    for flag in ("resume", "dry_run"):
+        if args.sample_only and getattr(args, flag):
+            raise ValueError(f"--sample_only and --{flag} contradict each other")
 
 
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once

@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_named(trained, judge, tmp_path):
 
 @pytest.mark.parametrize("flags", [
     "", "--run x --eval_samples 1", "--run x --eval_samples nan", "--run x --extractor other",
-    "--run x --what", "x",
+    "--run x --what", "x", "--run x --device tpu", "--run x --device cuda:x",
 ])  # fmt: skip
 def test_wrong_flags_are_one_line(capsys, flags):
     with pytest.raises(SystemExit) as stopped:
