@@ -18,6 +18,16 @@ def make_optimizer(parameters, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=lr, fused=fused)
 
 
+def one_cycle(optimizer, highest: float | list[float], steps: int) -> lr_scheduler.OneCycleLR:
+    """OneCycle with 25 % warm-up; it counts the state before the first step as a step.
+
+    A run of a few steps does not end its cycle: OneCycleLR divides by zero where warm-up is one step.
+    """
+    return lr_scheduler.OneCycleLR(
+        optimizer, highest, total_steps=max(steps + 1, 8), pct_start=0.25
+    )
+
+
 class LRSchedule:
     """One of LR_SCHEDULES over a known number of steps; only plateau looks at the epoch's loss."""
 
@@ -25,10 +35,7 @@ class LRSchedule:
         self.name, lr = name, optimizer.param_groups[0]["lr"]
         third = max(1, total_steps // 3)
         self.inner = {
-            # one step more than the run has: OneCycleLR counts the state before the first step
-            "onecycle": lambda: lr_scheduler.OneCycleLR(
-                optimizer, max_lr=lr, total_steps=total_steps + 1, pct_start=0.25
-            ),
+            "onecycle": lambda: one_cycle(optimizer, lr, total_steps),
             "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0),
             "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps),
             "step": lambda: lr_scheduler.StepLR(optimizer, step_size=third, gamma=0.1),

@@ -38,10 +38,9 @@ def stream(device, seed: int, *names) -> torch.Generator:
 
 
 def setup(args) -> torch.device:
-    """Threads, seed and device; a device that is not there is a Stop."""
+    """Threads and device; a device that is not there is a Stop."""
     if getattr(args, "threads", 0):
         torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)  # initial weights only; all else uses `stream`
     name = "cpu" if args.cpu else args.device
     if name == "auto":
         mps = torch.backends.mps.is_available()

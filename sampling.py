@@ -84,6 +84,7 @@ def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
 
 def make_network(args, device) -> UNet:
     """The U-Net of the flags, with the weights of --ckpt if it is given."""
+    torch.manual_seed(args.seed)  # the same weights whatever was loaded before
     net = UNet(args.model_base_dim, timesteps=args.timesteps).to(device)
     if args.ckpt:
         given = load_network(args.ckpt, device)[0].state_dict()

@@ -97,7 +97,7 @@ import torch
 import figures
 from data import Batches, fingerprint, load_images
 from model import Diffusion
-from optim import LRSchedule, denoising_step, draw, make_ema, make_optimizer
+from optim import LRSchedule, denoising_step, draw, make_ema, make_optimizer, one_cycle
 from run import Run, check_finite, guarded, peak_memory, progress_bar, setup, stream
 from sampling import Sampler, evaluate, make_judge, make_network
 from scheduler import Schedule
@@ -148,7 +148,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     }  # fmt: skip
 
     def lower_step(net, optimizer, name, count, **more):
-        """One step on L(., q); theta_y's are train_mnist.py's own: same batches, times and noise."""
+        """One step on L(., q); those of theta_y are train_mnist.py's own, draw for draw."""
         x0 = batches(count // batches.steps, count % batches.steps)
         random = stream(device, args.seed, name, count)
         run.evaluations["training"] += len(x0)
@@ -244,19 +244,16 @@ def make_schedule_optimizer(schedule: Schedule, lr_beta, updates: int):
     lr = dict(zip(NAMES, lr_beta, strict=True))
     groups = [{"params": [p], "lr": lr[name]} for name, p in schedule.q.items()]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=updates + 2, pct_start=0.25
-    )
-    return optimizer, one_cycle
+    return optimizer, one_cycle(optimizer, [group["lr"] for group in groups], updates)
 
 
-def step_schedule(schedule: Schedule, optimizer, one_cycle, gradient, where: str) -> None:
+def step_schedule(schedule: Schedule, optimizer, cycle, gradient, where: str) -> None:
     """AdamW, OneCycle, projection onto the bounds."""
     check_finite(gradient.abs().sum().item(), "the gradient", where)
     for parameter, slope in zip(schedule.parameters(), gradient, strict=True):
         parameter.grad = slope.clone()
     optimizer.step()
-    one_cycle.step()
+    cycle.step()
     schedule.project_()
 
 

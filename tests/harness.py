@@ -12,10 +12,16 @@ from pathlib import Path
 
 from torch import nn
 
-SCRIPTS = {"train": "train_mnist"}
+SCRIPTS = {"train": "train_mnist", "bilevel": "train_mnist_bilevel_ZO"}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["train_mnist", "sklearn.datasets", "torchvision.utils", "matplotlib.pyplot"]
+    [
+        "train_mnist",
+        "train_mnist_bilevel_ZO",
+        "sklearn.datasets",
+        "torchvision.utils",
+        "matplotlib.pyplot",
+    ]
 )
 
 

@@ -1,0 +1,477 @@
+"""The bilevel method against known answers, against the baseline, and killed in the middle."""
+
+import argparse
+import csv
+import json
+import math
+import os
+import signal
+from collections import Counter
+
+import pytest
+import torch
+from harness import Script, TwoLayers
+from scipy.stats import norm
+from test_checkpoint import same
+from test_runs import DieAtStep, result
+
+import checkpoint
+from metrics import Reference
+from model import Diffusion
+from run import stream
+from sampling import Sampler
+from scheduler import Schedule
+from train_mnist_bilevel_ZO import follow_noise, loss_difference, make_schedule_optimizer
+from train_mnist_bilevel_ZO import step_schedule as move
+from unet import UNet
+from upper import UpperLevel, evaluating, flat, one_point, set_weights, two_point, weights_kept
+
+F64 = torch.float64
+TINY = """
+    --cpu --threads 1 --dataset digits --model_base_dim 4 --epochs 2 --initial_epoch 1
+    --batch_size 32 --timesteps 20 --limit_batches 4 --backward_steps 4 --n_samples 4 --zo_samples 6
+    --fid_samples 0 --eval_samples 0 --log_freq 1 --save_seconds 0
+""".split()
+TRAIN = """
+    --cpu --threads 1 --dataset digits --model_base_dim 4 --epochs 2 --batch_size 32 --timesteps 20
+    --limit_batches 4 --backward_steps 4 --n_samples 4 --fid_samples 0 --eval_samples 0
+""".split()
+
+
+def quadratic(a, centre):
+    """F(p) = (p - c)' A (p - c)/2 at many points, and its gradient."""
+    return (
+        lambda points: ((points - centre) @ a * (points - centre)).sum(1) / 2,
+        lambda p: a @ (p - centre),
+    )
+
+
+def test_the_two_point_estimate_is_unbiased_on_a_quadratic():
+    """Each coordinate's mean over 40,000 directions, within its own 99.99 % confidence interval."""
+    root = torch.randn(4, 4, dtype=F64)
+    f, slope = quadratic(root @ root.T, torch.randn(4, dtype=F64))
+    p, z = torch.randn(4, dtype=F64), torch.randn(40_000, 4, dtype=F64)
+    estimate = two_point(f, p, z, 0.01)
+    error = (estimate.gradient - slope(p)).abs() / estimate.spread
+    assert error.max() < norm.ppf(1 - 0.0001 / 8)  # two-sided, four coordinates
+    assert estimate.spread.max() < 0.1 * slope(p).abs().max()  # so that the test can fail
+
+
+def test_the_spread_is_the_standard_error():
+    f, _ = quadratic(torch.eye(3, dtype=F64), torch.ones(3, dtype=F64))
+    p = torch.zeros(3, dtype=F64)
+    runs = [two_point(f, p, torch.randn(50, 3, dtype=F64), 0.1) for _ in range(400)]
+    seen = torch.stack([r.gradient for r in runs]).std(0)
+    said = torch.stack([r.spread for r in runs]).mean(0)
+    torch.testing.assert_close(seen, said, rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["two", "one"])
+def test_both_types_descend_a_quadratic(kind):
+    centre = torch.tensor([1.0, -2.0, 0.5], dtype=F64)
+    f, _ = quadratic(torch.eye(3, dtype=F64), centre)
+    p, last = torch.zeros(3, dtype=F64), None
+    step, steps = (0.05, 600) if kind == "two" else (0.005, 6000)
+    for _ in range(steps):
+        z = torch.randn(1, 3, dtype=F64)
+        estimate = two_point(f, p, z, 0.01) if kind == "two" else one_point(f, p, z, 0.3, last)
+        last = estimate.value
+        p = p - step * estimate.gradient
+    assert (p - centre).norm() < (1e-3 if kind == "two" else 0.3)
+
+
+def test_the_first_one_point_call_moves_nothing():
+    f, _ = quadratic(torch.eye(2, dtype=F64), torch.ones(2, dtype=F64))
+    first = one_point(f, torch.zeros(2, dtype=F64), torch.randn(1, 2, dtype=F64), 0.1, None)
+    assert (first.gradient == 0).all() and first.value > 0
+
+
+class Features:
+    """An extractor without weights: random projections and their squares."""
+
+    name, dim = "random projections", 12
+
+    def __init__(self):
+        self.w = torch.randn(64, 6, dtype=F64, generator=torch.Generator().manual_seed(5))
+
+    def __call__(self, x):
+        features = x.flatten(1) @ self.w
+        return torch.cat([features, features.square()], 1), None
+
+
+def small_upper(net=None, n=8, family="cosine", **flags):
+    """An upper level of a small U-Net in float64."""
+    settings = {
+        "seed": 0,
+        "zo_samples": n,
+        "backward_steps": 5,
+        "noise": "common",
+        "truncation": 1.0,
+    }
+    settings |= {"upper_gradient": "forward", "ZO_type": "two", "zo_directions": 2, "delta": 0.01}
+    settings |= {"sampler": "ddim", "timesteps": 40, "tau_type": "linear", "no_clip": True}
+    args = argparse.Namespace(**{**settings, "amp": False, **flags})
+    points = {"start": 0.1, "end": 0.9} | (
+        {"tau": 1.3, "epsilon": 0.02} if family == "cosine" else {}
+    )
+    schedule = Schedule(family, 40, learned=True, **points)
+    process = Diffusion(schedule, dtype=F64)
+    root = torch.randn(12, 12, dtype=F64)
+    judge = Features(), Reference(torch.zeros(12, dtype=F64), root @ root.T, 100, "toy", "toy")
+    sampler = Sampler(process, args, (1, 8, 8), torch.device("cpu"))
+    run = argparse.Namespace(evaluations=Counter())
+    net = (net or UNet(4, timesteps=40)).double().eval()
+    noise = torch.randn(n, 1, 8, 8, dtype=F64)
+    return UpperLevel(sampler, judge, schedule, args, run), net, schedule, noise
+
+
+@pytest.mark.parametrize(
+    ("family", "n", "no_clip", "net"),
+    [
+        ("cosine", 8, False, UNet(4, timesteps=40)),
+        ("cosine", 20, True, TwoLayers(timesteps=40)),
+        ("linear", 8, False, TwoLayers(timesteps=40)),
+    ],
+    ids=["unet", "more images than features", "linear"],
+)
+def test_forward_mode_agrees_with_central_differences(family, n, no_clip, net):
+    """At the FID itself, through every DDIM step; n on both sides of the feature dimension."""
+    upper, net, schedule, noise = small_upper(net, n=n, family=family, no_clip=no_clip)
+    q = torch.stack([p.detach() for p in schedule.parameters()])
+    with torch.no_grad():
+        slope = upper.forward_slope(net, q, noise)
+        assert slope.value == pytest.approx(
+            upper.fid(net, upper.levels(q), noise).item(), rel=1e-12
+        )
+        for i, h in enumerate([1e-6] * len(q)):
+            step = torch.zeros_like(q)
+            step[i] = h
+            sides = [upper.fid(net, upper.levels(q + s), noise).item() for s in (step, -step)]
+            expected = (sides[0] - sides[1]) / (2 * h)
+            assert slope.gradient[i].item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_truncation_leaves_out_the_start_of_the_chain():
+    slopes = []
+    for truncation in (1.0, 0.5, 1e-6):
+        torch.manual_seed(3)
+        upper, net, schedule, noise = small_upper(TwoLayers(timesteps=40), truncation=truncation)
+        q = torch.stack([p.detach() for p in schedule.parameters()])
+        with torch.no_grad():
+            slopes.append(upper.forward_slope(net, q, noise).gradient)
+    assert (slopes[2] == 0).all() and not torch.allclose(slopes[0], slopes[1])
+
+
+def test_the_mean_of_many_directions_is_the_forward_slope():
+    upper, net, schedule, noise = small_upper(
+        TwoLayers(timesteps=40), upper_gradient="zo", zo_directions=300, delta=1e-4
+    )
+    upper.sampler.noise = lambda *_: noise
+    exact = upper.forward_slope(net, torch.stack(list(schedule.parameters())).detach(), noise)
+    estimate = upper.slope_of_schedule(net, 0, "here")
+    error = (estimate.gradient - exact.gradient).abs() / estimate.spread
+    assert error.max() < 4 and estimate.spread.max() < exact.gradient.norm()
+    assert upper.run.evaluations["upper"] == 2 * 300 * 8 * 5
+
+
+@pytest.mark.parametrize("fails", [None, 1, 2, 3])
+def test_weights_are_bit_for_bit_what_they_were(fails):
+    """After a zeroth-order gradient over all weights, also when sampling raises on one side."""
+    upper, net, schedule, _ = small_upper(TwoLayers(timesteps=40))
+    upper.sampler.noise = lambda n, *_: torch.randn(n, 1, 8, 8, dtype=F64)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    modes = [m.training for m in net.modules()]
+    levels = upper.levels(torch.stack(list(schedule.parameters())).detach())
+    calls, fid = 0, upper.fid
+
+    def failing(*words):
+        nonlocal calls
+        calls += 1
+        if calls == fails:
+            raise RuntimeError("out of memory")
+        return fid(*words)
+
+    upper.fid = failing
+    if fails:
+        with pytest.raises(RuntimeError):
+            upper.slope_of_weights(
+                net, upper.levels(torch.stack(list(schedule.parameters()))), 0, ""
+            )
+    else:
+        levels = upper.levels(torch.stack(list(schedule.parameters())).detach())
+        slope = upper.slope_of_weights(net, levels, 0, "")
+        assert slope.gradient.norm() > 0 and calls == 4
+    assert same(dict(net.state_dict()), before)
+    assert [m.training for m in net.modules()] == modes
+
+
+def test_weights_are_set_in_place():
+    net = TwoLayers()
+    optimizer = torch.optim.AdamW(net.parameters())
+    held = [p.data_ptr() for p in optimizer.param_groups[0]["params"]]
+    new = torch.randn_like(flat(net))
+    with weights_kept(net):
+        set_weights(net, new)
+        assert torch.equal(flat(net), new)
+    assert not torch.equal(flat(net), new)
+    assert [p.data_ptr() for p in net.parameters()] == held
+
+
+def test_a_perturbation_moves_the_fid_by_the_slope():
+    """The zeroth-order slope over weights, against the directional derivative by autograd."""
+    upper, net, schedule, noise = small_upper(TwoLayers(timesteps=40), zo_directions=1, delta=1e-5)
+    upper.sampler.noise = lambda n, *_: noise
+    levels = upper.levels(torch.stack(list(schedule.parameters())).detach())
+    slope = upper.slope_of_weights(net, levels, 0, "")
+    upper.fid(net, levels, noise).backward()
+    gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+    # the slope is (g.z) z: so slope.g is (g.z)^2, and |slope|^2/slope.g is |z|^2
+    z_squared = (slope.gradient.norm() ** 2 / (slope.gradient @ gradient)).item()
+    random = stream(torch.device("cpu"), 0, "direction", "z", 0)
+    z = torch.randn(1, len(gradient), generator=random, dtype=F64)
+    assert z_squared == pytest.approx((z**2).sum().item(), rel=1e-3)
+
+
+def test_the_loss_difference_is_that_of_the_same_draws():
+    schedule = Schedule("cosine", 20, learned=True, start=0.1, end=0.9, tau=1.3)
+    process = Diffusion(schedule)
+    y, z = TwoLayers(), TwoLayers()
+    x0 = torch.randn(16, 1, 8, 8)
+    args = argparse.Namespace(seed=0, timesteps=20, noise="common")
+    zero = loss_difference(args, process, y, y, x0, 3)
+    assert (zero == 0).all()  # the same weights on the same draws: nothing but zero
+    args.noise = "independent"
+    assert (loss_difference(args, process, y, y, x0, 3) != 0).any()
+    args.noise = "common"
+    assert (loss_difference(args, process, z, y, x0, 3) != 0).all()
+    assert all(p.grad is None for net in (y, z) for p in net.parameters())
+
+
+def test_evaluating_does_not_move_batch_norm():
+    net = TwoLayers().train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with evaluating(net):
+        net(torch.randn(4, 1, 8, 8), torch.tensor([3]))
+    assert net.training and same(dict(net.state_dict()), before)
+
+
+def gaussian_fid(schedule, steps, mean, std):
+    """FID of DDIM with the exact denoiser on 1-D Gaussian data: affine, so two points tell."""
+    process = Diffusion(schedule, dtype=F64)
+    levels = process.levels()
+
+    def net(x, t):
+        signal, noise, _ = (c[t] for c in levels)
+        return noise * (x - signal * mean) / ((signal * std) ** 2 + noise**2)
+
+    ends = process.sample(
+        net, torch.tensor([-1.0, 1.0], dtype=F64), steps, clip=False, levels=levels
+    )
+    got_mean, got_std = ends.mean(), (ends[1] - ends[0]).abs() / 2
+    return (got_mean - mean) ** 2 + (got_std - std) ** 2
+
+
+@pytest.mark.parametrize("start", [{"tau": 1.05, "end": 0.95}, {"tau": 4.0, "end": 0.6}])
+def test_the_best_schedule_is_found_from_two_sides(start):
+    """Exact denoiser, 4 DDIM steps: brute force over tau and end against the optimizer."""
+    truth, fixed = (0.4, 0.3), {"start": 0.0, "epsilon": 0.008}
+    grid = [
+        gaussian_fid(Schedule("cosine", 100, tau=t, end=e, **fixed), 4, *truth).item()
+        for t in torch.linspace(1, 5, 25).tolist()
+        for e in torch.linspace(0.5, 1, 26).tolist()
+    ]
+    best = min(grid)
+    schedule = Schedule("cosine", 100, learned=True, **fixed, **start)
+    before = gaussian_fid(schedule, 4, *truth).item()
+    optimizer, cycle = make_schedule_optimizer(schedule, [0.0, 0.02, 0.1, 0.0], 150)
+    for _ in range(150):
+        gradient = torch.autograd.grad(
+            gaussian_fid(schedule, 4, *truth), list(schedule.parameters())
+        )
+        move(schedule, optimizer, cycle, torch.stack(gradient), "here")
+    after = gaussian_fid(schedule, 4, *truth).item()
+    # the far start is 20 times, the near one 3 times worse than the best of the grid
+    assert before > 3 * best and after <= 1.05 * best
+    assert schedule.values()["start"] == 0 and schedule.values()["epsilon"] == 0.008
+
+
+def test_the_schedule_optimizer_keeps_to_the_bounds():
+    schedule = Schedule("cosine", 20, learned=True)
+    optimizer, cycle = make_schedule_optimizer(schedule, [0.05, 0.05, 1, 0.05], 50)
+    for _ in range(50):
+        move(schedule, optimizer, cycle, torch.randn(4, dtype=F64) * 100, "here")
+        Schedule.from_dict(schedule.to_dict())  # raises outside the bounds
+
+
+def test_the_noise_of_a_gradient_is_followed():
+    schedule, slopes = Schedule("linear", 20, learned=True), {}
+    for _ in range(300):
+        follow_noise(slopes, schedule, torch.tensor([3.0, 0.0]) + torch.randn(2), memory=0.98)
+    (mean, square), (centre, _) = slopes["start"], slopes["end"]
+    assert mean == pytest.approx(3, abs=0.5) and centre == pytest.approx(0, abs=0.5)
+    assert math.sqrt(square - mean**2) == pytest.approx(1, abs=0.4)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    script = Script(tmp_path_factory.mktemp("whole"), "bilevel")
+    assert script.run(*TINY) == 0, script.said()
+    return script.only
+
+
+def test_a_run_logs_what_a_user_turns(whole):
+    rows = list(csv.DictReader((whole / "iterations.csv").open()))
+    assert len(rows) == 8 and rows[0]["fid"] == "" and rows[-1]["fid_n"] == "6"
+    assert {"gamma", "loss_y", "loss_z", "grad_tau", "spread_tau", "start"} <= rows[0].keys()
+    assert [r["tau"] for r in rows[:4]] == ["1"] * 4  # the first epoch leaves the schedule alone
+    assert rows[-1]["end"] != "1" or rows[-1]["epsilon"] != "0.008"
+    learned = json.loads((whole / "schedule.json").read_text())
+    assert Schedule.load(whole / "schedule.json").to_dict() == learned
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["end"] == learned["end"]
+    # 2 sides, 2 gradients, 6 images, 4 steps, 4 updates: nothing is drawn only to print
+    assert summary["network_evaluations"]["upper"] == 2 * 2 * 6 * 4 * 4
+    assert summary["network_evaluations"]["sampling"] == 2 * 4 * 4
+
+
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_killed_and_resumed_gives_the_same_bits(tmp_path, whole, step):
+    script = Script(tmp_path, "bilevel")
+    assert script.run(*TINY, sabotage=DieAtStep(step)) == -signal.SIGKILL
+    assert script.run("--resume", "latest") == 0, script.said()
+    assert same(result(script.only), result(whole))
+
+
+class DieBetweenSides:
+    """Killed inside a zeroth-order gradient, after its plus side."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self):
+        real, seen, wanted = UpperLevel.fid, 0, self.call
+
+        def fid(self, *words):
+            nonlocal seen
+            seen += 1
+            value = real(self, *words)
+            if seen == wanted:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return value
+
+        UpperLevel.fid = fid
+
+
+@pytest.mark.parametrize("flags", [[], ["--ZO_type", "one"], ["--upper_gradient", "forward"]])
+def test_killed_between_the_sides_and_resumed_gives_the_same_bits(tmp_path, flags):
+    results = []
+    for sabotage in (None, DieBetweenSides(3)):
+        script = Script(tmp_path / str(bool(sabotage)), "bilevel")
+        script.folder.mkdir()
+        if script.run(*TINY, *flags, sabotage=sabotage) != 0:
+            assert script.run("--resume", "latest") == 0, script.said()
+            assert "resumed" in script.said()
+        results.append(result(script.only))
+    assert same(*results)
+
+
+def test_without_an_upper_level_it_is_the_baseline(tmp_path):
+    """A schedule that is never moved: train_mnist.py's steps, bit for bit."""
+    bilevel, baseline = Script(tmp_path / "a", "bilevel"), Script(tmp_path / "b")
+    for script in (bilevel, baseline):
+        script.folder.mkdir()
+    assert bilevel.run(*TINY, "--initial_epoch", 2) == 0, bilevel.said()
+    assert baseline.run(*TRAIN) == 0, baseline.said()
+    ours, theirs = result(bilevel.only), result(baseline.only)
+    for part in ("net", "ema", "optimizer", "lr_schedule", "schedule", "png"):
+        assert same(ours[part], theirs[part]), part
+
+
+def test_theta_z_moves_and_takes_nothing_with_it(tmp_path):
+    """theta_y is the same whatever theta_z does; theta_z is another network."""
+    states = []
+    for flags in ([], ["--lr_z", "0.1", "--inner_loop_z", "2"]):
+        script = Script(tmp_path / str(len(flags)), "bilevel")
+        script.folder.mkdir()
+        assert script.run(*TINY, "--lr_beta", 0, 0, 0, 0, *flags) == 0, script.said()
+        states.append(result(script.only))
+    assert same(states[0]["net"], states[1]["net"])
+    for state in states:
+        assert not same(state["theta_z"], state["net"])
+        moments = state["optimizer_z"]["state"]
+        assert len(moments) == len(list(TwoLayers().parameters()))
+        assert all(m["exp_avg"].abs().sum() > 0 for m in moments.values())
+    assert not same(states[0]["theta_z"], states[1]["theta_z"])
+
+
+def test_an_infinite_gamma_is_plain_training_of_theta_z(tmp_path):
+    """With gamma -> infinity neither theta_z nor the schedule feels the FID's noise."""
+    found = []
+    for delta in (0.01, 0.5):
+        script = Script(tmp_path / str(delta), "bilevel")
+        script.folder.mkdir()
+        flags = ["--gamma", "1e30", "--gamma_end", "1e30", "--delta", delta]
+        assert script.run(*TINY, *flags) == 0, script.said()
+        found.append(result(script.only))
+    assert same(found[0]["theta_z"], found[1]["theta_z"])
+    torch.testing.assert_close(found[0]["q"], found[1]["q"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("recipe", [
+    "--recipe paper", "--ZO_type one", "--scheduler sigmoid", "--scheduler linear",
+    "--upper_gradient forward", "--noise independent", "--theta_z recopied", "--zo_directions 3",
+    "--gamma 5 --gamma_end 0.5", "--inner_loop 3", "--upper_gradient forward --truncation 0.5",
+])  # fmt: skip
+def test_every_recipe_runs_and_moves_the_schedule(tmp_path, whole, recipe):
+    script = Script(tmp_path, "bilevel")
+    assert script.run(*TINY, *recipe.split()) == 0, script.said()
+    state = result(script.only)
+    assert not same(state["schedule"], result(whole)["schedule"])
+    Schedule.from_dict(state["schedule"])
+
+
+def test_the_learned_schedule_trains_the_baseline(tmp_path, whole):
+    script = Script(tmp_path)
+    words = [w for w in TRAIN if w not in ("--timesteps", "20")]
+    assert script.run(*words, "--schedule_from", whole / "schedule.json") == 0, script.said()
+    learned = json.loads((whole / "schedule.json").read_text())
+    assert json.loads((script.only / "schedule.json").read_text()) == learned
+
+
+class PoisonFid:
+    """From a call on, the FID of the upper level is not a number."""
+
+    def __init__(self, method, call):
+        self.method, self.call = method, call
+
+    def __call__(self):
+        import upper
+
+        real, seen = upper.frechet_distance, 0
+
+        def poisoned(*words):
+            nonlocal seen
+            seen += 1
+            value = real(*words)
+            return value * torch.nan if seen >= self.call else value
+
+        upper.frechet_distance = poisoned
+
+
+@pytest.mark.parametrize(("call", "phase"), [(1, "theta_z"), (3, "schedule"), (16, "schedule")])
+def test_a_fid_that_is_not_finite_stops_and_names_the_phase(tmp_path, whole, call, phase):
+    script = Script(tmp_path, "bilevel")
+    assert script.run(*TINY, sabotage=PoisonFid("fid", call)) == 1
+    assert phase in script.last_line() and "Traceback" not in script.said()
+    newest, _ = checkpoint.load_newest(script.only / "checkpoints")
+    assert newest["iteration"] == 4 + (call - 1) // 4
+    assert script.run("--resume", "latest") == 0, script.said()
+    assert same(result(script.only), result(whole))
+
+
+def test_the_real_network_runs_with_figures(tmp_path):
+    script = Script(tmp_path, "bilevel")
+    flags = ["--limit_batches", 2, "--fid_samples", 8, "--eval_samples", 8, "--log_freq", 1]
+    assert script.run(*TINY, *flags, "--upper_gradient", "forward", real=True) == 0, script.said()
+    for name in ("path", "iterations", "scores", "clock", "schedule"):
+        assert (script.only / "figures" / f"{name}.png").stat().st_size > 1000
