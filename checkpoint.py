@@ -49,7 +49,7 @@ def save(path: Path, state: dict) -> None:
     write_atomically(path, b"".join([header, body]))
 
 
-def load(path: str | Path, device="cpu") -> dict:
+def load(path: str | Path) -> dict:
     """The state in a sealed file; a damaged, cut or foreign file is a Stop that names it."""
     try:
         content = Path(path).read_bytes()
@@ -62,7 +62,7 @@ def load(path: str | Path, device="cpu") -> dict:
     if len(body) != length or hashlib.sha256(body).digest() != digest:
         raise Stop(f"{path}: damaged ({len(body)} of {length} bytes, or a wrong SHA-256)")
     try:
-        state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:100]
         raise Stop(f"{path}: refused, it holds more than tensors and numbers ({reason})") from None
@@ -71,12 +71,12 @@ def load(path: str | Path, device="cpu") -> dict:
     return state
 
 
-def load_newest(folder: Path, device="cpu", warn=print) -> tuple[dict, Path] | None:
+def load_newest(folder: Path, warn=print) -> tuple[dict, Path] | None:
     """The newest checkpoint of a folder that is whole; None if there is no file at all."""
     paths = sorted(folder.glob("step_*.pt"), reverse=True)
     for path in paths:
         try:
-            return load(path, device), path
+            return load(path), path
         except Stop as error:
             if path == paths[-1]:
                 raise
@@ -87,6 +87,8 @@ def load_newest(folder: Path, device="cpu", warn=print) -> tuple[dict, Path] | N
 def save_numbered(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
     """Save as step_NNNNNNNN.pt and keep the last two."""
     path = folder / f"step_{step:08d}.pt"
+    for torn in folder.glob("step_*.tmp"):  # of a process that was killed while it saved
+        torn.unlink()
     save(path, state)
     for old in sorted(folder.glob("step_*.pt"))[:-keep]:
         old.unlink()

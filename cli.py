@@ -61,9 +61,10 @@ def number(kind, low=-math.inf, high=math.inf, above=False):
     def parse(text):
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and low <= value <= high and not (above and value == low)):
+            finite = math.isfinite(value)
+        except (ValueError, OverflowError):
+            value, finite = math.nan, False
+        if not (finite and low <= value <= high and not (above and value == low)):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {name}{bound}")
         return value
 
@@ -325,8 +326,11 @@ def check_common(args) -> None:
             raise ValueError(f"--{flag} 1: a FID needs at least 2 images; 0 turns it off")
     if args.inception_weights and args.extractor != "inception":
         raise ValueError("--inception_weights is read with --extractor inception only")
+    begun = args.resume and any(Path(args.resume).glob("checkpoints/step_*.pt"))
     for flag in ("ckpt", "inception_weights"):
         path = getattr(args, flag)
+        if flag == "ckpt" and begun:
+            args.ckpt = path = ""  # its weights are in the run's own checkpoints by now
         if path and not Path(path).is_file():
             raise ValueError(f"--{flag} {path}: no such file")
 
@@ -338,8 +342,11 @@ def check_schedule(args) -> None:
         if any(value is not None for value in given.values()):
             raise ValueError("--schedule_from brings its own start, end, tau and epsilon")
         args.scheduler_type, args.timesteps, given = read_schedule(args.schedule_from)
-    if args.sampling_schedule and args.sampling_schedule not in FAMILIES:
-        read_schedule(args.sampling_schedule)
+    other = args.sampling_schedule
+    if isinstance(other, str) and other not in FAMILIES:
+        # by content, not by name: the file may be another one when the run is resumed
+        family, timesteps, values = read_schedule(other)
+        args.sampling_schedule = {"family": family, "timesteps": timesteps, **values}
     vars(args).update(complete(args.scheduler_type, given))
     check_steps(args)
 

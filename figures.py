@@ -57,9 +57,7 @@ def plot_schedules(path: Path, schedules: dict[str, Schedule]) -> None:
     _save(figure, path)
 
 
-def plot_columns(
-    path: Path, x: str, columns: dict[str, list], ys: list[str], log: bool = False
-) -> None:
+def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) -> None:
     """Columns of a run's CSV file against one of them, a plot each; empty ones are left out."""
     ys = [y for y in ys if y in columns and np.isfinite(columns[y]).any()]
     if not ys:
@@ -71,8 +69,6 @@ def plot_columns(
         xs, values = np.asarray(columns[x])[there], np.asarray(columns[y])[there]
         axis.plot(xs, values, marker="o" if len(values) < 20 else None, markersize=3)
         axis.set(xlabel=x, title=y)
-        if log and (values > 0).all():
-            axis.set_yscale("log")
     _save(figure, path)
 
 

@@ -171,6 +171,8 @@ def _checked(features, d=None):
         raise ValueError(f"features are (n,{d or 'd'}), not {tuple(features.shape)}")
     if not torch.isfinite(features.detach()).all():
         raise ValueError("a feature is not finite")
+    if features.device.type == "mps":  # it has no float64
+        features = features.cpu()
     return features.double()
 
 
@@ -347,7 +349,8 @@ def reference_statistics(
                 statistics.update(extractor(x)[0])
         moments = [part.cpu().numpy() for part in statistics.moments()]
         write_moments(path, key, *moments)
-    mean, cov = (torch.from_numpy(part).to(device) for part in moments)
+    home = "cpu" if torch.device(device).type == "mps" else device  # mps has no float64
+    mean, cov = (torch.from_numpy(part).to(home) for part in moments)
     label = f"{dataset} {split}, {len(pixels)} images"
     return Reference(mean, cov, len(pixels), label, extractor.name, extractor.weights_hash)
 

@@ -21,7 +21,7 @@ def make_optimizer(parameters, lr: float) -> torch.optim.AdamW:
 def one_cycle(optimizer, highest: float | list[float], steps: int) -> lr_scheduler.OneCycleLR:
     """OneCycle with 25 % warm-up; it counts the state before the first step as a step.
 
-    A run of a few steps does not end its cycle: OneCycleLR divides by zero where warm-up is one step.
+    A run of a few steps does not end its cycle: OneCycleLR divides by zero at 4 steps in all.
     """
     return lr_scheduler.OneCycleLR(
         optimizer, highest, total_steps=max(steps + 1, 8), pct_start=0.25
@@ -31,7 +31,7 @@ def one_cycle(optimizer, highest: float | list[float], steps: int) -> lr_schedul
 class LRSchedule:
     """One of LR_SCHEDULES over a known number of steps; only plateau looks at the epoch's loss."""
 
-    def __init__(self, name: str, optimizer, total_steps: int, steps_per_epoch: int):
+    def __init__(self, name: str, optimizer, total_steps: int):
         self.name, lr = name, optimizer.param_groups[0]["lr"]
         third = max(1, total_steps // 3)
         self.inner = {

@@ -14,6 +14,17 @@ import numpy as np
 
 from cli import Stop
 
+# a flipped bit in a zip header can claim encryption or an unknown method: RuntimeError
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def read_moments(path: Path, key: dict) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean and covariance; None where there is no file or a damaged one."""
@@ -24,7 +35,7 @@ def read_moments(path: Path, key: dict) -> tuple[np.ndarray, np.ndarray] | None:
             header, mean, cov = json.loads(str(file["header"])), file["mean"], file["cov"]
             if str(file["checksum"]) != _checksum(header, mean, cov):
                 raise ValueError("its checksum differs")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except READ_ERRORS as error:
         warnings.warn(f"{path}: damaged ({error}), computed again", stacklevel=3)
         return None
     wrong = [f"{k} is {header.get(k)}, not {v}" for k, v in key.items() if header.get(k) != v]

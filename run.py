@@ -49,6 +49,8 @@ def setup(args) -> torch.device:
     device = torch.device(name)
     if device.type in there and (device.index or 0) >= there[device.type]:
         raise Stop(f"--device {name}: not on this machine; use --device auto or --cpu", code=2)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 
@@ -166,9 +168,9 @@ class Run:
         text = json.dumps(content, indent=2) + "\n"
         checkpoint.write_atomically(self.folder / name, text.encode())
 
-    def restore(self, device) -> dict | None:
+    def restore(self) -> dict | None:
         """The newest whole checkpoint's state; the CSV files go back to where they were then."""
-        found = checkpoint.load_newest(self.folder / "checkpoints", device, self.log)
+        found = checkpoint.load_newest(self.folder / "checkpoints", self.log)
         state = found[0] if found else None
         if state and state.get("kind") != self.kind:
             raise Stop(f"{found[1]}: not a checkpoint of a {self.kind} run")
@@ -239,7 +241,14 @@ def guarded(main, args, prog: str) -> int:
         one_line(prog, error)
         return error.code
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EROFS,
+            errno.EEXIST,
+            errno.ENOTDIR,
+        ):
             raise
         one_line(
             prog,

@@ -60,9 +60,9 @@ class Sampler:
                 x = self.noise(min(CHUNK, n - i * CHUNK), EVAL_SEED, purpose, i)
                 with torch.inference_mode():  # not around the yield: it would leak to the caller
                     x = self(net, x, EVAL_SEED + i, on_step=on_step)
-                if run:
-                    run.evaluations["sampling"] += len(x) * self.steps
                 yield x
+        if run:  # once, at the end: what is interrupted is drawn again
+            run.evaluations["sampling"] += n * self.steps
 
     def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
         """The way of n images from noise to data: evenly spaced steps, the end last."""
@@ -114,9 +114,9 @@ def process_of(state: dict, device) -> Diffusion:
     return Diffusion(schedule, args["input_scale"], not args["no_normalise"], other, device)
 
 
-def sampling_schedule(name: str, timesteps: int) -> Schedule:
-    """What --sampling_schedule means: a family with its defaults, or a file."""
-    return Schedule(name, timesteps) if name in FAMILIES else Schedule.load(name)
+def sampling_schedule(other: str | dict, timesteps: int) -> Schedule:
+    """What --sampling_schedule means: a family with its defaults, or a file's content."""
+    return Schedule.from_dict(other) if isinstance(other, dict) else Schedule(other, timesteps)
 
 
 def evaluate(
@@ -140,7 +140,7 @@ def evaluate(
 
 def load_network(path: str, device) -> tuple[UNet, dict]:
     """The averaged network in a checkpoint, ready to sample, and the checkpoint."""
-    state = checkpoint.load(path, device)
+    state = checkpoint.load(path)
     try:
         args = state["args"]
         net = UNet(args["model_base_dim"], timesteps=args["timesteps"]).to(device)
@@ -168,7 +168,7 @@ def judge_again(args) -> None:
         raise Stop(f"--run {folder}: it has no checkpoint", code=2)
     given = {k: v for k, v in vars(args).items() if v is not None}
     own = checkpoint.load(paths[-1])["args"]
-    args = argparse.Namespace(**{"sampling_schedule": None, **own, "cpu": False, **given})
+    args = argparse.Namespace(**{**own, "cpu": False, **given})
     device = setup(args)
     net, state = load_network(paths[-1], device)
     process = process_of(state, device)

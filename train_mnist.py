@@ -74,7 +74,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     net = make_network(args, device)
     ema = make_ema(net, args, args.epochs)
     optimizer = make_optimizer(net.parameters(), args.lr)
-    lr_schedule = LRSchedule(args.lr_schedule, optimizer, total_steps, batches.steps)
+    lr_schedule = LRSchedule(args.lr_schedule, optimizer, total_steps)
     parts = {"net": net, "ema": ema, "optimizer": optimizer, "lr_schedule": lr_schedule}
     at = {
         "epoch": 0,
@@ -84,16 +84,17 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         "mean_loss": 0.0,
     }  # where the run stands
 
-    if saved := run.restore(device):
+    if saved := run.restore():
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         at = {name: saved[name] for name in at}
+        del saved  # a second copy of everything
     run.state = lambda: (
         at
         | {name: part.state_dict() for name, part in parts.items()}
         | {"schedule": schedule.to_dict(), "shape": sampler.shape}
     )
-    schedule.save(run.folder / "schedule.json")
+    run.write_json("schedule.json", schedule.to_dict())
 
     for epoch in range(at["epoch"], args.epochs):
         with progress_bar(
@@ -147,7 +148,10 @@ def sample_only(args, device) -> None:
     """Draw a picture and a GIF from a checkpoint, with its own network and schedule."""
     net, state = load_network(args.ckpt, device)
     args.timesteps = state["schedule"]["timesteps"]
-    cli.check_steps(args)
+    try:
+        cli.check_steps(args)
+    except ValueError as error:
+        raise cli.Stop(f"{args.ckpt}: {error}", code=2) from None
     process = process_of(state, device)
     sampler = Sampler(process, args, state["shape"], device)
     with Run.open("sample", args, device) as run:

@@ -13,7 +13,7 @@ as in Algorithm 6 of arXiv 2502.08808. The published command:
 import argparse
 
 import cli
-from families import NAMES, complete
+from families import FAMILIES, NAMES, complete
 
 # what --recipe stands for; a flag that is given counts more
 RECIPES = {
@@ -117,8 +117,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     upper = UpperLevel(sampler, judge, schedule, args, run)
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
     updates = max(0, args.epochs - args.initial_epoch) * batches.steps  # of the schedule
-    steps_an_epoch = batches.steps * args.inner_loop  # of theta_y
-    steps = args.epochs * steps_an_epoch
+    steps = args.epochs * batches.steps * args.inner_loop  # of theta_y
 
     theta_y = make_network(args, device)
     theta_z = deepcopy(theta_y)
@@ -126,7 +125,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     optimizer_y = make_optimizer(theta_y.parameters(), args.lr)
     optimizer_z = make_optimizer(theta_z.parameters(), args.lr_z)
     optimizer_q, lr_q = make_schedule_optimizer(schedule, args.lr_beta, updates)
-    lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps, steps_an_epoch)
+    lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps)
     parts = {
         "net": theta_y,
         "theta_z": theta_z,
@@ -139,10 +138,11 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     at = {"epoch": 0, "batch": 0, "iteration": 0, "step": 0, "step_z": 0, "update": 0}
     at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}}
 
-    if saved := run.restore(device):
+    if saved := run.restore():
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         at, upper.last = {name: saved[name] for name in at}, saved["last"]
+        del saved  # a second copy of everything
     run.state = lambda: at | {name: part.state_dict() for name, part in parts.items()} | {
         "schedule": schedule.to_dict(), "shape": sampler.shape, "last": dict(upper.last)
     }  # fmt: skip
@@ -212,7 +212,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         at.update(epoch=epoch + 1, batch=0, mean_loss=mean_loss, loss_sum=0.0)
         run.epoch_row(epoch + 1, at["step"], mean_loss, scores, schedule.values())
         lr_y.after_epoch(mean_loss)
-        schedule.save(run.folder / "schedule.json")
+        run.write_json("schedule.json", schedule.to_dict())
         run.poll()
 
     final = evaluate(sampler, ema, args.eval_samples, judge, run, "evaluation")
@@ -312,12 +312,13 @@ def print_plan(args, images) -> None:
     updates = max(0, args.epochs - args.initial_epoch) * iterations
     sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
     chain = args.zo_samples * args.backward_steps
-    of_q = 5 if args.upper_gradient == "forward" else sides
+    of_q = 1 + len(FAMILIES[args.scheduler]) if args.upper_gradient == "forward" else sides
     print(f"{args.epochs} epochs of {iterations} iterations, {updates} of which move the schedule")
     print(f"an iteration: {args.inner_loop} steps of theta_y, {args.inner_loop_z} of theta_z,")
     print(f"  and {chain * (args.inner_loop_z * sides + of_q):,} network evaluations for the FIDs")
-    print(f"an epoch's scores: {(args.n_samples + args.fid_samples) * args.backward_steps:,}")
-    print(f"the final FID: {args.eval_samples * args.backward_steps:,}")
+    drawn = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+    print(f"an epoch's scores: {(args.n_samples + args.fid_samples) * drawn:,}")
+    print(f"the final FID: {args.eval_samples * drawn:,}")
 
 
 def main(args) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
+from cli import Stop
 from metrics import frechet_distance
 from model import Levels
 from run import Run, check_finite, stream
@@ -36,9 +37,12 @@ class UpperLevel:
         self.sampler = copy(sampler)
         self.sampler.eta = 0.0  # DDIM: the images are a function of q, theta and the noise alone
         self.sampler.steps = args.backward_steps
+        # autocast does not reach dual numbers: forward mode is float32
+        self.sampler.amp = args.amp and args.upper_gradient == "zo"
         self.extractor, self.reference = judge
         self.schedule, self.args, self.run = schedule, args, run
         self.last = {}  # the value before, for the one-point residual
+        self.where = "the start"  # the phase, for what goes wrong in it
 
     def levels(self, q: Tensor) -> Levels:
         values = dict(zip(self.schedule.q, q, strict=True))
@@ -47,12 +51,20 @@ class UpperLevel:
 
     def fid(self, net: nn.Module, levels: Levels, noise: Tensor) -> Tensor:
         """F from given starting noise."""
-        images = self.sampler(net, noise, levels=levels)
-        return frechet_distance(self.extractor(images)[0], self.reference)
+        return self.distance(self.sampler(net, noise, levels=levels))
+
+    def distance(self, images: Tensor) -> Tensor:
+        """The FID of images; what is not finite in them ends the run."""
+        try:
+            return frechet_distance(self.extractor(images)[0], self.reference)
+        except ValueError as error:
+            raise Stop(f"the FID at {self.where}: {error}; nothing of it was saved") from None
 
     @torch.no_grad()
     def slope_of_weights(self, net: nn.Module, levels: Levels, step: int, where: str) -> Slope:
         """dF/dtheta, zeroth-order over all weights; they stay what they are, to the last bit."""
+
+        self.where = where
 
         def values(points):
             found = []
@@ -68,11 +80,12 @@ class UpperLevel:
     def slope_of_schedule(self, net: nn.Module, step: int, where: str) -> Slope:
         """dF/dq: exact in forward mode, or zeroth-order with all points drawn as one batch."""
 
+        self.where = where
+
         def values(points):
             noises = self._noises(len(points), "q", step)
             draw = vmap(lambda q, x: self.sampler(net, x, levels=self.levels(q)))
-            features = (self.extractor(images)[0] for images in draw(points, noises))
-            return torch.stack([frechet_distance(each, self.reference) for each in features])
+            return torch.stack([self.distance(images) for images in draw(points, noises)])
 
         q = torch.stack([p.detach() for p in self.schedule.parameters()])
         with evaluating(net):
@@ -131,7 +144,7 @@ def two_point(values: Callable[[Tensor], Tensor], p: Tensor, z: Tensor, delta: f
     """
     points = torch.cat([p + delta * z, p - delta * z])
     plus, minus = values(points).chunk(2)
-    each = ((plus - minus) / (2 * delta)).to(p.dtype)[:, None] * z  # (k,p)
+    each = ((plus - minus) / (2 * delta)).to(z)[:, None] * z  # (k,p)
     return Slope(each.mean(0), (plus + minus).mean().item() / 2, _standard_error(each))
 
 
@@ -141,7 +154,7 @@ def one_point(
     """(F(p + delta z) - last)/delta z, the residual of the value that the call before returned."""
     now = values(p + delta * z)
     residual = now - (now.mean() if last is None else last)  # the first call has no residual
-    each = (residual / delta).to(p.dtype)[:, None] * z
+    each = (residual / delta).to(z)[:, None] * z
     if last is None:
         each = torch.zeros_like(each)
     return Slope(each.mean(0), now.mean().item(), _standard_error(each))
