@@ -1,4 +1,4 @@
-"""How a run turns noise into images and into FID: one sampler for pictures, log and gradients."""
+"""What the scripts share of a run: its data, its networks, its sampler and its FID."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import checkpoint
 import metrics
 from cli import Stop
+from data import fingerprint, load_images
 from families import FAMILIES
 from model import Diffusion
 from run import Run, progress_bar, setup, stream
@@ -124,7 +125,7 @@ def evaluate(
 ) -> dict:
     """FID and IS of n images, with n, extractor and reference; nothing is drawn for n = 0."""
     if not n:
-        return {"fid": None, "is_mean": None, "is_std": None, "n": 0}
+        return {"fid": None, "is_mean": None, "is_std": None, "n": None}
     say = run.log if run else print
     if n >= 1000:
         say(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations")
@@ -152,6 +153,21 @@ def load_network(path: str, device) -> tuple[UNet, dict]:
         reason = str(error).strip().splitlines()[0][:120]
         raise Stop(f"{path}: not a checkpoint of a run ({reason})") from None
     return net.eval().requires_grad_(False), state
+
+
+def run_script(kind: str, args, train, print_plan) -> None:
+    """What a training script does around its `train(args, run, images)`: data, folder, resuming."""
+    device = setup(args)
+    images = load_images(args.dataset, args.data_dir, "train").to(device)
+    if args.dry_run:
+        print_plan(args, images)
+        return
+    with Run.open(kind, args, device, data=fingerprint(images)) as run:
+        if run.finished:
+            run.log(f"{run.folder} is complete: nothing to resume")
+            return
+        run.log(f"{run.folder}: {len(images)} images of {args.dataset}, on {device}")
+        train(args, run, images)
 
 
 def judge_again(args) -> None:

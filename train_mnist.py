@@ -43,7 +43,7 @@ import sys
 import torch
 
 import figures
-from data import Batches, fingerprint, load_images
+from data import Batches
 from model import Diffusion
 from optim import LRSchedule, denoising_step, make_ema, make_optimizer
 from run import Run, guarded, progress_bar, setup, stream
@@ -55,6 +55,7 @@ from sampling import (
     make_judge,
     make_network,
     process_of,
+    run_script,
 )
 from scheduler import Schedule
 
@@ -176,20 +177,10 @@ def print_plan(args, images) -> None:
 
 
 def main(args) -> None:
-    device = setup(args)
     if args.sample_only:
-        sample_only(args, device)
-        return
-    images = load_images(args.dataset, args.data_dir, "train").to(device)
-    if args.dry_run:
-        print_plan(args, images)
-        return
-    with Run.open("train", args, device, data=fingerprint(images)) as run:
-        if run.finished:
-            run.log(f"{run.folder} is complete: nothing to resume")
-            return
-        run.log(f"{run.folder}: {len(images)} images of {args.dataset}, on {device}")
-        train(args, run, images)
+        sample_only(args, setup(args))
+    else:
+        run_script("train", args, train, print_plan)
 
 
 if __name__ == "__main__":

@@ -95,11 +95,11 @@ from copy import deepcopy
 import torch
 
 import figures
-from data import Batches, fingerprint, load_images
+from data import Batches
 from model import Diffusion
 from optim import LRSchedule, denoising_step, draw, make_ema, make_optimizer, one_cycle
-from run import Run, check_finite, guarded, peak_memory, progress_bar, setup, stream
-from sampling import Sampler, evaluate, make_judge, make_network
+from run import Run, check_finite, guarded, peak_memory, progress_bar, stream
+from sampling import Sampler, evaluate, make_judge, make_network, run_script
 from scheduler import Schedule
 from upper import UpperLevel, evaluating
 
@@ -322,17 +322,7 @@ def print_plan(args, images) -> None:
 
 
 def main(args) -> None:
-    device = setup(args)
-    images = load_images(args.dataset, args.data_dir, "train").to(device)
-    if args.dry_run:
-        print_plan(args, images)
-        return
-    with Run.open("bilevel", args, device, data=fingerprint(images)) as run:
-        if run.finished:
-            run.log(f"{run.folder} is complete: nothing to resume")
-            return
-        run.log(f"{run.folder}: {len(images)} images of {args.dataset}, on {device}")
-        train(args, run, images)
+    run_script("bilevel", args, train, print_plan)
 
 
 if __name__ == "__main__":
