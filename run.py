@@ -207,13 +207,13 @@ class Run:
         if self.signal:
             raise Stop(f"interrupted; --resume {self.folder} goes on", code=128 + self.signal)
 
-    def finish(self, summary: dict) -> dict:
-        """Save, and write summary.json: the run is complete."""
+    def finish(self, summary: dict, drawn: int) -> dict:
+        """Save, and write summary.json with what the final evaluation drew: the run is complete."""
         self.save()
         summary = {
             **summary,
             "seconds": round(self.seconds(), 3),
-            "network_evaluations": dict(self.evaluations),
+            "network_evaluations": dict(self.evaluations + Counter(sampling=drawn)),
             "peak_memory": peak_memory(),
         }
         self.write_json("summary.json", summary)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import checkpoint
+import figures
 import metrics
 from cli import Stop
 from data import fingerprint, load_images
@@ -48,7 +49,7 @@ class Sampler:
     def many(
         self, net: nn.Module, n: int, purpose: str, run: Run | None = None
     ) -> Iterator[Tensor]:
-        """n images in chunks, with a progress bar; a run counts them and may be interrupted."""
+        """n images in chunks, with a progress bar; a run may be interrupted in between."""
 
         def on_step(_):
             bar.update(1)
@@ -62,8 +63,6 @@ class Sampler:
                 with torch.inference_mode():  # not around the yield: it would leak to the caller
                     x = self(net, x, EVAL_SEED + i, on_step=on_step)
                 yield x
-        if run:  # once, at the end: what is interrupted is drawn again
-            run.evaluations["sampling"] += n * self.steps
 
     def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
         """The way of n images from noise to data: evenly spaced steps, the end last."""
@@ -76,10 +75,8 @@ class Sampler:
 def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
     """The training schedule of the flags, and the sampling one if it is another."""
     values = {name: getattr(args, name) for name in FAMILIES[args.scheduler_type]}
-    schedule, other = (
-        Schedule(args.scheduler_type, args.timesteps, **values),
-        args.sampling_schedule,
-    )
+    schedule = Schedule(args.scheduler_type, args.timesteps, **values)
+    other = args.sampling_schedule
     return schedule, other and sampling_schedule(other, args.timesteps)
 
 
@@ -137,6 +134,18 @@ def evaluate(
         return metrics.evaluate(images, extractor, reference, splits) | {"splits": splits}
     except ValueError as error:
         raise Stop(f"{purpose}: {error}") from None
+
+
+def end_of_epoch(args, run: Run, at: dict, steps: int, sampler, ema, judge, schedule) -> None:
+    """Scores, picture and row of the epoch that is done; `at` moves on to the next one."""
+    scores = evaluate(sampler, ema, args.fid_samples, judge, run, "fid")
+    samples = torch.cat(list(sampler.many(ema, args.n_samples, "picture", run)))
+    # counted when all is drawn: an interrupt in between draws it all again
+    run.evaluations["sampling"] += (args.fid_samples + args.n_samples) * sampler.steps
+    epoch = at["epoch"] + 1
+    figures.save_grid(run.folder / "samples" / f"epoch_{epoch:03d}.png", samples)
+    at.update(epoch=epoch, batch=0, mean_loss=at["loss_sum"] / steps, loss_sum=0.0)
+    run.epoch_row(epoch, at["step"], at["mean_loss"], scores, schedule.values())
 
 
 def load_network(path: str, device) -> tuple[UNet, dict]:

@@ -49,6 +49,7 @@ from optim import LRSchedule, denoising_step, make_ema, make_optimizer
 from run import Run, guarded, progress_bar, setup, stream
 from sampling import (
     Sampler,
+    end_of_epoch,
     evaluate,
     fixed_schedules,
     load_network,
@@ -77,13 +78,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     optimizer = make_optimizer(net.parameters(), args.lr)
     lr_schedule = LRSchedule(args.lr_schedule, optimizer, total_steps)
     parts = {"net": net, "ema": ema, "optimizer": optimizer, "lr_schedule": lr_schedule}
-    at = {
-        "epoch": 0,
-        "batch": 0,
-        "step": 0,
-        "loss_sum": 0.0,
-        "mean_loss": 0.0,
-    }  # where the run stands
+    # where the run stands
+    at = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "mean_loss": 0.0}
 
     if saved := run.restore():
         for name, part in parts.items():
@@ -120,19 +116,14 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 bar.update()
                 run.poll()
 
-        scores = evaluate(sampler, ema, args.fid_samples, judge, run, "fid")
-        samples = torch.cat(list(sampler.many(ema, args.n_samples, "picture", run)))
-        figures.save_grid(run.folder / "samples" / f"epoch_{epoch + 1:03d}.png", samples)
-        at.update(epoch=epoch + 1, batch=0, mean_loss=at["loss_sum"] / batches.steps, loss_sum=0.0)
-        run.epoch_row(epoch + 1, at["step"], at["mean_loss"], scores, schedule.values())
+        end_of_epoch(args, run, at, batches.steps, sampler, ema, judge, schedule)
         lr_schedule.after_epoch(at["mean_loss"])
         run.poll()
 
     final = evaluate(sampler, ema, args.eval_samples, judge, run, "evaluation")
     leave_figures(run, sampler, ema, schedule)
-    return run.finish(
-        {"epochs": args.epochs, "steps": total_steps, "loss": at["mean_loss"], **final}
-    )
+    summary = {"epochs": args.epochs, "steps": total_steps, "loss": at["mean_loss"], **final}
+    return run.finish(summary, drawn=args.eval_samples * sampler.steps)
 
 
 def leave_figures(run: Run, sampler: Sampler, ema, schedule: Schedule) -> None:

@@ -99,7 +99,7 @@ from data import Batches
 from model import Diffusion
 from optim import LRSchedule, denoising_step, draw, make_ema, make_optimizer, one_cycle
 from run import Run, check_finite, guarded, peak_memory, progress_bar, stream
-from sampling import Sampler, evaluate, make_judge, make_network, run_script
+from sampling import Sampler, end_of_epoch, evaluate, make_judge, make_network, run_script
 from scheduler import Schedule
 from upper import UpperLevel, evaluating
 
@@ -126,15 +126,9 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     optimizer_z = make_optimizer(theta_z.parameters(), args.lr_z)
     optimizer_q, lr_q = make_schedule_optimizer(schedule, args.lr_beta, updates)
     lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps)
-    parts = {
-        "net": theta_y,
-        "theta_z": theta_z,
-        "ema": ema,
-        "q": schedule,
-        "optimizer": optimizer_y,
-    }
-    parts |= {"optimizer_z": optimizer_z, "optimizer_q": optimizer_q}
-    parts |= {"lr_schedule": lr_y, "lr_q": lr_q}
+    parts = {"net": theta_y, "theta_z": theta_z, "ema": ema, "q": schedule, "lr_schedule": lr_y}
+    parts |= {"optimizer": optimizer_y, "optimizer_z": optimizer_z}
+    parts |= {"optimizer_q": optimizer_q, "lr_q": lr_q}
     at = {"epoch": 0, "batch": 0, "iteration": 0, "step": 0, "step_z": 0, "update": 0}
     at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}}
 
@@ -205,20 +199,15 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 bar.update()
                 run.poll()
 
-        scores = evaluate(sampler, ema, args.fid_samples, judge, run, "fid")
-        samples = torch.cat(list(sampler.many(ema, args.n_samples, "picture", run)))
-        figures.save_grid(run.folder / "samples" / f"epoch_{epoch + 1:03d}.png", samples)
-        mean_loss = at["loss_sum"] / batches.steps
-        at.update(epoch=epoch + 1, batch=0, mean_loss=mean_loss, loss_sum=0.0)
-        run.epoch_row(epoch + 1, at["step"], mean_loss, scores, schedule.values())
-        lr_y.after_epoch(mean_loss)
+        end_of_epoch(args, run, at, batches.steps, sampler, ema, judge, schedule)
+        lr_y.after_epoch(at["mean_loss"])
         run.write_json("schedule.json", schedule.to_dict())
         run.poll()
 
     final = evaluate(sampler, ema, args.eval_samples, judge, run, "evaluation")
     leave_figures(run, sampler, ema, {"first": first, "last": schedule})
     learned = {"epochs": args.epochs, "steps": steps, "loss": at["mean_loss"], **schedule.values()}
-    return run.finish({**learned, **final})
+    return run.finish({**learned, **final}, drawn=args.eval_samples * sampler.steps)
 
 
 def gamma_of(args, update: int, updates: int) -> float:

@@ -6,6 +6,7 @@ real ones, a network of two layers takes the U-Net's place and no figures are dr
 
 import multiprocessing
 import os
+import random
 import signal
 import sys
 from pathlib import Path
@@ -93,6 +94,43 @@ class Script:
         """The one run's folder."""
         (folder,) = (self.folder / "runs").glob("[0-9]*")
         return folder
+
+
+def killed_twice(script: Script, flags: list, rng: random.Random) -> tuple[Path, int]:
+    """A run killed at a random moment and again while it resumes, then left to finish.
+
+    Returns its folder and how many of the kills met a run that had not finished.
+    """
+    kills, process = 0, script.start(*flags)
+    while process.is_alive() and not list(script.folder.glob("runs/*/args.json")):
+        process.join(0.01)
+    for _ in range(2):
+        process.join(0.6 * rng.random())
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+        process = script.start("--resume", "latest")
+    process.join(120)
+    assert process.exitcode == 0, script.said()
+    return script.only, kills
+
+
+def mutated(whole: bytes, kind: int, rng: random.Random) -> bytes:
+    """A flipped bit, a cut, inserted bytes, an inverted stretch, or two bytes exchanged."""
+    content, where = bytearray(whole), rng.randrange(len(whole))
+    match kind:
+        case 0:
+            content[where] ^= 1 << rng.randrange(8)
+        case 1:
+            del content[where:]
+        case 2:
+            content[where:where] = rng.randbytes(rng.randrange(1, 9))
+        case 3:
+            content[where : where + 512] = bytes(b ^ 0xFF for b in content[where : where + 512])
+        case 4:
+            other = rng.choice([i for i, byte in enumerate(content) if byte != content[where]])
+            content[where], content[other] = content[other], content[where]
+    return bytes(content)
 
 
 def kill_self():

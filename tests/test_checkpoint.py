@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from harness import CONTEXT, kill_self
+from harness import CONTEXT, kill_self, mutated
 
 import checkpoint
 from cli import Stop
@@ -38,19 +38,7 @@ def test_2000_mutations_are_refused(tmp_path):
     checkpoint.save(path, STATE)
     whole = path.read_bytes()
     for i in range(2000):
-        content = bytearray(whole)
-        where = rng.randrange(len(content))
-        match i % 4:
-            case 0:
-                content[where] ^= 1 << rng.randrange(8)
-            case 1:
-                del content[where:]
-            case 2:
-                content[where:where] = rng.randbytes(rng.randrange(1, 9))
-            case 3:
-                end = min(len(content), where + 50)
-                content[where:end] = bytes(b ^ 0xFF for b in content[where:end])
-        path.write_bytes(content)
+        path.write_bytes(mutated(whole, i % 5, rng))
         with pytest.raises(Stop, match=r"a\.pt"):
             checkpoint.load(path)
 

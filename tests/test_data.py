@@ -9,7 +9,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
-from harness import Script
+from harness import Script, mutated
 
 import data
 from cli import Stop
@@ -25,25 +25,6 @@ def folder_with(tmp_path, mnist_dir, *names) -> Path:
     for name in names:
         shutil.copyfile(Path(mnist_dir) / "MNIST" / "raw" / name, raw / name)
     return raw
-
-
-def mutated(whole: bytes, kind: int, rng: random.Random) -> bytes:
-    """A flipped bit, a cut, inserted bytes, a zeroed stretch, or two bytes that changed places."""
-    content, where = bytearray(whole), rng.randrange(len(whole))
-    match kind:
-        case 0:
-            content[where] ^= 1 << rng.randrange(8)
-        case 1:
-            del content[where:]
-        case 2:
-            content[where:where] = rng.randbytes(rng.randrange(1, 9))
-        case 3:
-            content[where] ^= 0xFF
-            content[where : where + 512] = bytes(len(content[where : where + 512]))
-        case 4:
-            other = rng.choice([i for i, byte in enumerate(content) if byte != content[where]])
-            content[where], content[other] = content[other], content[where]
-    return bytes(content)
 
 
 # --- damage --------------------------------------------------------------------------------

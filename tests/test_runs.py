@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from harness import Script
+from harness import Script, killed_twice
 from test_checkpoint import same
 
 import checkpoint
@@ -86,22 +86,9 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path, whol
     for trial in range(3):
         script = Script(tmp_path / str(trial))
         script.folder.mkdir()
-        process = script.start(*TINY)
-        for _ in range(2):  # killed, and killed again while it resumes
-            process.join(0.6 * rng.random())
-            kills += process.is_alive()
-            process.kill()
-            process.join()
-            if not (script.folder / "runs").exists() or not list(
-                script.folder.glob("runs/*/args.json")
-            ):
-                process = script.start(*TINY)  # killed before there was a run
-            else:
-                process = script.start("--resume", "latest")
-        process.join(60)
-        assert process.exitcode == 0, script.said()
-        folder = script.folder / "runs" / sorted(os.listdir(script.folder / "runs"))[-1]
+        folder, met = killed_twice(script, TINY, rng)
         assert same(result(folder), whole)
+        kills += met
     assert kills > 0
 
 
