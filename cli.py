@@ -358,6 +358,18 @@ def check_steps(args) -> None:
         )
 
 
+def words(parser: Parser, args, skip=()) -> list[str]:
+    """The flags that say `args` to a parser: those that are not at their defaults."""
+    said = []
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if action.dest in skip or value in (None, action.default):
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        said += [action.option_strings[-1], *map(str, values)]
+    return said
+
+
 def find_run(runs_dir: str, kind: str, where: str) -> Path:
     """The folder of a run: `where` itself, or the latest of its kind."""
     if where != "latest":

@@ -26,6 +26,7 @@ def grid(x: Tensor, columns: int | None = None) -> np.ndarray:
 def save_grid(path: Path, x: Tensor) -> None:
     from PIL import Image
 
+    path.parent.mkdir(exist_ok=True)
     Image.fromarray(grid(x)).save(path)
 
 
@@ -35,6 +36,7 @@ def save_gif(path: Path, frames: list[Tensor], seconds: float = 4.0) -> None:
 
     first, *rest = [Image.fromarray(grid(frame)).convert("L") for frame in frames]
     each = int(1000 * seconds / len(frames))
+    path.parent.mkdir(exist_ok=True)
     durations = [each] * len(rest) + [1500]
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
 
@@ -72,13 +74,32 @@ def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) ->
     _save(figure, path)
 
 
-def _axes(n):
+def plot_search(folder: Path, result) -> None:
+    """scikit-optimize's own pictures: convergence, where it looked, what it believes."""
+    from skopt import plots
+
+    pyplot = _pyplot()
+    plots.plot_convergence(result)
+    _save(pyplot.gcf(), folder / "convergence.png")
+    if len(result.space.dimensions) > 1:  # a matrix of plots of pairs
+        plots.plot_evaluations(result)
+        _save(pyplot.gcf(), folder / "evaluations.png")
+    if len(result.space.dimensions) > 1 and result.models:
+        plots.plot_objective(result, n_points=20, n_samples=100)
+        _save(pyplot.gcf(), folder / "objective.png")
+
+
+def _pyplot():
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # needs no screen
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(
+    return pyplot
+
+
+def _axes(n):
+    figure, axes = _pyplot().subplots(
         1, n, figsize=(4.2 * n, 3.2), squeeze=False, layout="constrained"
     )
     for axis in axes[0]:
@@ -87,7 +108,6 @@ def _axes(n):
 
 
 def _save(figure, path):
-    from matplotlib import pyplot
-
+    path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    _pyplot().close(figure)

@@ -76,8 +76,6 @@ class Run:
         self.evaluations = Counter()  # images through a network, by purpose
         self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
         self.signal, self.state = None, None
-        for name in ("checkpoints", "samples", "figures"):
-            (folder / name).mkdir(exist_ok=True)
         self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held as long as the run
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,6 +182,8 @@ class Run:
 
     def save(self) -> None:
         """A sealed checkpoint of `self.state()` and of where the CSV files end."""
+        if not self.state:  # a search has its ledger instead
+            return
         files = {}
         for path in self.folder.glob("*.csv"):
             with open(path, "rb") as file:
@@ -224,9 +224,10 @@ class Run:
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes at the peak, of the process and of the GPU."""
+    """Bytes at the peak, of the process (or its largest child) and of the GPU."""
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # a search's trials are its children
+    peak = {"host": max(resource.getrusage(w).ru_maxrss for w in who) * unit}
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated()
     return peak

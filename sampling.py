@@ -179,6 +179,13 @@ def run_script(kind: str, args, train, print_plan) -> None:
         train(args, run, images)
 
 
+def judge_checkpoint(path, args, device, run: Run | None = None, purpose="evaluation") -> dict:
+    """FID and IS of the network in a checkpoint; another `purpose` starts from other noise."""
+    net, state = load_network(path, device)
+    sampler = Sampler(process_of(state, device), args, state["shape"], device)
+    return evaluate(sampler, net, args.eval_samples, make_judge(args, device), run, purpose)
+
+
 def judge_again(args) -> None:
     """FID and IS of a run's newest checkpoint, appended to its summary.json if it has one."""
     folder = Path(args.run)
@@ -194,12 +201,7 @@ def judge_again(args) -> None:
     given = {k: v for k, v in vars(args).items() if v is not None}
     own = checkpoint.load(paths[-1])["args"]
     args = argparse.Namespace(**{**own, "cpu": False, **given})
-    device = setup(args)
-    net, state = load_network(paths[-1], device)
-    process = process_of(state, device)
-    judge = make_judge(args, device)
-    sampler = Sampler(process, args, state["shape"], device)
-    scores = evaluate(sampler, net, args.eval_samples, judge, None, "evaluation")
+    scores = judge_checkpoint(paths[-1], args, setup(args))
     print(json.dumps(scores, indent=2))
     path = folder / "summary.json"
     if path.exists():  # a summary says that a run is complete: an unfinished one gets none

@@ -13,15 +13,21 @@ from pathlib import Path
 
 from torch import nn
 
-SCRIPTS = {"train": "train_mnist", "bilevel": "train_mnist_bilevel_ZO"}
+SCRIPTS = {
+    "train": "train_mnist",
+    "bilevel": "train_mnist_bilevel_ZO",
+    "search": "train_mnist_bayesian",
+}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "train_mnist",
         "train_mnist_bilevel_ZO",
+        "train_mnist_bayesian",
         "sklearn.datasets",
         "torchvision.utils",
         "matplotlib.pyplot",
+        "skopt",
     ]
 )
 
@@ -45,11 +51,15 @@ def main(script: str, argv: list[str], output: str, sabotage=None, real=False) -
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115
     module = __import__(SCRIPTS[script])
     import cli
+    import figures
     import run
     import sampling
+    import search
 
+    search.CONTEXT = multiprocessing.get_context("fork")  # trials with these changes, and at once
     if not real:
-        sampling.UNet, module.leave_figures = TwoLayers, lambda *_: None
+        sampling.UNet, figures.plot_search = TwoLayers, lambda *_: None
+        module.leave_figures = search.train_mnist.leave_figures = lambda *_: None
     parser = module.make_parser()
     parser.prog = f"{SCRIPTS[script]}.py"
     args = cli.parse(parser, script, module.check, argv)
@@ -69,8 +79,9 @@ class Script:
     def start(self, *argv, sabotage=None, real=False):
         words = [*map(str, argv), "--runs_dir", str(self.folder / "runs")]
         process = CONTEXT.Process(
-            target=main, args=(self.script, words, str(self.output), sabotage, real), daemon=True
+            target=main, args=(self.script, words, str(self.output), sabotage, real)
         )
+        process.daemon = self.script != "search"  # daemons may have no children
         process.start()
         return process
 

@@ -1,0 +1,375 @@
+"""The search: its points, its ledger, its trials, and what a search survives."""
+
+import json
+import math
+import os
+import signal
+import time
+from argparse import Namespace
+from functools import partial
+
+import pytest
+from harness import Script, kill_self
+
+import search
+import train_mnist
+from cli import Stop
+from search import Ledger, Points, grid
+
+RANGES = {"start": (0.0, 0.4), "end": (0.8, 1.0), "tau": (1.0, 4.0), "epsilon": (0.005, 0.04)}
+DEFAULT = {"start": 0.0, "end": 1.0, "tau": 1.0, "epsilon": 0.008}
+FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
+    --threads 1 --limit_batches 3 --n_samples 4 --fid_samples 0 --eval_samples 20 --n_calls 5
+    --n_initial 3 --save_seconds 0""".split()
+
+
+@pytest.fixture
+def script(tmp_path):
+    return Script(tmp_path, "search")
+
+
+def rows_of(script):
+    """The ledger by trial, without what depends on the clock."""
+    lines = (script.only / "search.jsonl").read_text().splitlines()
+    rows = sorted(map(json.loads, lines), key=lambda row: row["trial"])
+    return [{k: v for k, v in row.items() if k not in ("seconds", "at")} for row in rows]
+
+
+def weights_of(script):
+    """The last checkpoint of each trial, without what depends on the clock."""
+    import checkpoint
+
+    folders = sorted((script.only / "trials").iterdir())
+    states = [checkpoint.load_newest(folder / "checkpoints")[0] for folder in folders]
+    return [{name: tensor.tolist() for name, tensor in state["net"].items()} for state in states]
+
+
+# points
+
+
+def settings(**given):
+    base = {"strategy": "bayesian", "n_calls": 8, "n_initial": 3, "search_seed": 1}
+    return Namespace(**(base | given))
+
+
+def bowl(point):
+    """A known function with its minimum of 0 inside the ranges; None, a failure, at some points."""
+    middle = {"start": 0.1, "end": 0.95, "tau": 2.0, "epsilon": 0.02}
+    parts = ((point[n] - middle[n]) / (high - low) for n, (low, high) in RANGES.items())
+    return sum(part**2 for part in parts)
+
+
+def asked(points, f, sizes):
+    seen = []
+    for size in sizes:
+        batch = points.ask(size)
+        points.tell(batch, [f(point, len(seen) + i) for i, point in enumerate(batch)])
+        seen += batch
+    return seen
+
+
+@pytest.mark.parametrize("sizes, failing", [
+    ([1] * 8, ()), ([1] * 8, (0, 1, 6)), ([1] * 8, range(8)), ([3, 3, 2], (1,)),
+])  # fmt: skip
+def test_a_replay_asks_for_the_same_points(sizes, failing):
+    def f(point, i):
+        return None if i in failing else bowl(point)
+
+    first = asked(Points(settings(), RANGES, [DEFAULT]), f, sizes)
+    again = asked(Points(settings(), RANGES, [DEFAULT]), f, sizes)
+    assert first == again and first[0] == DEFAULT
+    assert len({tuple(point.values()) for point in first}) == 8
+    for point in first:
+        assert all(low <= point[name] <= high for name, (low, high) in RANGES.items())
+    assert Points(settings(search_seed=2), RANGES, []).ask(1)[0] not in first
+
+
+def test_no_point_is_tried_twice():
+    points = Points(settings(), RANGES, [DEFAULT])
+    points.optimizer.ask = lambda k: [list(DEFAULT.values())] * k
+    seen = points.ask(3) + points.ask(2)
+    assert len({tuple(point.values()) for point in seen}) == 5
+
+
+def test_the_gaussian_process_beats_chance_on_a_known_function():
+    best = {}
+    for strategy in ("bayesian", "random"):
+        best[strategy] = []
+        for seed in range(2):
+            args = settings(strategy=strategy, n_calls=12, n_initial=5, search_seed=seed)
+            seen = asked(Points(args, RANGES, []), lambda point, _: bowl(point), [1] * 12)
+            best[strategy].append(min(map(bowl, seen)))
+    assert max(best["bayesian"]) < min(best["random"])
+
+
+def test_a_failure_is_told_as_the_worst_value():
+    points = Points(settings(), RANGES, [DEFAULT])
+    told = []
+    points.optimizer.tell = lambda xs, ys: told.append(ys)
+    for value in (None, 5.0, None, 7.0, None):
+        points.tell([DEFAULT], [value])
+    assert told == [[5.0, 5.0], [5.0], [7.0], [7.0]]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 14, 15, 16, 81, 100])
+def test_a_grid_is_full_and_even(budget):
+    points = grid(RANGES, budget)
+    values = {name: sorted({point[name] for point in points}) for name in RANGES}
+    assert len(points) == math.prod(map(len, values.values())) <= budget
+    for name, (low, high) in RANGES.items():
+        seen = values[name]
+        assert (seen[0], seen[-1]) == (low, high) if len(seen) > 1 else seen == [(low + high) / 2]
+        more = len(points) // len(seen) * (len(seen) + 1)
+        assert more > budget, f"one more level of {name} fits"
+    assert len(values["tau"]) == max(map(len, values.values()))
+
+
+def test_random_points_fill_the_ranges():
+    points = Points(settings(strategy="random", n_calls=400), RANGES, []).ask(400)
+    for name, (low, high) in RANGES.items():
+        unit = [(point[name] - low) / (high - low) for point in points]
+        # the mean of 400 uniform numbers: 0.5 +- 0.0144; five times that
+        assert min(unit) >= 0 and max(unit) <= 1 and abs(sum(unit) / 400 - 0.5) < 0.072
+
+
+# the ledger
+
+
+def row(trial, **given):
+    base = {"parameters": DEFAULT, "objective": 10.0 - trial, "status": "ok", "half": 20.0 + trial}
+    return {"trial": trial, **base, **given}
+
+
+def test_a_torn_last_line_is_taken_away(tmp_path):
+    path, said = tmp_path / "search.jsonl", []
+    ledger = Ledger(path)
+    for i in range(3):
+        ledger.add(row(i))
+    whole = path.read_bytes()
+    last = whole[: whole[:-1].rfind(b"\n") + 1]
+    for cut in range(len(last) + 1, len(whole)):
+        path.write_bytes(whole[:cut])
+        assert list(Ledger(path, said.append).rows) == [0, 1]
+        assert path.read_bytes() == last
+    assert len(said) == len(whole) - len(last) - 1 and str(path) in said[0]
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[1]", "x", '{"trial": 0, "objective": NaN}'])
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "search.jsonl"
+    path.write_text(f"{json.dumps(row(0))}\n{line}\n{json.dumps(row(2))}\n")
+    with pytest.raises(Stop, match=r"search.jsonl: line 2 is damaged"):
+        Ledger(path)
+
+
+def test_the_limit_is_the_median_of_elder_whole_trials(tmp_path):
+    ledger = Ledger(tmp_path / "search.jsonl")
+    for i, status in enumerate(["ok", "failed", "ok", "pruned", "ok", "ok"]):
+        value = 1.0 if status == "ok" else None
+        ledger.add(row(i, status=status, objective=value))
+    assert ledger.limit(before=4) is None
+    assert ledger.limit(before=5) == 22.0 and ledger.limit(before=6) == 23.0
+
+
+# whole searches
+
+
+def test_a_search_leaves_a_ledger_and_the_best_schedule(script):
+    assert script.run(*FLAGS) == 0, script.said()
+    rows, folder = rows_of(script), script.only
+    assert [r["trial"] for r in rows] == list(range(5))
+    assert rows[0]["parameters"] == DEFAULT and {r["status"] for r in rows} == {"ok"}
+    best = min(rows, key=lambda r: r["objective"])
+    schedule = json.loads((folder / "schedule.json").read_text())
+    assert {name: schedule[name] for name in RANGES} == best["parameters"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["objective"] == best["objective"] and summary["best"] == best["trial"]
+    assert summary["n"] == 20 and summary["fid"] != best["objective"]  # from other noise
+    spent = [r["network_evaluations"] for r in rows]
+    assert summary["network_evaluations"]["training"] == sum(e["training"] for e in spent)
+    assert summary["network_evaluations"]["sampling"] == sum(e["sampling"] for e in spent) + 40
+    assert "--schedule_from" in script.said() and "best first" in script.said()
+    assert script.run("--resume", "latest") == 0 and "nothing to resume" in script.last_line()
+
+
+def test_a_trial_is_the_training_of_train_mnist(script, tmp_path):
+    assert script.run(*FLAGS, "--n_calls", 2, "--seed", 3) == 0, script.said()
+    trial = script.only / "trials" / "001"
+    plain = Script(tmp_path / "plain")
+    plain.folder.mkdir()
+    flags = FLAGS[: FLAGS.index("--n_calls")]
+    for name, value in rows_of(script)[1]["parameters"].items():
+        flags = [*flags, f"--{name}", repr(value)]
+    assert plain.run(*flags, "--seed", 3) == 0, plain.said()
+    for name in ("scores.csv", "losses.csv", "schedule.json", "samples/epoch_002.png"):
+        if (plain.only / name).exists():
+            assert (plain.only / name).read_bytes() == (trial / name).read_bytes()
+    fids = [json.loads((f / "summary.json").read_text())["fid"] for f in (plain.only, trial)]
+    assert fids[0] == fids[1] == rows_of(script)[1]["objective"]
+
+
+def test_the_printed_command_trains_with_the_best_schedule(script, tmp_path):
+    assert script.run(*FLAGS, "--n_calls", 3) == 0, script.said()
+    (line,) = [x for x in script.said().splitlines() if "to train with it" in x]
+    words = line.split("train_mnist.py ")[1].split()
+    del words[words.index("--runs_dir") :]
+    again = Script(tmp_path / "again")
+    again.folder.mkdir()
+    assert again.run(*words, "--cpu", "--threads", 1) == 0, again.said()
+    summary = json.loads((script.only / "summary.json").read_text())
+    assert json.loads((again.only / "summary.json").read_text())["fid"] == summary["objective"]
+
+
+@pytest.mark.parametrize("strategy", ["random", "grid"])
+def test_the_baselines_search_the_same_space(script, strategy):
+    assert script.run(*FLAGS, "--strategy", strategy, "--fix", "start", "end") == 0, script.said()
+    points = [r["parameters"] for r in rows_of(script)]
+    assert points[0] == {name: DEFAULT[name] for name in ("tau", "epsilon")}
+    assert len(points) == 5  # the default, and 2 x 2 or 4 at random
+    for point in points:
+        assert all(low <= point[n] <= high for n, (low, high) in RANGES.items() if n in point)
+
+
+# what goes wrong
+
+
+def spoiled(which, how):
+    """Patch train_mnist.train: the trials in `which` do not come to their end."""
+    real = train_mnist.train
+
+    def train(args, trial, images):
+        if int(trial.folder.name) in which:
+            how()
+        return real(args, trial, images)
+
+    train_mnist.train = train
+
+
+def diverge():
+    raise Stop("the loss is nan at epoch 1, step 1")
+
+
+def stumble():
+    raise RuntimeError("out of\nmemory")
+
+
+@pytest.mark.parametrize("which", [{0}, {2}, {4}, {0, 1, 3}])
+@pytest.mark.parametrize("how, why", [
+    (diverge, "the loss is nan"), (stumble, "RuntimeError: out of"), (kill_self, "killed"),
+])  # fmt: skip
+def test_a_failed_trial_is_recorded_and_the_search_goes_on(script, which, how, why):
+    assert script.run(*FLAGS, sabotage=partial(spoiled, which, how)) == 0, script.said()
+    rows = rows_of(script)
+    assert {r["trial"] for r in rows if r["status"] == "failed"} == which and len(rows) == 5
+    assert all(why in r["reason"] and "\n" not in r["reason"] for r in rows if r["trial"] in which)
+    assert json.loads((script.only / "summary.json").read_text())["failed"] == len(which)
+
+
+def test_two_at_once_lose_only_the_one_that_dies(script):
+    flags = [*FLAGS, "--jobs", 2]
+    assert script.run(*flags, sabotage=partial(spoiled, {2}, kill_self)) == 0, script.said()
+    assert [r["status"] for r in rows_of(script)] == ["ok", "ok", "failed", "ok", "ok"]
+
+
+def test_all_failed_is_one_line(script):
+    assert script.run(*FLAGS, sabotage=partial(spoiled, set(range(5)), diverge)) == 1
+    assert "all 5 trials failed" in script.last_line() and "nan" in script.last_line()
+    assert script.run("--resume", "latest") == 1 and "all 5" in script.last_line()
+
+
+def full_disk():
+    raise OSError(28, "No space left on device", "somewhere")
+
+
+def test_a_full_disk_ends_the_search_and_is_no_failure(script):
+    assert script.run(*FLAGS, sabotage=partial(spoiled, {2}, full_disk)) == 1
+    assert "No space left" in script.last_line() and len(rows_of(script)) == 2
+    assert script.run("--resume", "latest") == 0
+    assert {r["status"] for r in rows_of(script)} == {"ok"}
+
+
+# interrupts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    found = {}
+    for jobs in (1, 2):
+        script = Script(tmp_path_factory.mktemp("whole"), "search")
+        assert script.run(*FLAGS, "--jobs", jobs) == 0, script.said()
+        found[jobs] = rows_of(script), weights_of(script)
+    return found
+
+
+def interrupted(trial, number):
+    """Patch: the search gets a signal in the middle of a trial, the first time."""
+    real = train_mnist.denoising_step
+    parent = os.getpid()
+
+    def step(*args):
+        where = os.environ.get("TRIAL"), args[5]
+        if where == (f"{trial:03d}", "epoch 1, step 3"):
+            os.kill(parent, number)
+            time.sleep(0.5 if number == signal.SIGTERM else 60)
+        return real(*args)
+
+    real_trial = search.Trial.__init__
+
+    def named(self, folder, *rest, **facts):
+        os.environ["TRIAL"] = folder.name
+        real_trial(self, folder, *rest, **facts)
+
+    train_mnist.denoising_step, search.Trial.__init__ = step, named
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("trial", [0, 2, 4])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_search_goes_on_as_if_nothing_had_been(
+    script, undisturbed, trial, jobs, number
+):
+    code = script.run(*FLAGS, "--jobs", jobs, sabotage=partial(interrupted, trial, number))
+    assert code == (143 if number == signal.SIGTERM else -9), script.said()
+    assert len(rows_of(script)) <= trial + 1
+    time.sleep(0.3)  # a killed search's forked workers hold its lock until they notice
+    assert script.run("--resume", "latest") == 0, script.said()
+    assert (rows_of(script), weights_of(script)) == undisturbed[jobs]
+    log = (script.only / "trials" / f"{trial:03d}" / "log.txt").read_text()
+    assert "resumed from" in log  # the trial went on, it did not start again
+
+
+def test_a_row_that_was_lost_is_read_from_its_trial(script, undisturbed):
+    assert script.run(*FLAGS, "--n_calls", 5) == 0
+    path = script.only / "search.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    (script.only / "summary.json").unlink()
+    assert script.run("--resume", "latest") == 0 and "cut short" in script.said()
+    assert rows_of(script) == undisturbed[1][0]
+
+
+# ending early
+
+
+def test_prune_ends_what_is_hopeless_at_half_time(script):
+    flags = [*FLAGS, "--fid_samples", 20, "--strategy", "random", "--n_calls", 8, "--prune"]
+    assert script.run(*flags) == 0, script.said()
+    rows = rows_of(script)
+    statuses = [r["status"] for r in rows]
+    assert statuses[:3] == ["ok"] * 3 and set(statuses) == {"ok", "pruned"}
+    for i, r in enumerate(rows[3:], 3):
+        halves = sorted(e["half"] for e in rows[:i] if e["status"] == "ok")
+        k = len(halves)
+        median = (halves[k // 2] + halves[(k - 1) // 2]) / 2
+        assert (r["status"] == "pruned") == (r["half"] > median)
+        assert r["status"] == "ok" or ("median" in r["reason"] and r["objective"] is None)
+
+
+def test_patience_and_deadline_end_a_search_with_a_summary(script, tmp_path):
+    assert script.run(*FLAGS, "--n_calls", 50, "--patience", 2, "--strategy", "random") == 0
+    rows = rows_of(script)
+    best = min(rows, key=lambda r: r["objective"])["trial"]
+    assert len(rows) == best + 3 < 50 and "--patience" in script.said()
+    late = Script(tmp_path / "late", "search")
+    late.folder.mkdir()
+    assert late.run(*FLAGS, "--deadline", 0.001, "--n_calls", 9) == 1  # nothing was tried at all
+    assert "before the first trial" in late.last_line()

@@ -1,0 +1,277 @@
+"""Search for a noise schedule: Bayesian, random or grid. Each trial is train_mnist.py's training.
+
+python train_mnist_bayesian.py                          the published search: 15 trials, Bayesian
+python train_mnist_bayesian.py --strategy random        the same space and budget, drawn at random
+python train_mnist_bayesian.py --fix start end epsilon  tau alone
+python train_mnist_bayesian.py --resume latest          go on with a search that was interrupted
+"""
+
+import argparse
+from itertools import product
+
+import cli
+from families import FAMILIES, NAMES, complete
+
+# what is searched, unless --start_range and its likes say otherwise
+RANGES = {
+    "cosine": {"start": (0.0, 0.4), "end": (0.8, 1.0), "tau": (1.0, 4.0), "epsilon": (0.005, 0.04)},
+    "sigmoid": {"start": (-4.0, 0.0), "end": (1.0, 4.0), "tau": (0.3, 1.0), "epsilon": (-0.5, 0.5)},
+    "linear": {"start": (0.0, 0.4), "end": (0.8, 1.0)},
+}
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("Search for the noise schedule that gives the lowest FID.")
+    cli.add_data(parser)
+    cli.add_network(parser)
+    cli.add_schedule(parser)
+    cli.add_training(parser)
+    add_search(parser.add_argument_group("search"))
+    cli.add_evaluation(parser)
+    cli.add_runtime(parser)
+    cli.add_output(parser)
+    return parser
+
+
+def add_search(group) -> None:
+    def add(flag, default, words, **options):
+        group.add_argument(f"--{flag}", default=default, help=words, **options)
+
+    words = "a Gaussian process's proposals, points at random, or a grid"
+    add("strategy", "bayesian", words, choices=["bayesian", "random", "grid"])
+    add("n_calls", 15, "trials", type=cli.count)
+    add(
+        "n_initial",
+        5,
+        "random trials before the Gaussian process, the first included",
+        type=cli.count,
+    )
+    add(
+        "search_seed",
+        42,
+        "of the points; --seed is that of every training",
+        type=cli.number(int, 0, 2**32 - 1),
+    )
+    for name in NAMES:
+        own = ", ".join(
+            f"{f} {r[name][0]:g} {r[name][1]:g}" for f, r in RANGES.items() if name in r
+        )
+        words = f"where {name} is searched (default: {own})"
+        options = {"type": cli.parameter, "nargs": 2, "metavar": ("LOW", "HIGH")}
+        add(f"{name}_range", argparse.SUPPRESS, words, **options)
+    words = "parameters held at the values that --start and its likes give them"
+    add("fix", argparse.SUPPRESS, words, choices=NAMES, nargs="+")
+    words = "leave out trial 0, the schedule of --start and its likes"
+    add("no_warm_start", False, words, action="store_true")
+    add(
+        "jobs",
+        1,
+        "trials at once, over all GPUs there are unless --device names one",
+        type=cli.count,
+    )
+    add(
+        "patience",
+        0,
+        "stop after so many trials without a better one; 0: never",
+        type=cli.count_or_none,
+    )
+    words = "seconds after which no trial begins; 0: none"
+    add("deadline", 0.0, words, type=cli.number(float, 0))
+    words = (
+        "end a trial that is worse at half its epochs than the median before it (by --fid_samples)"
+    )
+    add("prune", False, words, action="store_true")
+
+
+def check(args) -> None:
+    cli.check_schedule(args)
+    own = RANGES.get(args.scheduler_type)
+    if not own:
+        raise ValueError(f"--scheduler_type {args.scheduler_type} has no parameter to search")
+    args.fix = args.fix or []
+    for name in args.fix:
+        if name not in own:
+            raise ValueError(f"--fix {name}: the {args.scheduler_type} schedule has none")
+    for name in NAMES:
+        given = getattr(args, f"{name}_range")
+        if given and (name not in own or name in args.fix):
+            raise ValueError(f"--{name}_range: {name} is not searched")
+        free = name in own and name not in args.fix
+        setattr(args, f"{name}_range", list(given or own[name]) if free else None)
+    check_ranges(args, ranges_of(args))
+    if not args.eval_samples:
+        raise ValueError("--eval_samples 0: the final FID is what a search looks at")
+    if args.prune and (args.epochs < 2 or not args.fid_samples):
+        raise ValueError("--prune looks at --fid_samples images at half of --epochs: both needed")
+
+
+def check_ranges(args, ranges: dict[str, tuple]) -> None:
+    if not ranges:
+        raise ValueError("--fix leaves nothing to search")
+    fixed = {name: getattr(args, name) for name in NAMES if name not in ranges}
+    for name, (low, high) in ranges.items():
+        if not low < high:
+            raise ValueError(f"--{name}_range {low:g} {high:g}: the first must be below the second")
+        value = getattr(args, name)
+        if not (low <= value <= high or args.no_warm_start):
+            raise ValueError(
+                f"trial 0 has {name} {value:g}, outside --{name}_range {low:g} {high:g}: change "
+                "either, or --no_warm_start"
+            )
+    for corner in product(*ranges.values()):  # a schedule is sound inside if it is at the corners
+        complete(args.scheduler_type, fixed | dict(zip(ranges, corner, strict=True)))
+
+
+def ranges_of(args) -> dict[str, tuple]:
+    """What is searched: name -> (lowest, highest)."""
+    given = {name: getattr(args, f"{name}_range") for name in NAMES}
+    return {name: tuple(limits) for name, limits in given.items() if limits}
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = cli.parse(make_parser(), "search", check)
+
+import sys
+from collections import Counter
+
+import torch
+
+import figures
+import train_mnist
+from cli import Stop
+from run import Run, guarded, progress_bar
+from sampling import judge_checkpoint, run_script
+from scheduler import Schedule
+from search import Ledger, Points, Workers, fitted
+
+
+def search(args, run: Run, images: torch.Tensor) -> dict:
+    """Ask, try, tell, until the budget is spent; from wherever the ledger ends."""
+    ledger = Ledger(run.folder / "search.jsonl", run.log)
+    run.elapsed = max((row["at"] for row in ledger.rows.values()), default=0.0)
+    first = [] if args.no_warm_start else [{name: getattr(args, name) for name in ranges_of(args)}]
+    points, done, reason = Points(args, ranges_of(args), first), 0, ""
+    with (
+        Workers(args.jobs, run) as workers,
+        progress_bar(total=args.n_calls, initial=len(ledger.rows), desc=args.strategy) as bar,
+    ):
+        while done < args.n_calls and not (reason := enough(args, run, ledger, done)):
+            asked = points.ask(min(args.jobs, args.n_calls - done))
+            if not asked:
+                reason = "the grid is through"
+                break
+            limit = ledger.limit(done) if args.prune else None
+            batch = {done + i: ledger.known(done + i, point) for i, point in enumerate(asked)}
+            tasks = {
+                i: (run.folder / "trials" / f"{i:03d}", trial_arguments(args, point, i), limit)
+                for i, point in batch.items()
+                if i not in ledger.rows
+            }
+            for i, result in workers(tasks):
+                row = {"trial": i, "parameters": batch[i], "seed": args.seed, **result}
+                ledger.add(row | {"at": round(run.seconds(), 3)})
+                run.log(in_words(row))
+                bar.update()
+                bar.set_postfix(best=f"{best['objective']:.5g}" if (best := ledger.best()) else "-")
+            done += len(batch)
+            if done < args.n_calls:  # after the last trial nobody asks
+                points.tell(list(batch.values()), [ledger.rows[i]["objective"] for i in batch])
+    if reason:
+        run.log(f"stopped after {done} of {args.n_calls} trials: {reason}")
+    return conclude(args, run, images.device, ledger, points.seconds)
+
+
+def enough(args, run: Run, ledger: Ledger, done: int) -> str:
+    """Why no further trial should begin, or nothing."""
+    best = ledger.best(before=done)
+    if args.patience and best and done - 1 - best["trial"] >= args.patience:
+        return f"{args.patience} trials in a row brought nothing better (--patience)"
+    if args.deadline and run.seconds() >= args.deadline and done >= len(ledger.rows):
+        return f"{args.deadline:g} seconds are over (--deadline)"
+    return ""
+
+
+def trial_arguments(args, point: dict, number: int) -> argparse.Namespace:
+    """The arguments of train_mnist.py for a point, on this trial's share of the machine."""
+    flags = vars(train_mnist.make_parser().parse_args([]))
+    flags |= {name: value for name, value in vars(args).items() if name in flags}
+    flags |= point | {"schedule_from": None, "resume": None}
+    gpus = torch.cuda.device_count()
+    if args.jobs > 1 and gpus > 1 and not args.cpu and args.device in ("auto", "cuda"):
+        flags["device"] = f"cuda:{number % gpus}"
+    if args.jobs > 1 and not args.threads:
+        flags["threads"] = max(1, torch.get_num_threads() // args.jobs)
+    return argparse.Namespace(**flags)
+
+
+def conclude(args, run: Run, device, ledger: Ledger, seconds: float) -> dict:
+    """Table, figures, the best schedule and how it does on noise that did not choose it."""
+    rows, best = list(ledger.rows.values()), ledger.best()
+    if not rows:
+        raise Stop(f"{run.folder}: ended before the first trial; a longer --deadline is needed")
+    if not best:
+        raise Stop(f"{run.folder}: all {len(rows)} trials failed; the first: {rows[0]['reason']}")
+    run.log("best first:\n" + "\n".join(in_words(row) for row in sorted(rows, key=by_objective)))
+    folder = run.folder / "trials" / f"{best['trial']:03d}"
+    checkpoint = max((folder / "checkpoints").glob("step_*.pt"))
+    fresh = judge_checkpoint(checkpoint, args, device, run, "fresh noise")
+
+    default = Schedule(args.scheduler_type, args.timesteps)
+    schedule = Schedule(args.scheduler_type, args.timesteps, **values_of(args, best["parameters"]))
+    run.write_json("schedule.json", schedule.to_dict())
+    figures.plot_schedules(
+        run.folder / "figures" / "schedule.png", {"default": default, "best": schedule}
+    )
+    figures.plot_search(run.folder / "figures", fitted(args, ranges_of(args), rows))
+    run.log(f"to train with it: {retraining(args, run.folder / 'schedule.json')}")
+    for row in rows:
+        run.evaluations.update(row["network_evaluations"])
+    counts = Counter(row["status"] for row in rows)
+    summary = {"strategy": args.strategy, "trials": len(rows), **counts, "best": best["trial"]}
+    summary |= {"objective": best["objective"], **schedule.values(), **fresh}
+    summary["optimizer_seconds"] = round(seconds, 3)
+    steps = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+    return run.finish(summary, drawn=args.eval_samples * steps)
+
+
+def by_objective(row: dict) -> tuple:
+    value = row["objective"]
+    return (value is None, value, row["trial"])
+
+
+def in_words(row: dict) -> str:
+    """A line of the table of trials."""
+    values = ", ".join(f"{name} {value:.4g}" for name, value in row["parameters"].items())
+    said = row["reason"] or f"FID {row['objective']:.5g} (n {row['n']})"
+    seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
+    return f"trial {row['trial']:3d} {row['status']:7s} {values:55s} {seconds:>7s}  {said}"
+
+
+def values_of(args, point: dict) -> dict[str, float]:
+    """All parameters of a point's schedule, the fixed ones too."""
+    return {name: point.get(name, getattr(args, name)) for name in FAMILIES[args.scheduler_type]}
+
+
+def retraining(args, schedule) -> str:
+    """The command that trains with a schedule as the trials did."""
+    mine = trial_arguments(args, {}, 0)
+    mine.schedule_from, mine.scheduler_type, mine.device = str(schedule), "cosine", args.device
+    skip = {*NAMES, "timesteps", "threads"}
+    return " ".join(["python train_mnist.py", *cli.words(train_mnist.make_parser(), mine, skip)])
+
+
+def print_plan(args, images) -> None:
+    """What would be tried, and what a trial costs."""
+    print(f"{args.strategy}, {args.n_calls} trials, {args.jobs} at once, over")
+    for name, (low, high) in ranges_of(args).items():
+        print(f"  {name} in [{low:g}, {high:g}]")
+    print("a trial:")
+    train_mnist.print_plan(trial_arguments(args, {}, 0), images)
+
+
+def main(args) -> None:
+    run_script("search", args, search, print_plan)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "train_mnist_bayesian.py"))
