@@ -18,7 +18,7 @@ from families import FAMILIES
 from model import Diffusion
 from run import Run, progress_bar, setup, stream
 from scheduler import Schedule
-from unet import UNet
+from unet import UNet, frozen
 
 EVAL_SEED = 0  # every run is judged on images from the same noise
 CHUNK = 500  # images sampled at once when many are wanted
@@ -41,7 +41,7 @@ class Sampler:
     def __call__(self, net: nn.Module, x: Tensor, seed: int = EVAL_SEED, **options) -> Tensor:
         """Images in [-1, 1] from starting noise x; `seed` is for DDPM's own noise."""
         generator = stream(self.device, seed, "ddpm") if self.eta else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp), frozen(net):
             return self.diffusion.sample(
                 net, x, self.steps, self.tau_type, self.eta, self.clip, generator, **options
             )

@@ -1,0 +1,115 @@
+"""The fast paths compute what the plain ones in benchmarks/plain.py do."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from harness import TwoLayers
+from torch.func import jvp, vmap
+
+from unet import UNet, frozen
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import plain
+
+F64 = {"dtype": torch.float64}
+
+
+def pair(base=8, dtype=torch.float64, steps=2, **options):
+    """A plain and a fast network of the same weights, their batch norm used to some data."""
+    ours = UNet(base, timesteps=20, **options).to(dtype)
+    for parameter in ours.parameters():  # no weight is 0 or 1, where an error could hide
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    theirs = plain.UNet(base, timesteps=20, **options).to(dtype)
+    theirs.load_state_dict(ours.state_dict())
+    for _ in range(steps):
+        x, t = batch(dtype=dtype, channels=options.get("channels", 1))
+        ours(x, t), theirs(x, t)
+    return ours, theirs
+
+
+def batch(n=16, size=8, channels=1, dtype=torch.float64):
+    return torch.randn(n, channels, size, size, dtype=dtype), torch.randint(1, 21, (n,))
+
+
+@pytest.mark.parametrize(
+    ("base", "options"),
+    [(4, {}), (8, {"channels": 3}), (12, {"multipliers": (2,)})],
+    ids=["smallest", "colour", "one level"],
+)
+def test_the_network_trains_as_the_plain_one(base, options):
+    """Output, every gradient and every running statistic, after two steps, to rounding."""
+    ours, theirs = pair(base, **options)
+    x, t = batch(channels=options.get("channels", 1))
+    seen = []
+    for net in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        out = net(leaf, t)
+        out.square().sum().backward()
+        seen.append([out, leaf.grad, *(p.grad for p in net.parameters()), *net.buffers()])
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-10)
+
+
+def test_float32_agrees_to_1e5():
+    ours, theirs = pair(16, torch.float32)
+    x, t = batch(64, dtype=torch.float32)
+    losses = [net(x, t).square().mean() for net in (ours, theirs)]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+    ours.eval(), theirs.eval()
+    torch.testing.assert_close(ours(x, t), theirs(x, t), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_freezing_changes_neither_the_output_nor_the_network():
+    ours, theirs = pair()
+    ours.eval(), theirs.eval()
+    before = copy.deepcopy(ours.state_dict())
+    x, _ = batch()
+    for t in (torch.tensor([3]), torch.tensor([20])):
+        with frozen(ours):
+            folded = ours(x, t)
+        torch.testing.assert_close(folded, theirs(x, t), rtol=1e-9, atol=1e-12)
+        assert torch.equal(ours(x, t), folded)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_freezing_ends_with_the_block_also_when_it_raises():
+    """What is folded is of the weights at that time: no later pass may see it."""
+    ours, theirs = pair()
+    ours.eval(), theirs.eval()
+    x, t = batch()
+    with pytest.raises(ZeroDivisionError), frozen(ours):
+        raise ZeroDivisionError
+    for net in (ours, theirs):
+        net.first[0].weight.data.mul_(1.5)
+    torch.testing.assert_close(ours(x, t), theirs(x, t))
+
+
+def test_what_trains_or_has_no_batch_norm_to_fold_is_left_alone():
+    ours, theirs = pair()
+    x, t = batch()
+    with frozen(ours):
+        torch.testing.assert_close(ours(x, t), theirs(x, t))
+    for one, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    small = TwoLayers(timesteps=20).double().eval()
+    with frozen(small):
+        inside = small(x, t)
+    assert torch.equal(inside, small(x, t))
+
+
+@torch.no_grad()
+def test_forward_mode_through_a_frozen_network():
+    ours, theirs = pair()
+    ours.eval(), theirs.eval()
+    x, t = batch(4)
+    directions = torch.randn(3, *x.shape, **F64)
+    with frozen(ours):
+        out, slopes = vmap(lambda z: jvp(lambda x: ours(x, t), (x,), (z,)))(directions)
+    for direction, value, slope in zip(directions, out, slopes, strict=True):
+        expected = jvp(lambda x: theirs(x, t), (x,), (direction,))
+        torch.testing.assert_close((value, slope), expected)
