@@ -43,7 +43,7 @@ def save_gif(path: Path, frames: list[Tensor], seconds: float = 4.0) -> None:
 
 def plot_schedules(path: Path, schedules: dict[str, Schedule]) -> None:
     """beta, alpha_bar and log-SNR over time, one line a schedule."""
-    figure, axes = _axes(3)
+    figure, axes = axes_of(3)
     for label, schedule in schedules.items():
         with torch.no_grad():
             ab, beta = schedule.alpha_bar().cpu()[1:], schedule.betas().cpu()
@@ -56,7 +56,7 @@ def plot_schedules(path: Path, schedules: dict[str, Schedule]) -> None:
         axis.set(title=name, xlabel="t/T")
     axes[0].set_yscale("log")
     axes[0].legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) -> None:
@@ -64,14 +64,14 @@ def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) ->
     ys = [y for y in ys if y in columns and np.isfinite(columns[y]).any()]
     if not ys:
         return
-    figure, axes = _axes(len(ys))
+    figure, axes = axes_of(len(ys))
     for axis, y in zip(axes, ys, strict=True):
         axis.xaxis.get_major_locator().set_params(integer=True)  # half an epoch is none
         there = np.isfinite(columns[y])
         xs, values = np.asarray(columns[x])[there], np.asarray(columns[y])[there]
         axis.plot(xs, values, marker="o" if len(values) < 20 else None, markersize=3)
         axis.set(xlabel=x, title=y)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_search(folder: Path, result) -> None:
@@ -80,13 +80,13 @@ def plot_search(folder: Path, result) -> None:
 
     pyplot = _pyplot()
     plots.plot_convergence(result)
-    _save(pyplot.gcf(), folder / "convergence.png")
+    save(pyplot.gcf(), folder / "convergence.png")
     if len(result.space.dimensions) > 1:  # a matrix of plots of pairs
         plots.plot_evaluations(result)
-        _save(pyplot.gcf(), folder / "evaluations.png")
+        save(pyplot.gcf(), folder / "evaluations.png")
     if len(result.space.dimensions) > 1 and result.models:
         plots.plot_objective(result, n_points=20, n_samples=100)
-        _save(pyplot.gcf(), folder / "objective.png")
+        save(pyplot.gcf(), folder / "objective.png")
 
 
 def _pyplot():
@@ -98,7 +98,8 @@ def _pyplot():
     return pyplot
 
 
-def _axes(n):
+def axes_of(n: int):
+    """A figure of n plots side by side, and the plots."""
     figure, axes = _pyplot().subplots(
         1, n, figsize=(4.2 * n, 3.2), squeeze=False, layout="constrained"
     )
@@ -107,7 +108,7 @@ def _axes(n):
     return figure, axes[0]
 
 
-def _save(figure, path):
+def save(figure, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
     _pyplot().close(figure)

@@ -54,6 +54,11 @@ def setup(args) -> torch.device:
     return device
 
 
+def forward_passes(evaluations: dict[str, int]) -> int:
+    """Network evaluations as one number: a backward pass counts as two forward ones."""
+    return sum(evaluations.values()) + 2 * evaluations.get("training", 0)
+
+
 def progress_bar(**options) -> tqdm:
     """A tqdm bar on a terminal, nothing elsewhere: logs stay clean."""
     return tqdm(disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
@@ -148,7 +153,8 @@ class Run:
         names = {"fid": "fid", "n": "fid_n", "is_mean": "is_mean", "is_std": "is_std"}
         scores = {column: scores.get(key) for key, column in names.items()}
         schedule = {name: q.get(name) for name in NAMES}
-        self.row("scores.csv", epoch=epoch, step=step, loss=loss, **scores, **schedule)
+        spent = {"evaluations": forward_passes(self.evaluations)}
+        self.row("scores.csv", epoch=epoch, step=step, **spent, loss=loss, **scores, **schedule)
         self.row("timing.csv", epoch=epoch, step=step, seconds=self.seconds())
         shown = {"loss": loss, **{k: v for k, v in {**scores, **q}.items() if v is not None}}
         self.log(f"epoch {epoch}: " + ", ".join(f"{k} {v:.5g}" for k, v in shown.items()))

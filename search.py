@@ -176,7 +176,10 @@ class Pruned(Exception):
 
 
 class Trial(Run):
-    """A training run that knows how its elders stood at half their epochs."""
+    """A training run that knows how its elders stood at half their epochs, and that may be told
+    to stop."""
+
+    stop = None  # the event that all processes of a search share
 
     def __init__(self, folder: Path, args, limit: float | None, device, **facts):
         self.halfway, self.limit = args.epochs // 2, limit
@@ -189,6 +192,11 @@ class Trial(Run):
                 f"FID {scores['fid']:.5g} (n {scores['n']}) after {epoch} of {self.args.epochs} "
                 f"epochs, the median before it {self.limit:.5g}"
             )
+
+    def poll(self):
+        if self.stop and self.stop.is_set():
+            self.signal = signal.SIGTERM
+        super().poll()
 
     def half(self) -> float | None:
         fids = self.rows("scores.csv").get("fid", [])[: self.halfway]
@@ -213,14 +221,13 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
         redirect_stderr(nowhere),
         Trial(folder, args, limit, device, data=fingerprint(images)) as trial,
     ):
-        evaluations, seconds = trial.evaluations, None
         try:
             if trial.finished:  # but the search ended before it could write that down
                 summary = json.loads((folder / "summary.json").read_text())
             else:
                 summary = train_mnist.train(args, trial, images)
-            evaluations, seconds = summary["network_evaluations"], summary["seconds"]
-            result |= {"status": "ok", "objective": summary["fid"]}
+            result |= {"status": "ok", "objective": summary["fid"], "seconds": summary["seconds"]}
+            trial.evaluations = summary["network_evaluations"]
         except Pruned as error:
             result |= {"status": "pruned", "reason": str(error)}
         except OSError:
@@ -230,48 +237,45 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
             said = str(error) if isinstance(error, Stop) else f"{type(error).__name__}: {error}"
             status = "interrupted" if interrupted else "failed"
             result |= {"status": status, "reason": said.splitlines()[0]}
-        return result | {
-            "seconds": seconds or round(trial.seconds(), 3),
-            "network_evaluations": dict(evaluations),
-            "half": trial.half(),
-        }
+        found = {"network_evaluations": dict(trial.evaluations), "half": trial.half()}
+        return {"seconds": round(trial.seconds(), 3)} | found | result
 
 
 class Workers:
     """A pool of processes for the trials; one that dies takes only its own trial with it."""
 
     def __init__(self, jobs: int, run: Run):
-        self.jobs, self.run, self.pool, self.told = jobs, run, None, False
+        self.jobs, self.run, self.pool, self.stop = jobs, run, None, CONTEXT.Event()
 
     def __enter__(self):
         return self
 
     def __exit__(self, error, *_):
         if error:
-            self._interrupt()
+            self.stop.set()
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
 
     def __call__(self, tasks: dict[int, tuple]) -> Iterator[tuple[int, dict]]:
         """Results of run_trial as they come, by the trial's number."""
         if not self.pool:
-            self.pool = ProcessPoolExecutor(self.jobs, CONTEXT, initializer=_stay_with_the_parent)
+            self.pool = ProcessPoolExecutor(self.jobs, CONTEXT, _stay_with_the_parent, (self.stop,))
         futures = {self.pool.submit(run_trial, *task): i for i, task in tasks.items()}
         running, broken = set(futures), []
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             if self.run.signal:
-                self._interrupt()
+                self.stop.set()
             for future in done:
                 try:
                     result = future.result()
                 except BrokenProcessPool:
                     broken.append(futures[future])
                     continue
+                if not self.run.signal and result["status"] == "interrupted":
+                    result["status"] = "failed"  # by somebody who meant this trial alone
                 if result["status"] != "interrupted":
                     yield futures[future], result
-                elif not self.run.signal:
-                    yield futures[future], result | {"status": "failed"}
         if self.run.signal:
             raise Stop(
                 f"interrupted; --resume {self.run.folder} goes on", code=128 + self.run.signal
@@ -280,13 +284,6 @@ class Workers:
             self.pool = None
         for i in broken:  # one of them died: alone, each shows whether it was the one
             yield (i, _killed(tasks[i])) if len(broken) == 1 else next(self({i: tasks[i]}))
-
-    def _interrupt(self):
-        """Once, and always SIGTERM: a trial saves and ends, a process without one just ends."""
-        children = [] if self.told else multiprocessing.active_children()
-        self.told = True
-        for process in children:
-            process.terminate()
 
 
 def _killed(task):
@@ -298,10 +295,9 @@ def _killed(task):
     }  # fmt: skip
 
 
-def _stay_with_the_parent():
+def _stay_with_the_parent(stop):
     """A worker hears of an interrupt from its parent only, and does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.setpgid(0, 0)  # Ctrl-C goes to the parent's group; it would come twice
+    Trial.stop = stop
+    os.setpgid(0, 0)  # Ctrl-C goes to the parent's group
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -153,18 +153,25 @@ def sample_only(args, device) -> None:
         run.log(f"wrote {run.folder}/samples/samples.png and figures/denoising.gif")
 
 
+def planned(args, images) -> dict[str, int]:
+    """Images through the network: forward and backward in training, forward in sampling."""
+    steps = args.epochs * Batches(images, args.batch_size, args.seed, args.limit_batches).steps
+    chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+    drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
+    return {"training": steps * args.batch_size, "sampling": drawn * chain}
+
+
 def print_plan(args, images) -> None:
     """What the flags would do, and what it costs in images through the network."""
-    steps = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
-    drawn = args.timesteps if args.sampler == "ddpm" else args.backward_steps
     parameters = sum(p.numel() for p in make_network(args, "cpu").parameters())
+    cost = planned(args, images)
+    steps = cost["training"] // args.batch_size
     print(f"network: {parameters:,} parameters; {len(images)} images of {tuple(images.shape[1:])}")
     print(f"schedule: {fixed_schedules(args)[0].to_dict()}")
-    print(f"training: {args.epochs} epochs of {steps} steps of {args.batch_size} images")
-    print(f"an epoch: {steps * args.batch_size:,} images forward and backward, and sampling of")
-    print(f"  {args.n_samples} + {args.fid_samples} images x {drawn} steps: ", end="")
-    print(f"{(args.n_samples + args.fid_samples) * drawn:,} network evaluations")
-    print(f"at the end: {args.eval_samples * drawn:,} network evaluations")
+    print(f"training: {args.epochs} epochs, {steps:,} steps of {args.batch_size} images:")
+    print(f"  {cost['training']:,} images forward and backward")
+    print(f"sampling: {cost['sampling']:,} network evaluations, for {args.n_samples} and ")
+    print(f"  {args.fid_samples} images after each epoch and {args.eval_samples} at the end")
 
 
 def main(args) -> None:

@@ -193,8 +193,8 @@ def enough(args, run: Run, ledger: Ledger, done: int) -> str:
 
 def trial_arguments(args, point: dict, number: int) -> argparse.Namespace:
     """The arguments of train_mnist.py for a point, on this trial's share of the machine."""
-    flags = vars(train_mnist.make_parser().parse_args([]))
-    flags |= {name: value for name, value in vars(args).items() if name in flags}
+    actions = train_mnist.make_parser()._actions
+    flags = {a.dest: getattr(args, a.dest, a.default) for a in actions if a.dest != "help"}
     flags |= point | {"schedule_from": None, "resume": None}
     gpus = torch.cuda.device_count()
     if args.jobs > 1 and gpus > 1 and not args.cpu and args.device in ("auto", "cuda"):

@@ -295,19 +295,32 @@ def leave_figures(run: Run, sampler: Sampler, ema, schedules: dict[str, Schedule
     figures.save_gif(folder / "denoising.gif", sampler.film(ema, 36))
 
 
+def planned(args, images) -> dict[str, int]:
+    """Images through the network: forward and backward in training, forward in the rest."""
+    iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
+    updates = max(0, args.epochs - args.initial_epoch) * iterations
+    steps = args.epochs * iterations * args.inner_loop + updates * (args.inner_loop_z + 2)
+    sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
+    of_q = 1 + len(FAMILIES[args.scheduler]) if args.upper_gradient == "forward" else sides
+    fids = updates * (args.inner_loop_z * sides + of_q)
+    chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+    drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
+    return {
+        "training": steps * args.batch_size,
+        "upper": fids * args.zo_samples * args.backward_steps,
+        "sampling": drawn * chain,
+    }
+
+
 def print_plan(args, images) -> None:
     """What the flags would do, and what it costs in images through the network."""
     iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
     updates = max(0, args.epochs - args.initial_epoch) * iterations
-    sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
-    chain = args.zo_samples * args.backward_steps
-    of_q = 1 + len(FAMILIES[args.scheduler]) if args.upper_gradient == "forward" else sides
     print(f"{args.epochs} epochs of {iterations} iterations, {updates} of which move the schedule")
     print(f"an iteration: {args.inner_loop} steps of theta_y, {args.inner_loop_z} of theta_z,")
-    print(f"  and {chain * (args.inner_loop_z * sides + of_q):,} network evaluations for the FIDs")
-    drawn = args.timesteps if args.sampler == "ddpm" else args.backward_steps
-    print(f"an epoch's scores: {(args.n_samples + args.fid_samples) * drawn:,}")
-    print(f"the final FID: {args.eval_samples * drawn:,}")
+    print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")
+    for name, count in planned(args, images).items():
+        print(f"{name}: {count:,} images through the network")
 
 
 def main(args) -> None:

@@ -58,7 +58,7 @@ def main(script: str, argv: list[str], output: str, sabotage=None, real=False) -
 
     search.CONTEXT = multiprocessing.get_context("fork")  # trials with these changes, and at once
     if not real:
-        sampling.UNet, figures.plot_search = TwoLayers, lambda *_: None
+        sampling.UNet, figures.plot_search, module.fitted = TwoLayers, *[lambda *_: None] * 2
         module.leave_figures = search.train_mnist.leave_figures = lambda *_: None
     parser = module.make_parser()
     parser.prog = f"{SCRIPTS[script]}.py"

@@ -1,0 +1,325 @@
+"""The paper's comparison from one command: default, grid, random, Bayesian search, bilevel.
+
+python reproduce.py --scale quick               run what is missing, judge it, write the results
+python reproduce.py --scale cpu --dry_run       list the runs and what they cost
+python reproduce.py --scale quick --report      only the table and the figures, from the CSV file
+
+Every cell is a run's folder below runs/reproduce/SCALE, made by the three scripts themselves; what
+was interrupted goes on where it stopped. A search gets as many trials as the zeroth-order bilevel
+run pays for. Every network is judged on noise that chose nothing, with and without clipping.
+"""
+
+import cli
+
+# the flags of a scale: shared by all, a baseline's, a search's, the bilevel method's
+SCALES = {
+    "quick": {
+        "what": "8x8 digits, minutes on two cores",
+        "seeds": 3,
+        "all": """--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
+            --backward_steps 8 --eval_samples 500 --threads 1""",
+        "train": "--epochs 4 --fid_samples 0",
+        "search": "--n_initial 4",
+        "bilevel": """--epochs 7 --initial_epoch 4 --fid_samples 500 --zo_samples 64
+            --lr_beta 0.02 0.02 0.1 0.002 --lr_z 0.0001""",
+    },
+    "cpu": {
+        "what": "MNIST, a network of 16 channels, hours on two cores",
+        "seeds": 3,
+        "all": """--model_base_dim 16 --batch_size 64 --timesteps 200 --lr 0.01 --limit_batches 150
+            --backward_steps 10 --eval_samples 2000""",
+        "train": "--epochs 4 --fid_samples 0",
+        "search": "--n_initial 4",
+        "bilevel": """--epochs 6 --initial_epoch 4 --fid_samples 500 --lr_z 0.0001
+            --lr_beta 0.01 0.01 0.05 0.002""",
+    },
+    "gpu": {
+        "what": "MNIST, the whole network, fewer epochs than the paper; hours on a GPU",
+        "seeds": 3,
+        "all": "",
+        "train": "--epochs 20 --fid_samples 0",
+        "search": "",
+        "bilevel": """--epochs 3 --initial_epoch 2 --inner_loop 10 --fid_samples 10000
+            --lr_beta 0.05 0.05 1 0.05""",
+    },
+    "paper": {
+        "what": "MNIST, the published epochs and flags; days on a GPU",
+        "seeds": 3,
+        "all": "",
+        "train": "--fid_samples 0",
+        "search": "",
+        "bilevel": """--inner_loop 10 --inner_loop_z 1 --gamma 1 --gamma_end 1
+            --lr_beta 0.05 0.05 1 0.05 --initial_epoch 2 --epochs 3 --fid_samples 10000""",
+    },
+}
+
+# method -> (kind of run, its flags beside the scale's)
+METHODS = {
+    "default": ("train", ""),
+    "bilevel zo": ("bilevel", ""),
+    "bilevel forward": ("bilevel", "--upper_gradient forward"),
+    "grid": ("search", "--strategy grid"),
+    "random": ("search", "--strategy random"),
+    "bayesian": ("search", "--strategy bayesian"),
+    "default, longer": ("train", ""),
+    "zo's schedule, anew": ("train", ""),
+    "forward's schedule, anew": ("train", ""),
+}
+ABLATION = {
+    "recipe paper": ("bilevel", "--recipe paper"),
+    "independent noise": ("bilevel", "--noise independent"),
+    "theta_z recopied": ("bilevel", "--theta_z recopied"),
+    "36 images": ("bilevel", "--zo_samples 36"),
+    "schedule held": ("bilevel", "--lr_beta 0 0 0 0"),
+}
+LEARNED = {"zo's schedule, anew": "bilevel zo", "forward's schedule, anew": "bilevel forward"}
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("Run the paper's comparison and write its table.")
+    words = "; ".join(f"{name}: {scale['what']}" for name, scale in SCALES.items())
+    parser.add_argument("--scale", choices=list(SCALES), default="quick", help=words)
+    parser.add_argument("--seeds", type=cli.count, help="seeds 0, 1, … (default: the scale's)")
+    parser.add_argument("--ablation", action="store_true", help="each improvement off, one by one")
+    parser.add_argument("--jobs", type=cli.count, default=1, help="runs at once")
+    parser.add_argument("--device", type=cli.device, default="auto", help="of every run")
+    parser.add_argument("--data_dir", default="data", help="folder that holds MNIST/raw")
+    parser.add_argument("--runs_dir", default="runs/reproduce", help="folder of all its runs")
+    parser.add_argument("--results_dir", default="docs/results", help="folder of the CSV file")
+    parser.add_argument("--dry_run", action="store_true", help="list the runs and their cost")
+    parser.add_argument("--report", action="store_true", help="only write table and figures")
+    return parser
+
+
+if __name__ == "__main__":
+    ARGS = make_parser().parse_args()
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import report
+from cli import Stop
+from data import load_images
+from families import NAMES
+from model import Diffusion
+from optim import denoising_step, make_optimizer
+from run import forward_passes, guarded, progress_bar, setup, stream
+from sampling import fixed_schedules, judge_checkpoint, make_network
+
+ROOT = Path(__file__).resolve().parent
+SCRIPTS = {
+    "train": "train_mnist", "bilevel": "train_mnist_bilevel_ZO", "search": "train_mnist_bayesian"
+}  # fmt: skip
+
+
+class Cell:
+    """One method and seed: its flags, its folder, its row."""
+
+    def __init__(self, args, method: str, seed: int, trials: int = 0):
+        self.method, self.seed, self.scale = method, seed, SCALES[args.scale]
+        self.kind, own = {**METHODS, **ABLATION}[method]
+        self.root = Path(args.runs_dir) / args.scale / f"{method.replace(' ', '-')}-seed{seed}"
+        self.after = None  # the cell whose schedule this one trains with
+        base = "train" if self.kind == "search" else self.kind
+        words = f"{self.scale['all']} {self.scale[base]}".split()
+        if self.kind == "search":
+            words += f"{self.scale['search']} --n_calls {trials} --search_seed {seed + 42}".split()
+        words += [*own.split(), "--seed", str(seed), "--device", args.device]
+        words += ["--data_dir", args.data_dir, "--runs_dir", str(self.root)]
+        if method == "default, longer":
+            bilevel = Cell(args, "bilevel zo", seed).parsed()
+            words += ["--epochs", str(bilevel.epochs * bilevel.inner_loop)]
+        if method in LEARNED:
+            self.after = Cell(args, LEARNED[method], seed)
+        self.words = words
+
+    def parsed(self):
+        """The arguments as the script itself reads them."""
+        module = importlib.import_module(SCRIPTS[self.kind])
+        return cli.parse(module.make_parser(), self.kind, module.check, self.words)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder, once it is there."""
+        found = sorted(self.root.glob("[0-9]*/args.json"))
+        return found[-1].parent if found else None
+
+    @property
+    def done(self) -> bool:
+        return bool(self.folder and (self.folder / "summary.json").exists())
+
+    @property
+    def chosen(self) -> Path:
+        """The folder of the run that counts: a search's best trial."""
+        if self.kind != "search":
+            return self.folder
+        summary = json.loads((self.folder / "summary.json").read_text())
+        return self.folder / "trials" / f"{summary['best']:03d}"
+
+    def cost(self, images) -> dict[str, int]:
+        """Images through the network, as the flags say."""
+        args = self.parsed()
+        if self.kind != "search":
+            return importlib.import_module(SCRIPTS[self.kind]).planned(args, images)
+        one = importlib.import_module(SCRIPTS["train"]).planned(args, images)
+        return {name: args.n_calls * count for name, count in one.items()}
+
+    def run(self) -> int:
+        """The script itself, in a process of its own; the exit code."""
+        script = str(ROOT / f"{SCRIPTS[self.kind]}.py")
+        words = ["--resume", "latest", "--runs_dir", str(self.root)] if self.folder else self.words
+        if self.after and not self.folder:
+            words = [*words, "--schedule_from", str(self.after.folder / "schedule.json")]
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / "output.txt", "a") as output:
+            command = [sys.executable, script, *words]
+            return subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+
+
+def cells_of(args, images) -> list[Cell]:
+    """All cells, a seed after the other; searches with the budget of the bilevel run."""
+    methods = [*METHODS, *(ABLATION if args.ablation else ())]
+    budget = forward_passes(Cell(args, "bilevel zo", 0).cost(images))
+    trials = max(2, round(budget / forward_passes(Cell(args, "default", 0).cost(images))))
+    seeds = range(args.seeds or SCALES[args.scale]["seeds"])
+    return [Cell(args, method, seed, trials) for seed in seeds for method in methods]
+
+
+def run_all(args, cells: list[Cell], images) -> None:
+    """What is missing, in order; a run that fails is left out and said."""
+    costs = {cell: forward_passes(cell.cost(images)) for cell in cells}
+    began, spent = time.monotonic(), 0
+    with progress_bar(total=sum(costs.values()), unit="eval", unit_scale=True) as bar:
+        bar.update(sum(costs[cell] for cell in cells if cell.done))
+        waiting = [cell for cell in cells if not cell.done]
+        while waiting:
+            ready = [c for c in waiting if c.after is None or c.after.done]
+            if not ready:
+                print(f"left out, for want of a schedule: {len(waiting)} runs", file=sys.stderr)
+                break
+            batch, waiting = ready, [c for c in waiting if c not in ready]
+            with ThreadPoolExecutor(args.jobs) as pool:  # its threads wait for processes
+                for cell, code in zip(batch, pool.map(Cell.run, batch), strict=True):
+                    if code >= 128 or code < 0:
+                        pool.shutdown(cancel_futures=True)
+                        raise Stop("interrupted; the same command goes on", code=130)
+                    spent += costs[cell]
+                    bar.update(costs[cell])
+                    left = sum(costs[c] for c in cells if not c.done)
+                    hours = (time.monotonic() - began) * left / spent / 3600
+                    said = "done" if code == 0 else f"FAILED, see {cell.root}/output.txt"
+                    bar.write(f"{cell.method}, seed {cell.seed}: {said}; {hours:.2f} hours left")
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    return max((folder / "checkpoints").glob("step_*.pt"))
+
+
+def judged(folder: Path, fallback: dict) -> dict:
+    """FID with and without clipping, on noise that chose nothing; kept beside the checkpoint."""
+    path = folder / "judged.json"
+    if not path.exists():
+        args = json.loads((folder / "args.json").read_text())["arguments"]
+        found = {}
+        for name, no_clip in (("clip", False), ("no_clip", True)):
+            mine = SimpleNamespace(**{**args, "no_clip": no_clip, **fallback})
+            found[name] = judge_checkpoint(
+                newest_checkpoint(folder), mine, setup(mine), purpose="report"
+            )
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    return json.loads(path.read_text())
+
+
+def best_within(folder: Path, seconds: float) -> Path | None:
+    """The trial that a search would have chosen after so many seconds."""
+    lines = (folder / "search.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["status"] == "ok" and row["at"] <= seconds]
+    best = min(rows, key=lambda row: row["objective"], default=None)
+    return best and folder / "trials" / f"{best['trial']:03d}"
+
+
+def row_of(args, cell: Cell, seconds: float) -> dict:
+    """A cell's row of the results; `seconds` is the wall-clock of the bilevel run of its seed."""
+    folder, where = cell.folder, {"device": args.device, "data_dir": args.data_dir}
+    summary = json.loads((folder / "summary.json").read_text())
+    about = json.loads((folder / "args.json").read_text())
+    scores = judged(cell.chosen, where)
+    in_time = best_within(folder, seconds) if cell.kind == "search" else folder
+    if cell.kind != "search" and summary["seconds"] > seconds:
+        in_time = None
+    schedule = json.loads((folder / "schedule.json").read_text())
+    cost = summary["network_evaluations"]
+    steps = summary.get("steps") or cost["training"] // about["arguments"]["batch_size"]
+    return {
+        "method": cell.method, "seed": cell.seed, "fid": scores["clip"]["fid"],
+        "fid_no_clip": scores["no_clip"]["fid"], "is_mean": scores["clip"]["is_mean"],
+        "fid_in_time": judged(in_time, where)["clip"]["fid"] if in_time else None,
+        "n": scores["clip"]["n"], "extractor": scores["clip"]["extractor"],
+        "reference": scores["clip"]["reference"], "seconds": summary["seconds"],
+        "forward_passes": forward_passes(cost), **{k: cost.get(k, 0) for k in report.COSTS},
+        "gradient_steps": steps, "trials": summary.get("trials"),
+        "peak_bytes": max(summary["peak_memory"].values()),
+        **{name: schedule.get(name) for name in NAMES},
+        "device": about["device"], "threads": about["threads"], "commit": about["commit"],
+        "command": " ".join([f"python {SCRIPTS[cell.kind]}.py", *cell.words]),
+    }  # fmt: skip
+
+
+def main(args) -> None:
+    scale, path = SCALES[args.scale], Path(args.results_dir) / f"reproduce_{args.scale}.csv"
+    if not args.report:
+        first = Cell(args, "default", 0).parsed()
+        images = load_images(first.dataset, args.data_dir, "train")
+        cells = cells_of(args, images)
+        if args.dry_run:
+            costs = [(c.method, c.seed, forward_passes(c.cost(images))) for c in cells]
+            report.print_plan(costs, rate_of(first, images))
+            return
+        run_all(args, cells, images)
+        write_results(args, path, [cell for cell in cells if cell.done])
+    elif not path.exists():
+        raise Stop(f"{path}: no results yet; run without --report first", code=2)
+    report.write(args.scale, scale["what"], path)
+
+
+def rate_of(args, images) -> float:
+    """Forward passes a second, from a few training steps of the baseline."""
+    device = setup(args)
+    net = make_network(args, device)
+    process = Diffusion(fixed_schedules(args)[0], device=device)
+    optimizer = make_optimizer(net.parameters(), args.lr)
+    x0 = images[: args.batch_size].to(device)
+    for step in range(4):
+        if step == 1:  # the first one allocates
+            began = time.monotonic()
+        denoising_step(process, net, optimizer, x0, stream(device, 0, step), "a rehearsal")
+    return 9 * len(x0) / (time.monotonic() - began)
+
+
+def write_results(args, path: Path, cells: list[Cell]) -> None:
+    """A row a cell, a row a point of the curves, and the pictures of one seed side by side."""
+    times = {
+        cell.seed: json.loads((cell.folder / "summary.json").read_text())["seconds"]
+        for cell in cells
+        if cell.method == "bilevel zo"
+    }
+    rows = []
+    with progress_bar(total=len(cells), desc="judging") as bar:
+        for cell in cells:
+            rows.append(row_of(args, cell, times.get(cell.seed, float("inf"))))
+            bar.update()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report.write_csv(path, rows)
+    report.write_csv(path.with_name(f"{path.stem}_curves.csv"), report.curves(cells))
+    shown = {c.method: c.chosen for c in cells if c.seed == 0 and c.method in report.DRAWN}
+    report.plot_samples(report.DOCS / "figures" / f"{path.stem}_samples.png", shown)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "reproduce.py"))

@@ -1,0 +1,114 @@
+"""The comparison, end to end at a tiny scale, and what its page says."""
+
+import csv
+import json
+
+import pytest
+
+import cli
+import report
+import reproduce
+from run import forward_passes
+
+TINY = {
+    "what": "a rehearsal",
+    "seeds": 2,
+    "all": """--dataset digits --model_base_dim 4 --batch_size 16 --timesteps 10 --limit_batches 2
+        --backward_steps 2 --eval_samples 20 --n_samples 4 --threads 1""",
+    "train": "--epochs 1 --fid_samples 0",
+    "search": "--n_initial 2",
+    "bilevel": "--epochs 2 --initial_epoch 1 --zo_samples 4 --fid_samples 20",
+}
+METHODS = ("default", "bilevel zo", "random", "zo's schedule, anew")
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setitem(reproduce.SCALES, "quick", TINY)
+    monkeypatch.setattr(reproduce, "METHODS", {m: reproduce.METHODS[m] for m in METHODS})
+    monkeypatch.setattr(report, "DOCS", tmp_path / "docs")
+    words = ["--seeds", "1", "--runs_dir", str(tmp_path / "runs"), "--device", "cpu"]
+    words += ["--results_dir", str(tmp_path / "docs" / "results")]
+    return lambda *more: reproduce.make_parser().parse_args([*words, *more])
+
+
+@pytest.mark.parametrize("scale", ["quick", "cpu", "gpu", "paper"])
+def test_every_cell_of_every_scale_is_a_command_its_script_takes(scale):
+    args = reproduce.make_parser().parse_args(["--scale", scale, "--ablation"])
+    for method in {**reproduce.METHODS, **reproduce.ABLATION}:
+        parsed = reproduce.Cell(args, method, seed=2, trials=7).parsed()
+        assert parsed.seed == 2
+        if "search" in reproduce.METHODS.get(method, ""):
+            assert parsed.n_calls == 7
+
+
+def test_one_command_makes_the_table(tiny, tmp_path, capsys):
+    reproduce.main(tiny())
+    path = tmp_path / "docs" / "results" / "reproduce_quick.csv"
+    rows = list(csv.DictReader(path.open()))
+    assert [row["method"] for row in rows] == list(METHODS)
+    runs = tmp_path / "runs" / "quick"
+    for row in rows:
+        folder = next((runs / f"{row['method'].replace(' ', '-')}-seed0").glob("0*"))
+        summary = json.loads((folder / "summary.json").read_text())
+        spent = forward_passes(summary["network_evaluations"])
+        assert int(row["forward_passes"]) == spent
+        # judged on other noise than the run's own last number
+        own = summary.get("objective", summary["fid"])
+        assert float(row["fid"]) != pytest.approx(own, rel=1e-9) and row["n"] == "20"
+    by_method = {row["method"]: row for row in rows}
+    learned, anew = by_method["bilevel zo"], by_method["zo's schedule, anew"]
+    assert all(learned[name] == anew[name] for name in ("start", "end", "tau", "epsilon"))
+    assert learned["tau"] != by_method["default"]["tau"]
+    budget = [int(by_method[m]["forward_passes"]) for m in ("random", "bilevel zo", "default")]
+    assert abs(budget[0] - budget[1]) < 1.5 * budget[2]  # within a trial and its reporting
+
+    page = (tmp_path / "docs" / "reproduce_quick.md").read_text()
+    for row in rows:
+        assert f"{float(row['fid']):.1f}" in page and row["command"] in page
+    figures = sorted(p.name for p in (tmp_path / "docs" / "figures").iterdir())
+    assert figures == [f"reproduce_quick_{n}.png" for n in ("curves", "samples", "schedules")]
+
+    before = {p: p.stat().st_mtime_ns for p in runs.rglob("summary.json")}
+    reproduce.main(tiny())  # nothing is missing: nothing is run
+    assert before == {p: p.stat().st_mtime_ns for p in runs.rglob("summary.json")}
+    reproduce.main(tiny("--dry_run"))
+    assert "4 runs" in capsys.readouterr().out
+
+
+def test_the_planned_cost_is_the_cost(tiny, tmp_path):
+    from data import load_images
+
+    images = load_images("digits", "data", "train")
+    args = tiny()
+    for method in ("default", "bilevel zo"):
+        cell = reproduce.Cell(args, method, 0)
+        assert cell.run() == 0
+        summary = json.loads((cell.folder / "summary.json").read_text())
+        assert cell.cost(images) == summary["network_evaluations"]
+
+
+def rows(fids):
+    return [
+        {"method": method, "seed": str(i), "fid": str(fid)}
+        for method, values in fids.items()
+        for i, fid in enumerate(values)
+    ]
+
+
+def test_a_difference_is_paired_and_judged():
+    found = {"default": [10, 20, 30], "bayesian": [11, 21, 31], "bilevel zo": [9, 19, 28.9]}
+    lines = report.differences(rows(found))
+    (line,) = [x for x in lines if x.startswith("| bilevel zo")]
+    assert "-1.0 ± 0.0 | yes" in line and "-2.0 ± 0.0 | yes" in line
+    found["bilevel zo"] = [5, 30, 30]
+    (line,) = [x for x in report.differences(rows(found)) if x.startswith("| bilevel zo")]
+    assert "+1.7 ± 4.4 | not shown" in line
+    found["bilevel zo"] = [15, 25, 36]
+    (line,) = [x for x in report.differences(rows(found)) if x.startswith("| bilevel zo")]
+    assert "no, worse" in line
+
+
+def test_a_report_without_results_is_one_line(tiny):
+    with pytest.raises(cli.Stop, match="no results yet"):
+        reproduce.main(tiny("--report"))
