@@ -98,10 +98,10 @@ def _pyplot():
     return pyplot
 
 
-def axes_of(n: int):
+def axes_of(n: int, width: float = 4.2):
     """A figure of n plots side by side, and the plots."""
     figure, axes = _pyplot().subplots(
-        1, n, figsize=(4.2 * n, 3.2), squeeze=False, layout="constrained"
+        1, n, figsize=(width * n, 3.2), squeeze=False, layout="constrained"
     )
     for axis in axes[0]:
         axis.grid(alpha=0.3)

@@ -96,6 +96,7 @@ if __name__ == "__main__":
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -124,14 +125,16 @@ class Cell:
     def __init__(self, args, method: str, seed: int, trials: int = 0):
         self.method, self.seed, self.scale = method, seed, SCALES[args.scale]
         self.kind, own = {**METHODS, **ABLATION}[method]
-        self.root = Path(args.runs_dir) / args.scale / f"{method.replace(' ', '-')}-seed{seed}"
+        name = re.sub(r"\W+", "-", method)
+        self.root = Path(args.runs_dir) / args.scale / f"{name}-seed{seed}"
         self.after = None  # the cell whose schedule this one trains with
         base = "train" if self.kind == "search" else self.kind
         words = f"{self.scale['all']} {self.scale[base]}".split()
         if self.kind == "search":
             words += f"{self.scale['search']} --n_calls {trials} --search_seed {seed + 42}".split()
-        words += [*own.split(), "--seed", str(seed), "--device", args.device]
-        words += ["--data_dir", args.data_dir, "--runs_dir", str(self.root)]
+        words += [*own.split(), "--seed", str(seed)]
+        self.places = ["--device", args.device, "--data_dir", args.data_dir]
+        self.places += ["--runs_dir", str(self.root)]
         if method == "default, longer":
             bilevel = Cell(args, "bilevel zo", seed).parsed()
             words += ["--epochs", str(bilevel.epochs * bilevel.inner_loop)]
@@ -142,7 +145,13 @@ class Cell:
     def parsed(self):
         """The arguments as the script itself reads them."""
         module = importlib.import_module(SCRIPTS[self.kind])
-        return cli.parse(module.make_parser(), self.kind, module.check, self.words)
+        return cli.parse(module.make_parser(), self.kind, module.check, self.words + self.places)
+
+    @property
+    def command(self) -> str:
+        """The command without the places of this machine."""
+        more = f" --schedule_from {self.after.method}'s schedule.json" if self.after else ""
+        return f"python {SCRIPTS[self.kind]}.py {' '.join(self.words)}{more}"
 
     @property
     def folder(self) -> Path | None:
@@ -173,9 +182,11 @@ class Cell:
     def run(self) -> int:
         """The script itself, in a process of its own; the exit code."""
         script = str(ROOT / f"{SCRIPTS[self.kind]}.py")
-        words = ["--resume", "latest", "--runs_dir", str(self.root)] if self.folder else self.words
-        if self.after and not self.folder:
-            words = [*words, "--schedule_from", str(self.after.folder / "schedule.json")]
+        words = ["--resume", "latest", "--runs_dir", str(self.root)]
+        if not self.folder:
+            words = [*self.words, *self.places]
+            if self.after:
+                words += ["--schedule_from", str(self.after.folder / "schedule.json")]
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.root / "output.txt", "a") as output:
             command = [sys.executable, script, *words]
@@ -267,7 +278,7 @@ def row_of(args, cell: Cell, seconds: float) -> dict:
         "peak_bytes": max(summary["peak_memory"].values()),
         **{name: schedule.get(name) for name in NAMES},
         "device": about["device"], "threads": about["threads"], "commit": about["commit"],
-        "command": " ".join([f"python {SCRIPTS[cell.kind]}.py", *cell.words]),
+        "command": cell.command,
     }  # fmt: skip
 
 

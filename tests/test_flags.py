@@ -11,10 +11,13 @@ import pytest
 
 import cli
 import train_mnist
+import train_mnist_bayesian
 import train_mnist_bilevel_ZO
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = {"train": train_mnist, "bilevel": train_mnist_bilevel_ZO}
+SCRIPTS = {
+    "train": train_mnist, "bilevel": train_mnist_bilevel_ZO, "search": train_mnist_bayesian
+}  # fmt: skip
 PUBLISHED = {
     "lr": 0.001, "batch_size": 128, "epochs": 100, "ckpt": "", "n_samples": 36,
     "model_base_dim": 64, "timesteps": 1000, "backward_steps": 100, "tau_type": "linear",
@@ -40,6 +43,13 @@ OF_A_FIXED_SCHEDULE = ("start", "end", "epsilon", "tau", "scheduler_type")
 def test_the_published_defaults():
     args = vars(parse("train"))
     assert {name: args[name] for name in PUBLISHED} == PUBLISHED
+    args = vars(parse("search"))
+    assert {name: args[name] for name in PUBLISHED} == PUBLISHED
+    assert (args["n_calls"], args["search_seed"], args["strategy"]) == (15, 42, "bayesian")
+    ranges = {"start": [0, 0.4], "end": [0.8, 1], "tau": [1, 4], "epsilon": [0.005, 0.04]}
+    assert train_mnist_bayesian.ranges_of(parse("search")) == {
+        n: tuple(r) for n, r in ranges.items()
+    }
     expected = {k: v for k, v in PUBLISHED.items() if k not in OF_A_FIXED_SCHEDULE} | BILEVEL
     del expected["no_clip"]  # of the baselines only
     args = vars(parse("bilevel"))
@@ -101,6 +111,36 @@ def test_wrong_bilevel_flags_are_one_line(capsys, words):
     refused(capsys, *words.split(), script="bilevel")
 
 
+@pytest.mark.parametrize("words", [
+    "--strategy best", "--n_calls 0", "--n_initial 0", "--search_seed -1", "--jobs 0",
+    "--patience -1", "--deadline -1", "--fix gamma", "--fix", "--fix start end tau epsilon",
+    "--scheduler_type ddpm", "--scheduler_type linear --fix tau", "--start_range 0.4 0.1",
+    "--start_range 0.1", "--start_range 0.1 0.1", "--start_range 0.1 0.2", "--tau_range 0 4",
+    "--tau_range 1 4 --fix tau", "--scheduler_type linear --tau_range 1 2", "--end 0.7",
+    "--start_range 0 0.9", "--tau 5", "--no_warm_start --tau_range 0.5 2", "--eval_samples 0",
+    "--prune --epochs 1", "--prune --fid_samples 0", "--sample_only", "--tau_range 1 nan",
+])  # fmt: skip
+def test_wrong_search_flags_are_one_line(capsys, words):
+    refused(capsys, *words.split(), script="search")
+
+
+def test_a_range_may_leave_the_default_out_without_a_warm_start():
+    args = parse("search", "--tau_range", 2, 3, "--no_warm_start", "--fix", "epsilon")
+    ranges = train_mnist_bayesian.ranges_of(args)
+    assert ranges == {"start": (0, 0.4), "end": (0.8, 1), "tau": (2, 3)}
+    sigmoid = train_mnist_bayesian.ranges_of(parse("search", "--scheduler_type", "sigmoid"))
+    assert sigmoid["start"][1] < sigmoid["end"][0] and sigmoid["tau"][0] >= 0.1
+
+
+def test_the_words_of_arguments_parse_to_the_same_arguments():
+    args = parse("train", "--tau", 2, "--no_clip", "--lr", 0.5, "--dataset", "digits")
+    parser = train_mnist.make_parser()
+    assert parse("train", *cli.words(parser, args)) == args
+    assert cli.words(parser, args, skip={"tau", "start", "end", "epsilon"}) == [
+        "--dataset", "digits", "--lr", "0.5", "--no_clip"
+    ]  # fmt: skip
+
+
 def test_wrong_combinations_are_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ok.json").write_text('{"family": "linear", "timesteps": 10}')
@@ -152,6 +192,7 @@ def test_resuming_takes_the_runs_own_arguments(tmp_path, capsys):
 
 # read in a loop over the names of the schedule's parameters, or not by the run: help
 BY_NAME = {"help", "start", "end", "tau", "epsilon"}
+BY_NAME |= {f"{name}_range" for name in ("start", "end", "tau", "epsilon")}
 BY_NAME |= {f"initial_{name}" for name in ("start", "end", "tau", "epsilon")}
 
 
@@ -164,7 +205,9 @@ def test_every_flag_is_read_and_explained(script):
             assert re.search(rf"args\.{action.dest}\b", source), f"nothing reads --{action.dest}"
 
 
-@pytest.mark.parametrize("script", ["train_mnist", "train_mnist_bilevel_ZO", "metrics"])
+@pytest.mark.parametrize("script", [
+    "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "metrics", "reproduce",
+])  # fmt: skip
 def test_help_and_errors_do_not_import_torch(script):
     code = (
         "import runpy, sys\n"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys):
     assert [row["method"] for row in rows] == list(METHODS)
     runs = tmp_path / "runs" / "quick"
     for row in rows:
-        folder = next((runs / f"{row['method'].replace(' ', '-')}-seed0").glob("0*"))
+        folder = next((runs / f"{re.sub('[^a-z]+', '-', row['method'])}-seed0").glob("0*"))
         summary = json.loads((folder / "summary.json").read_text())
         spent = forward_passes(summary["network_evaluations"])
         assert int(row["forward_passes"]) == spent
