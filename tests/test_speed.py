@@ -9,7 +9,8 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
-from unet import UNet, frozen
+from layers import frozen
+from unet import UNet
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import plain
