@@ -36,7 +36,7 @@ def channels_last(x: Tensor) -> Tensor:
     return x.flatten(2).unflatten(2, x.shape[2:]).permute(0, 3, 1, 2)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution."""
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
@@ -55,8 +55,8 @@ class ConvBn(nn.Sequential):
     def forward(self, x):
         if not self.training:
             return self.convolve(x, *(self.folded or self.fold()))
-        weight, bias, *affine = self.arranged()
-        return self.normalise(self.convolve(x, weight, bias), *affine)
+        weight, *rest = self.arranged()
+        return self.normalise(self.convolve(x, weight, None), *rest)
 
     def convolve(self, x, weight, bias):
         conv = self[0]
@@ -64,9 +64,10 @@ class ConvBn(nn.Sequential):
             return linear(x, weight, bias)
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
 
-    def normalise(self, x, scale, shift):
-        with self.moved_statistics() as moved:
-            bn = self[1]
+    def normalise(self, x, bias, scale, shift):
+        """Batch norm of x + bias: the bias moves the running mean, and nothing else."""
+        bn, shift = self[1], shift + 0 * bias  # the gradient is 0, not missing
+        with self.moved_statistics(bias.detach()) as moved:
             return F.batch_norm(x, *moved, scale, shift, True, bn.momentum, bn.eps)
 
     def arranged(self):
@@ -89,16 +90,22 @@ class ConvBn(nn.Sequential):
         return self.in_order(weight, torch.addcmul(bn.bias, conv.bias - bn.running_mean, scale))
 
     @contextmanager
-    def moved_statistics(self):
-        """The running mean and variance in the order of the map, to be moved inside."""
+    def moved_statistics(self, bias):
+        """The running mean and variance in the order of the map, to be moved inside.
+
+        They move towards those of a batch that has yet to get its bias.
+        """
         bn = self[1]
         own = bn.running_mean, bn.running_var
+        ahead = bn.momentum / (1 - bn.momentum)  # of which the move leaves a share of momentum
         if self.stored == "both":
             stored = [evens_first(v, 0) for v in own]
+            stored[0].add_(bias, alpha=ahead)
             yield stored
             for mine, moved in zip(own, stored, strict=True):
                 mine.copy_(moved.view(2, -1).T.flatten())  # evens_first, undone
         else:
+            own[0].add_(bias, alpha=ahead)
             yield own
         bn.num_batches_tracked.add_(1)
 
@@ -123,46 +130,44 @@ def separable(depthwise: ConvBn, pointwise: ConvBnSilu, x: Tensor) -> Tensor:
     on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if not (on_cpu and depthwise.training):
         return pointwise(depthwise(x))
-    weight, bias, *affine = depthwise.arranged()
-    x = depthwise.convolve(x, weight, bias)
-    weight, bias, *after = pointwise.arranged()
-    with depthwise.moved_statistics() as moved:
-        bn = depthwise[1]
-        x = NormedLinear.apply(x, *affine, weight.flatten(1), bias, *moved, bn.momentum, bn.eps)
-    return F.silu(pointwise.normalise(x, *after))
+    weight, bias, scale, shift = depthwise.arranged()
+    x = depthwise.convolve(x, weight, None)
+    weight, bias_after, *after = pointwise.arranged()
+    weight, bn = weight.flatten(1), depthwise[1]
+    with depthwise.moved_statistics(bias.detach()) as moved:
+        x, mean, i = NormedProduct.apply(x, scale, weight, *moved, bn.momentum, bn.eps)
+    # what is constant in a channel reaches no further than the next batch norm's running mean
+    constant = bias_after + weight @ (shift - mean * i * scale + 0 * bias)
+    return F.silu(pointwise.normalise(x, constant, *after))
 
 
-class NormedLinear(torch.autograd.Function):
-    """linear(batch_norm(x)) in training, without writing what is between the two.
+class NormedProduct(torch.autograd.Function):
+    """weight · batch_norm(x) in training, but for a constant, without writing what is between.
 
-    batch_norm(x) = (x - mean) i gamma + beta, i = 1/sqrt(var + eps). Its scale and shift go into
-    the product's weight and bias; their gradients come from that weight's, and the statistics' own
-    part of x's gradient is x times a number a channel, plus another.
+    batch_norm(x) = (x - mean) i gamma + beta, i = 1/sqrt(var + eps). Its scale goes into the
+    weight, whose gradient then also holds gamma's and i's; i's own part of x's gradient is
+    (x - mean) times a number a channel. Batch norm must follow: it takes any constant away, and
+    the gradient that it hands back sums to zero, so that the mean has none.
     """
 
     @staticmethod
-    def forward(ctx, x, gamma, beta, weight, bias, running_mean, running_var, momentum, eps):
+    def forward(ctx, x, gamma, weight, running_mean, running_var, momentum, eps):
         mean, var = torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
         i = (var + eps).rsqrt()
-        shift = beta - mean * i * gamma
-        ctx.save_for_backward(x, mean, i, gamma, shift, weight)
-        return linear(x, weight * (i * gamma), bias + weight @ shift)
+        ctx.save_for_backward(x, mean, i, gamma, weight)
+        ctx.mark_non_differentiable(mean, i)
+        return linear(x, weight * (i * gamma)), mean, i
 
     @staticmethod
-    def backward(ctx, g):
-        x, mean, i, gamma, shift, weight = ctx.saved_tensors
-        scale = i * gamma
+    def backward(ctx, g, *_):
+        x, mean, i, gamma, weight = ctx.saved_tensors
         g, rows = (v.permute(0, 2, 3, 1).flatten(0, 2) for v in (g, x))  # (n,out), (n,in)
-        g_bias = g.sum(0)
-        g_beta = g_bias @ weight
-        g_scaled = g.mT @ rows  # of weight * scale
-        g_scale = (g_scaled * weight).sum(0) - mean * g_beta
-        g_weight = g_scaled * scale + g_bias[:, None] * shift
-        # d var/dx = 2 (x - mean)/n, d i/d var = -i^3/2; d mean/dx = 1/n
-        slope = -g_scale * gamma * i**3 / len(rows)
-        g_rows = torch.addmm(-scale * g_beta / len(rows) - slope * mean, g, weight * scale)
-        g_x = g_rows.addcmul_(rows, slope).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-        return g_x, g_scale * i, g_beta, g_weight, g_bias, None, None, None, None
+        g_scaled = g.mT @ rows  # of weight * i * gamma
+        g_scale = (g_scaled * weight).sum(0)
+        slope = -g_scale * gamma * i**3 / len(rows)  # d i/dx = -i^3 (x - mean)/n
+        g_rows = torch.addmm(-slope * mean, g, weight * (i * gamma)).addcmul_(rows, slope)
+        g_x = g_rows.unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2)
+        return g_x, g_scale * i, g_scaled * (i * gamma), None, None, None, None
 
 
 @contextmanager
