@@ -315,9 +315,8 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if not func.is_view and "empty" not in func.name() and "detach" not in func.name():
-            outs = out if isinstance(out, (tuple, list)) else [out]
-            tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs, outs))]
+        if not func.is_view and not any(n in func.name() for n in ("empty", "detach", "_view")):
+            tensors = torch.utils._pytree.tree_leaves((args, kwargs, out))
             self.bytes += sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
             self.calls += 1
         return out

@@ -19,7 +19,6 @@ CONTEXT.set_forkserver_preload(
     [
         "train_mnist",
         "train_mnist_bilevel_ZO",
-        "sklearn.datasets",
         "torchvision.utils",
         "matplotlib.pyplot",
     ]
