@@ -6,6 +6,7 @@ the same bits as one that never was. What depends on the clock goes to log.txt a
 """
 
 import csv
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -30,6 +31,8 @@ import checkpoint
 from cli import Stop, one_line
 from families import NAMES
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
 
 def stream(device, seed: int, *names) -> torch.Generator:
     """The random stream of one purpose, such as stream(device, seed, "noise", step)."""
@@ -51,12 +54,21 @@ def setup(args) -> torch.device:
         raise Stop(f"--device {name}: not on this machine; use --device auto or --cpu", code=2)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    keep_freed_memory()
     return device
 
 
 def forward_passes(evaluations: dict[str, int]) -> int:
     """Network evaluations as one number: a backward pass counts as two forward ones."""
     return sum(evaluations.values()) + 2 * evaluations.get("training", 0)
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Whether glibc keeps what is freed for the next step, whose pages then cost no faults."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 2**31 - 1 if keep else 2**25)  # 32 MiB is what glibc grows to
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)
 
 
 def progress_bar(**options) -> tqdm:

@@ -15,10 +15,11 @@ import metrics
 from cli import Stop
 from data import fingerprint, load_images
 from families import FAMILIES
+from layers import frozen
 from model import Diffusion
 from run import Run, progress_bar, setup, stream
 from scheduler import Schedule
-from unet import UNet, frozen
+from unet import UNet
 
 EVAL_SEED = 0  # every run is judged on images from the same noise
 CHUNK = 500  # images sampled at once when many are wanted

@@ -1,117 +1,18 @@
 """The small U-Net: ShuffleNet-v2 units, batch norm, SiLU, no attention. Convolutions have a bias.
 
 With base 64, multipliers (2, 4) and T = 1000 it has 1,084,897 parameters; a forward pass of one
-28x28 image is 239 MFLOP.
-
-Two habits make it fast without changing what it computes (docs/speed.md). Memory is channels last,
-where a 1x1 convolution is one matrix product. And a feature map is stored with its even channels
-first, then its odd ones: the shuffle of two halves is then their concatenation, and it is the
-weights, a thousand times smaller, that are put in order for it (`evens_first`).
+28x28 image is 239 MFLOP. Feature maps are stored with their even channels first (layers.py).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layers import ConvBnSilu, channels_last, depthwise, evens_first, linear, regroup, separable
+
 TIME_DIM = 256
-
-
-def evens_first(x: Tensor, dim: int) -> Tensor:
-    """Channels along `dim` in the order in which feature maps are stored."""
-    return x.unflatten(dim, (-1, 2)).transpose(dim, dim + 1).flatten(dim, dim + 1)
-
-
-def evens_and_odds(x: Tensor) -> Tensor:
-    """The inverse of evens_first, for a vector."""
-    return x.view(2, -1).T.flatten()
-
-
-def regroup(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Shuffle two halves and split the result in halves again, all stored evens first."""
-    halves = zip(left.chunk(2, dim=1), right.chunk(2, dim=1), strict=True)
-    return tuple(torch.cat(pair, dim=1) for pair in halves)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """x with the strides of channels last also where one channel leaves them open."""
-    x = x.permute(0, 2, 3, 1)
-    return x.flatten(2).unflatten(2, x.shape[2:]).permute(0, 3, 1, 2)
-
-
-class ConvBn(nn.Sequential):
-    """Convolution and batch norm; `stored` is the weight's side that meets a stored feature map.
-
-    While nothing trains, batch norm is folded into the convolution.
-    """
-
-    def __init__(self, a, b, k, stride=1, groups=1, stored=None):
-        conv = nn.Conv2d(a, b, k, stride, padding=k // 2, groups=groups)
-        super().__init__(conv, nn.BatchNorm2d(b))
-        self.stored, self.frozen = stored, None
-
-    def forward(self, x):
-        if not self.training:
-            return self.convolve(x, *(self.frozen or self.fold()))
-        conv, bn = self[0], self[1]
-        weight, bias, *affine = self.arranged(conv.weight, conv.bias, bn.weight, bn.bias)
-        mean, var = self.statistics()
-        x = self.convolve(x, weight, bias)
-        x = F.batch_norm(x, mean, var, *affine, True, bn.momentum, bn.eps)  # moves mean and var
-        self.keep_statistics(mean, var)
-        return x
-
-    def convolve(self, x, weight, bias):
-        conv = self[0]
-        if conv.kernel_size == (1, 1):
-            return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
-
-    def arranged(self, weight, *vectors):
-        """The weights in the order of the feature maps they meet."""
-        if self.stored == "in":
-            weight = evens_first(weight, 1)
-        elif self.stored == "both":  # a depthwise convolution's only side
-            weight, *vectors = (evens_first(w, 0) for w in (weight, *vectors))
-        return weight, *vectors
-
-    def fold(self):
-        """Weight and bias that convolve and normalise at once, with the running statistics."""
-        conv, bn = self[0], self[1]
-        scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-        weight = conv.weight * scale[:, None, None, None]
-        return self.arranged(weight, torch.addcmul(bn.bias, conv.bias - bn.running_mean, scale))
-
-    def statistics(self):
-        """The running mean and variance, in the order of the feature map they meet."""
-        both = self[1].running_mean, self[1].running_var
-        return [evens_first(v, 0).clone() for v in both] if self.stored == "both" else both
-
-    def keep_statistics(self, mean, var):
-        """Take back what `statistics` gave, moved towards a batch's."""
-        bn = self[1]
-        if self.stored == "both":
-            bn.running_mean.copy_(evens_and_odds(mean))
-            bn.running_var.copy_(evens_and_odds(var))
-        bn.num_batches_tracked.add_(1)
-
-
-class ConvBnSilu(ConvBn):
-    """Convolution, batch norm, SiLU."""
-
-    def __init__(self, a, b, k, stored=None):
-        super().__init__(a, b, k, stored=stored)
-        self.append(nn.SiLU())
-
-    def forward(self, x):
-        return F.silu(super().forward(x))
-
-
-def depthwise(c, stride=1, stored=None):
-    return ConvBn(c, c, 3, stride, c, stored)
 
 
 class Bottleneck(nn.Module):
@@ -126,7 +27,8 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, left, right):
-        return self.left(left), self.right(right)
+        enter, *rest = self.right
+        return separable(*self.left, left), separable(*rest, enter(right))
 
 
 class Downsample(nn.Module):
@@ -141,7 +43,8 @@ class Downsample(nn.Module):
         )
 
     def forward(self, x):
-        return self.left(x), self.right(x)
+        enter, *rest = self.right
+        return separable(*self.left, x), separable(*rest, enter(x))
 
 
 class AddTime(nn.Module):
@@ -228,21 +131,4 @@ class UNet(nn.Module):
         x = torch.cat(through(self.middle, *halves), dim=1)
         for decoder in self.decoders:
             x = decoder(x, skips.pop(), time)
-        weight = evens_first(self.last.weight, 1)
-        return F.conv2d(x, weight, self.last.bias)
-
-
-@contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """Fold batch norm once for many forward passes, between which the weights stay as they are.
-
-    Parts that train, and networks that are not made of ConvBn, do what they always do.
-    """
-    units = [m for m in net.modules() if isinstance(m, ConvBn) and not m.training]
-    try:
-        for unit in units:
-            unit.frozen = unit.fold()
-        yield
-    finally:
-        for unit in units:
-            unit.frozen = None
+        return linear(x, evens_first(self.last.weight, 1), self.last.bias)

@@ -83,9 +83,12 @@ class UpperLevel:
         self.where = where
 
         def values(points):
-            noises = self._noises(len(points), "q", step)
-            draw = vmap(lambda q, x: self.sampler(net, x, levels=self.levels(q)))
-            return torch.stack([self.distance(images) for images in draw(points, noises)])
+            noises = self._noises(len(points), "q", step)  # (k,n,C,H,W)
+            k, n = noises.shape[:2]
+            each = (c.mT.repeat_interleave(n, 1) for c in vmap(self.levels)(points))
+            levels = Levels(*(c[:, :, None, None, None] for c in each))  # (T+1,kn,1,1,1)
+            images = self.sampler(net, noises.flatten(0, 1), levels=levels)
+            return torch.stack([self.distance(part) for part in images.unflatten(0, (k, n))])
 
         q = torch.stack([p.detach() for p in self.schedule.parameters()])
         with evaluating(net):

@@ -1,7 +1,8 @@
-"""The plain version that bench.py measures against: the U-Net layer by layer, as it is described.
+"""The plain version that bench.py measures against: what the published system computes, as written.
 
-The same weights under the same names as unet.py, contiguous memory, batch norm and shuffle as they
-are written; tests/test_speed.py holds the two to each other.
+The U-Net layer by layer in contiguous float32, with the same weights under the same names as
+unet.py (tests/test_speed.py holds the two to each other); AdamW tensor by tensor; one sampling a
+side; the FID by a general eigenproblem.
 """
 
 from itertools import pairwise
@@ -123,3 +124,18 @@ class UNet(nn.Module):
         for decoder in self.decoders:
             x = decoder(x, skips.pop(), time)
         return self.last(x)
+
+
+def fid(mean: Tensor, cov: Tensor, reference) -> Tensor:
+    """The Fréchet distance by the eigenvalues of the product of two covariances."""
+    trace_sqrt = torch.linalg.eigvals(cov @ reference.cov).sqrt().real.sum()
+    gap = (mean - reference.mean).square().sum()
+    return gap + cov.trace() + reference.cov.trace() - 2 * trace_sqrt
+
+
+@torch.no_grad()
+def side(net: nn.Module, sampler, levels, extractor, reference, noise: Tensor) -> Tensor:
+    """One side of a zeroth-order difference: a sampling, its features, its FID."""
+    features = extractor(sampler.diffusion.sample(net, noise, sampler.steps, levels=levels))[0]
+    features = features.double()
+    return fid(features.mean(0), features.mT.cov(), reference)

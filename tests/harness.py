@@ -24,7 +24,6 @@ CONTEXT.set_forkserver_preload(
         "train_mnist",
         "train_mnist_bilevel_ZO",
         "train_mnist_bayesian",
-        "sklearn.datasets",
         "torchvision.utils",
         "matplotlib.pyplot",
         "skopt",

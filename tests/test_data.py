@@ -10,10 +10,20 @@ import pytest
 import torch
 import torchvision
 from harness import Script, mutated
+from sklearn.datasets import load_digits
 
 import data
 from cli import Stop
-from data import MNIST_FILES, Batches, fingerprint, load_images, load_labels, to_pixels, to_unit
+from data import (
+    DIGITS_TEST_EVERY,
+    MNIST_FILES,
+    Batches,
+    fingerprint,
+    load_images,
+    load_labels,
+    to_pixels,
+    to_unit,
+)
 
 LABELS, IMAGES = (MNIST_FILES["test", what][0] for what in ("labels", "images"))
 
@@ -120,6 +130,15 @@ def test_mnist_is_read_as_it_is_written(mnist_dir):
     assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]  # the first digits of the set
     assert images.min() == 0 and images.max() == 255
+
+
+def test_the_digits_are_those_that_scikit_learn_loads():
+    values, labels = load_digits(return_X_y=True)
+    test = torch.arange(len(values)) % DIGITS_TEST_EVERY == 0
+    for split, chosen in (("test", test), ("train", ~test)):
+        expected = torch.from_numpy(values)[chosen].mul(255 / 16).round()
+        assert torch.equal(load_images("digits", "", split).flatten(1).double(), expected)
+        assert torch.equal(load_labels("digits", "", split), torch.from_numpy(labels)[chosen])
 
 
 def test_the_digits_are_split_without_overlap():

@@ -9,7 +9,10 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
-from unet import UNet, frozen
+from layers import frozen
+from model import Diffusion
+from scheduler import Schedule
+from unet import UNet
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import plain
@@ -113,3 +116,40 @@ def test_forward_mode_through_a_frozen_network():
     for direction, value, slope in zip(directions, out, slopes, strict=True):
         expected = jvp(lambda x: theirs(x, t), (x,), (direction,))
         torch.testing.assert_close((value, slope), expected)
+
+
+@pytest.mark.parametrize("net", [UNet(8, timesteps=20), TwoLayers(timesteps=20)])
+def test_sampling_frozen_agrees_with_sampling_plainly(net):
+    """A whole chain in float32, images in [-1, 1]; also of a network that cannot be folded."""
+    net(*batch(dtype=torch.float32)), net.eval()
+    process, x = Diffusion(Schedule("cosine", 20)), torch.randn(6, 1, 8, 8)
+    other = net
+    if isinstance(net, UNet):
+        other = plain.UNet(8, timesteps=20).eval()
+        other.load_state_dict(net.state_dict())
+    with torch.inference_mode():
+        expected = process.sample(other, x, 10)
+        with frozen(net):
+            torch.testing.assert_close(process.sample(net, x, 10), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bfloat16_changes_the_loss_by_less_than_a_percent():
+    ours, _ = pair(16, torch.float32)
+    process, (x0, t) = Diffusion(Schedule("cosine", 20)), batch(64, dtype=torch.float32)
+    eps, losses = torch.randn_like(x0), []
+    for amp in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            losses.append(process.loss(ours, x0, t, eps).item())
+    assert losses[1] != losses[0] and losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_folding_is_faithful_where_a_channel_is_dead_or_large():
+    ours, theirs = pair()
+    for net in (ours, theirs):
+        net.encoders[0].bottlenecks[0].left[0][1].running_var[0] = 0
+        net.encoders[0].bottlenecks[1].right[1][1].running_mean[1] = 1e4
+        net.eval()
+    x, t = batch()
+    with frozen(ours):
+        torch.testing.assert_close(ours(x, t), theirs(x, t), rtol=1e-7, atol=1e-9)

@@ -1,0 +1,415 @@
+"""What is fast, measured: our paths beside the plain ones of plain.py, in turn in one process.
+
+python benchmarks/bench.py --threads 2     prints the table, writes docs/results/bench.json
+python benchmarks/bench.py --quick         small, in a minute; writes nothing
+python benchmarks/bench.py --report        writes the table of that file into docs/speed.md
+
+Images and reference are drawn: nothing is read or downloaded. InceptionV3 has random weights, which
+cost what the official ones cost.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import plain
+
+from extractors import Extractor, FidInception, load_extractor
+from layers import frozen
+from metrics import FeatureStatistics, Reference, frechet_distance
+from model import Diffusion
+from optim import denoising_step, make_optimizer
+from run import keep_freed_memory, peak_memory, stream
+from sampling import Sampler
+from scheduler import Schedule
+from train_mnist_bilevel_ZO import loss_difference, make_schedule_optimizer, step_schedule
+from unet import UNet
+from upper import UpperLevel, evaluating, flat
+
+RESULTS, PAGE = ROOT / "docs" / "results" / "bench.json", ROOT / "docs" / "speed.md"
+INNER_LOOP = 10  # of the published command
+SIZES = ("device", "threads", "base", "batch_size", "steps", "images")
+PEAKS = ("plain training", "our training", "our bilevel iteration")
+MARK = "<!-- what follows is written by benchmarks/bench.py --report -->\n"
+SETUP = """
+import sys
+sys.argv = ["train_mnist.py", "--cpu", "--dataset", "digits"]
+import train_mnist as script
+import cli, data, run, sampling
+args = cli.parse(script.make_parser(), "train", script.check, sys.argv[1:])
+device = run.setup(args)
+images = data.load_images(args.dataset, args.data_dir, "train").to(device)
+sampling.make_judge(args, device)
+net = sampling.make_network(args, device)
+script.make_optimizer(net.parameters(), args.lr), script.make_ema(net, args, args.epochs)
+"""
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--threads", type=int, default=1, help="CPU threads")
+    add("--repeats", type=int, default=3, help="measurements of each side, in turn")
+    add("--base", type=int, default=64, help="channels of the network")
+    add("--batch_size", type=int, default=128, help="images a training step")
+    add("--steps", type=int, default=100, help="DDIM steps of a sampling")
+    add("--images", type=int, default=36, help="images of a sampling")
+    add("--extractor", default="inception", choices=["inception", "mnist"], help="of the FIDs")
+    add("--quick", action="store_true", help="base 8, batch 16, 3 steps, the mnist extractor")
+    add("--report", action="store_true", help="measure nothing, write the page")
+    add("--peak", choices=PEAKS, help="print one peak of memory in bytes, and stop")
+    args = parser.parse_args()
+    if args.quick:
+        args.base, args.batch_size, args.steps, args.extractor = 8, 16, 3, "mnist"
+    return args
+
+
+class Bench:
+    """One network for each side and everything around it, and the rows that were measured."""
+
+    def __init__(self, args):
+        torch.manual_seed(0)
+        d = self.device = torch.device(args.device)
+        self.args, self.rows = args, []
+        self.ours, self.plain = UNet(args.base).to(d), plain.UNet(args.base).to(d)
+        self.plain.load_state_dict(self.ours.state_dict())
+        self.optimizers = {
+            self.ours: make_optimizer(self.ours.parameters(), 1e-3),
+            self.plain: torch.optim.AdamW(self.plain.parameters(), lr=1e-3, foreach=False),
+        }
+        self.schedule = Schedule("cosine", 1000, learned=True).to(d)
+        self.process = Diffusion(self.schedule, device=d)
+        self.flags = argparse.Namespace(
+            seed=0, timesteps=1000, backward_steps=args.steps, sampler="ddim", tau_type="linear",
+            no_clip=False, amp=False, zo_samples=args.images, zo_directions=1, ZO_type="two",
+            delta=0.01, noise="common", upper_gradient="zo", truncation=1.0,
+        )  # fmt: skip
+        self.sampler = Sampler(self.process, self.flags, (1, 28, 28), d)
+        self.extractor = make_extractor(args.extractor, d)
+        self.reference = drawn_reference(self.extractor.dim, d)
+        run = argparse.Namespace(evaluations=Counter())
+        judge = (self.extractor, self.reference)
+        self.upper = UpperLevel(self.sampler, judge, self.schedule, self.flags, run)
+        self.x0 = torch.rand(args.batch_size, 1, 28, 28, device=d) * 2 - 1
+        self.noise = self.sampler.noise(args.images, 0, "bench")
+        with torch.no_grad():
+            self.levels = self.process.levels()
+
+    def row(self, what, ours, plain=None, scale=1.0, repeats=None):
+        """Measure both sides in turn; seconds are of `scale` calls."""
+        times = {"ours": [], "plain": []}
+        sides = {"ours": ours} | ({"plain": plain} if plain else {})
+        for i in range((repeats or self.args.repeats) + 1):
+            for name, call in sides.items():
+                keep_freed_memory(name == "ours")
+                self.wait()
+                start = time.perf_counter()
+                call()
+                self.wait()
+                if i:  # the first call of each is a warm-up
+                    times[name].append((time.perf_counter() - start) * scale)
+        row = {"what": what} | {k: summary(v) for k, v in times.items() if v}
+        self.add(row)
+
+    def add(self, row):
+        if "plain" in row:
+            row["ratio"] = row["ours"]["median"] / row["plain"]["median"]
+        self.rows.append(row)
+        print(line(row), flush=True)
+
+    def wait(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def train(self, net, extra=None):
+        """A training step, always on the same images."""
+        random = stream(self.device, 0, "bench")
+        more = {"levels": self.levels, "extra": extra}
+        denoising_step(
+            self.process, net, self.optimizers[net], self.x0, random, "the benchmark", **more
+        )
+
+    def forward(self, net):
+        with torch.inference_mode(), evaluating(net), frozen(net):
+            net(self.noise, torch.tensor([500], device=self.device))
+
+    def sample(self, net):
+        with torch.inference_mode(), evaluating(net):
+            if net is self.ours:
+                self.sampler(net, self.noise, levels=self.levels)
+            else:
+                self.process.sample(net, self.noise, self.args.steps, levels=self.levels)
+
+    def plain_sides(self):
+        """Both sides of a zeroth-order difference."""
+        fixed = self.sampler, self.levels, self.extractor, self.reference, self.noise
+        with evaluating(self.plain):
+            for _ in range(2):
+                plain.side(self.plain, *fixed)
+
+    def slope_of_schedule(self, kind):
+        self.flags.upper_gradient = kind
+        return self.upper.slope_of_schedule(self.ours, 0, "the benchmark")
+
+    def slope_of_weights(self):
+        return self.upper.slope_of_weights(self.ours, self.levels, 0, "the benchmark")
+
+    def measure(self):
+        """All rows; a study of another kind adds its own here."""
+        args, ours, theirs = self.args, self.ours, self.plain
+        print(line(None))
+        self.row(
+            f"training step, {args.batch_size} images",
+            lambda: self.train(ours),
+            lambda: self.train(theirs),
+            repeats=args.repeats + 2,
+        )
+        self.row(
+            f"forward of {args.images} images",
+            lambda: self.forward(ours),
+            lambda: self.forward(theirs),
+            repeats=4 * args.repeats + 1,
+        )
+        self.row(
+            f"sampling an image, {args.steps} steps",
+            lambda: self.sample(ours),
+            lambda: self.sample(theirs),
+            1 / args.images,
+        )
+        self.fid_rows()
+        self.iteration()
+        self.memory_rows()
+        self.setup_row()
+
+    def fid_rows(self):
+        """From features to the distance."""
+        dim = self.extractor.dim
+        for n in (36, 1000 if self.args.quick else 10000):
+            features = torch.randn(n, dim, dtype=torch.float64, device=self.device)
+
+            def ours(features=features):
+                statistics = FeatureStatistics()
+                for part in features.split(500):
+                    statistics.update(part)
+                return statistics.fid(self.reference)
+
+            def theirs(features=features):
+                return plain.fid(features.mean(0), features.mT.cov(), self.reference)
+
+            if n == 36:
+                ours = lambda x=features: frechet_distance(x, self.reference)  # noqa: E731
+            self.row(f"FID, n = {n}, {dim} features", ours, theirs)
+
+    def iteration(self):
+        """The phases of a bilevel iteration with the published flags, and their sum."""
+        ours, theirs, first = self.ours, self.plain, len(self.rows)
+        twins = {net: deepcopy(net) for net in (ours, theirs)}
+        extra = torch.zeros_like(flat(ours))
+        optimizer, cycle = make_schedule_optimizer(self.schedule, [0.0] * 4, 1000)
+        gradient = torch.full((4,), 1e-3, dtype=torch.float64, device=self.device)
+
+        def difference(net):
+            return loss_difference(self.flags, self.process, net, twins[net], self.x0, 0)
+
+        def move():
+            step_schedule(self.schedule, optimizer, cycle, gradient, "the benchmark")
+
+        def row(what, ours, theirs, scale=1):
+            self.row(f"bilevel: {what}", ours, theirs, scale)
+
+        steps = lambda: self.train(ours), lambda: self.train(theirs)
+        row(f"{INNER_LOOP} theta_y steps", *steps, INNER_LOOP)
+        row("dFID/dtheta, zeroth-order", self.slope_of_weights, self.plain_sides)
+        row("theta_z step", lambda: self.train(ours, extra), steps[1])
+        row("dFID/dq, zeroth-order", lambda: self.slope_of_schedule("zo"), self.plain_sides)
+        row("difference of losses", lambda: difference(ours), lambda: difference(theirs))
+        row("schedule step", move, move)
+        row("FIDs only to log", lambda: None, self.plain_sides)
+        phases = self.rows[first:]
+        total = {
+            side: {k: sum(r[side][k] for r in phases) for k in ("median", "least", "most")}
+            for side in ("ours", "plain")
+        }
+        self.add({"what": "bilevel iteration, the sum", **total})
+        self.row("or: dFID/dq in forward mode", lambda: self.slope_of_schedule("forward"))
+
+    def memory_rows(self):
+        """Peaks of processes of their own that do one thing twice, with the mnist extractor."""
+        for what in PEAKS:
+            same = {k: v for k, v in vars(self.args).items() if k in SIZES}
+            words = [w for k, v in same.items() for w in (f"--{k}", str(v))]
+            here = [sys.executable, __file__, "--peak", what, "--extractor", "mnist", *words]
+            found = subprocess.run(here, capture_output=True, text=True, check=True)
+            self.rows.append({"what": f"peak memory, {what}", "GiB": int(found.stdout) / 2**30})
+            print(line(self.rows[-1]), flush=True)
+
+    def peak(self, what):
+        """What `what` needs, in bytes."""
+        keep_freed_memory()
+        net = self.plain if "plain" in what else self.ours
+        for _ in range(2):
+            self.train(net)
+            if "bilevel" in what:
+                extra = self.slope_of_weights().gradient
+                self.train(net, extra)
+                self.slope_of_schedule("zo")
+        return max(peak_memory().values()) if self.device.type == "cpu" else peak_memory()["cuda"]
+
+    def setup_row(self):
+        """A first run up to its first step, statistics cached: a process from start to end."""
+        times = []
+        for _ in range(self.args.repeats):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", SETUP], cwd=ROOT, check=True)
+            times.append(time.perf_counter() - start)
+        self.add({"what": "set-up of a first run, digits", "ours": summary(times)})
+
+    def work(self):
+        """Operations and bytes of a training step of each side, and what the machine can do."""
+        found = {}
+        for name, net in (("ours", self.ours), ("plain", self.plain)):
+            with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+                self.train(net)
+            found[name] = {
+                "GFLOP": flops.get_total_flops() / 1e9,
+                "GB": traffic.bytes / 1e9,
+                "operators": traffic.calls,
+            }
+        a = torch.randn(2048, 2048, device=self.device)
+        b = torch.randn(2**26, device=self.device)
+        c = torch.empty_like(b)
+        found["product, GFLOP/s"] = 2 * 2048**3 / self.fastest(lambda: a @ a) / 1e9
+        found["copy, GB/s"] = 2 * 4 * 2**26 / self.fastest(lambda: c.copy_(b)) / 1e9
+        return found
+
+    def fastest(self, call):
+        times = []
+        for _ in range(9):
+            self.wait()
+            start = time.perf_counter()
+            call()
+            self.wait()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operators read and write; a view moves none."""
+
+    bytes = calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and not any(n in func.name() for n in ("empty", "detach", "_view")):
+            tensors = torch.utils._pytree.tree_leaves((args, kwargs, out))
+            self.bytes += sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
+            self.calls += 1
+        return out
+
+
+def make_extractor(name, device):
+    if name == "mnist":
+        return load_extractor(name, device)
+    with mock.patch.object(torch.nn.Module, "load_state_dict"):
+        return Extractor(name, FidInception({}), "random weights").to(device)
+
+
+def drawn_reference(dim, device):
+    """A Gaussian of falling variances, with what is made of it once."""
+    x = torch.randn(5 * dim, dim, dtype=torch.float64) * torch.arange(1, dim + 1) ** -0.5
+    reference = Reference(x.mean(0).to(device), x.mT.cov().to(device), 5 * dim, "drawn", "none")
+    assert reference.root.shape == (dim, dim)
+    return reference
+
+
+def summary(times):
+    return {"median": median(times), "least": min(times), "most": max(times)}
+
+
+def line(row):
+    """A line of the printed table; None is its head."""
+    if row is None:
+        return (
+            f"{'seconds':38s} {'ours':>9s} {'least':>9s} {'most':>9s} {'plain':>9s} {'ratio':>6s}"
+        )
+    if "GiB" in row:
+        return f"{row['what']:38s} {row['GiB']:9.3f} GiB"
+    ours = [row["ours"][k] for k in ("median", "least", "most")]
+    text = f"{row['what']:38s} " + " ".join(f"{v:9.4f}" for v in ours)
+    return text + (f" {row['plain']['median']:9.4f} {row['ratio']:6.3f}" if "ratio" in row else "")
+
+
+def report(record):
+    """The record as the page's last part."""
+    head = "| | ours, s | spread | plain, s | spread | ratio |\n|---|---|---|---|---|---|\n"
+    rows, memory = [], []
+    for row in record["rows"]:
+        if "GiB" in row:
+            memory.append(f"{row['what'].removeprefix('peak memory, ')} {row['GiB']:.2f} GiB")
+            continue
+        cells = [row["what"]]
+        for side in ("ours", "plain"):
+            s = row.get(side)
+            cells += [f"{s['median']:.3g}", f"{s['least']:.3g}–{s['most']:.3g}"] if s else ["", ""]
+        rows.append("| " + " | ".join([*cells, f"{row['ratio']:.2f}" if "ratio" in row else ""]))
+    work = record["work"]
+    speed, copy = work["product, GFLOP/s"], work["copy, GB/s"]
+    text = f"`{record['command']}`: {record['machine']}.\n\n{head}" + " |\n".join(rows) + " |\n"
+    text += f"\nPeak memory: {'; '.join(memory)}.\n\nA training step's work, and its floors "
+    text += f"at {speed:.0f} GFLOP/s (a matrix product) and {copy:.1f} GB/s (a copy):\n\n"
+    text += "| | GFLOP | floor, s | GB through operators | floor, s | operators |\n"
+    text += "|---|---|---|---|---|---|\n"
+    for side in ("ours", "plain"):
+        w = work[side]
+        text += f"| {side} | {w['GFLOP']:.1f} | {w['GFLOP'] / speed:.2f} | {w['GB']:.1f} "
+        text += f"| {w['GB'] / copy:.2f} | {w['operators']} |\n"
+    page = PAGE.read_text().split(MARK)[0] + MARK + "\n" + text
+    PAGE.write_text(page)
+
+
+def main():
+    args = parse_arguments()
+    if args.report:
+        report(json.loads(RESULTS.read_text()))
+        return
+    torch.set_num_threads(args.threads)
+    bench = Bench(args)
+    if args.peak:
+        print(bench.peak(args.peak))
+        return
+    bench.measure()
+    work = bench.work()
+    print(json.dumps(work, indent=1))
+    if args.quick:
+        return
+    cuda = args.device != "cpu"
+    where = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU"
+    record = {
+        "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
+        "machine": f"torch {torch.__version__}, {where}, {args.threads} threads, float32; median, "
+        f"least and most of {args.repeats} measurements or more, the sides in turn",
+        "extractor": f"{args.extractor}, random weights" if args.extractor != "mnist" else "mnist",
+        "rows": bench.rows,
+        "work": work,
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
