@@ -1,0 +1,3 @@
+"""The report."""
+
+SHOWN = 300
