@@ -61,7 +61,7 @@ class Diffusion:
     def loss(
         self, net: Callable, x0: Tensor, t: Tensor, eps: Tensor, levels=None, reduction="mean"
     ) -> Tensor:
-        """The squared error of the predicted noise, at x_t ~ q(x_t | x_0): its mean, or each one."""
+        """The squared error of the predicted noise at x_t ~ q(x_t | x_0): the mean, or each."""
         signal, noise, scale = (_over(c[t], x0) for c in levels or self.levels())
         xt = signal * x0 + noise * eps
         return torch.nn.functional.mse_loss(net(scale * xt, t), eps, reduction=reduction)

@@ -18,6 +18,11 @@ sys.path.insert(0, str(ROOT))
 import cli
 
 KIND = "lr_schedules"
+# a training of some minutes on the embedded digits; FID needs a network that draws a little
+DIGITS = """
+    --dataset digits --model_base_dim 16 --batch_size 64 --timesteps 100 --epochs 9 --lr 0.01
+    --backward_steps 20 --fid_samples 0 --eval_samples 1000 --log_freq 100
+""".split()
 SETS = ["circle", "dino", "line", "moons"]
 SCHEDULES = ["constant", "step", "exponential", "plateau", "cosine"]
 
@@ -88,6 +93,8 @@ def add_schedules(parser) -> None:
 def check(args) -> None:
     if args.report is not None and args.resume:
         raise ValueError("--report and --resume contradict each other")
+    if args.digits and args.resume:
+        raise ValueError("--digits makes runs of train_mnist.py: that script resumes them")
 
 
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
@@ -119,12 +126,12 @@ def recipes(args) -> list[Recipe]:
             "plateau_patience": args.plateau_patience,
         }
         return [Recipe(name, name, options) for name in SCHEDULES]
-    sizes = [(3, 0.1), (10, 0.9), (10, 0.5), (10, 0.1), (100, 0.9), (100, 0.1)]
+    sizes = [(3, 0.1), (10, 0.9), (10, 0.5), (10, 0.1), (100, 0.9), (100, 0.1), (1000, 0.1)]
     ends = [0.1, 0.01, 1e-4, 1e-12]
     plateaus = [(0.5, 10), (0.5, 2), (0.1, 2), (0.1, 0)]
     return [
-        Recipe("constant", "constant"),
-        Recipe("cosine", "cosine"),
+        Recipe("constant", "constant", {}),
+        Recipe("cosine", "cosine", {}),
         *(Recipe(f"step 1/{n} x{decay:g}", "step", _step(args, n, decay)) for n, decay in sizes),
         *(Recipe(f"exponential to {e:g}", "exponential", {"exponential_end": e}) for e in ends),
         *(
@@ -173,8 +180,8 @@ def study(args, run: Run, data: dict) -> None:
             for name, group in groups.items():
                 group.load_state_dict(saved["groups"][name])
             saved = None
-        run.state = lambda seed=seed, groups=groups: {
-            "step": (seed - args.seed) * args.steps + at["step"],
+        run.state = lambda groups=groups: {
+            "step": (at["seed"] - args.seed) * args.steps + at["step"],
             "at": dict(at),
             "groups": {name: group.state_dict() for name, group in groups.items()},
         }
@@ -184,6 +191,10 @@ def study(args, run: Run, data: dict) -> None:
     total = args.seeds * args.steps
     drawn = args.eval_points * TIMESTEPS * args.seeds * len(data) * len(recipes(args))
     run.finish({"seeds": args.seeds, "steps": total}, drawn=drawn)
+    if not args.sweep:
+        rows = lr_report.rows_of(run.folder)
+        print(lr_report.tables(rows["lr_results"], rows["lr_timing"]))
+        print(f"--report {run.folder} puts them, and the figures, into docs/lr_schedules.md")
 
 
 def make_groups(args, names: list[str], seed: int, device) -> dict[str, Together]:
@@ -265,6 +276,20 @@ def judge_one(args, run: Run, at: dict, name, i, group: Together, process, data:
     run.log(f"{name}, {recipe.label}: {said}")
 
 
+def digits(args) -> None:
+    """The five schedules through train_mnist.py's own training: a run's folder each."""
+    import train_mnist
+    from sampling import run_script
+
+    own = {n: getattr(args, n) for n in ("seed", "threads", "device", "runs_dir", "save_seconds")}
+    own["device"] = "cpu" if args.cpu else args.device
+    words = [*DIGITS, *(f"--{name}={value}" for name, value in own.items())]
+    for schedule in SCHEDULES:
+        given = [*words, "--lr_schedule", schedule]
+        arguments = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, given)
+        run_script("train", arguments, train_mnist.train, train_mnist.print_plan)
+
+
 def divergence(p, q, who) -> float:
     try:
         return kl_divergence(p, q)
@@ -273,10 +298,13 @@ def divergence(p, q, who) -> float:
 
 
 def main(args) -> None:
-    device = setup(args)
     if args.report is not None:
         lr_report.publish([Path(folder) for folder in args.report])
         return
+    if args.digits:
+        digits(args)
+        return
+    device = setup(args)
     data = load(args, device)
     with Run.open(KIND, args, device, sets=sorted(data)) as run:
         if run.finished:

@@ -20,11 +20,11 @@ CHUNK = 1000  # points sampled at once: what a layer writes stays in the cache
 
 
 class Recipe(NamedTuple):
-    """A run's learning rate: its name in the tables, its schedule and what differs from default."""
+    """A run's learning rate: its name in the tables, its schedule and the schedule's options."""
 
     label: str
     schedule: str
-    options: dict = {}
+    options: dict
 
 
 def first_net(seed: int) -> Net:
