@@ -100,19 +100,15 @@ def check(args) -> None:
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), KIND, check, common=cli.check_device)
 
-import time
-
 import torch
 
 import lr_report
+from judging import HELD_OUT, REAL, TRAIN, judge
 from model import Diffusion
-from points import DINO_PACKAGE, dino_points, kl_divergence, points
-from run import Run, check_finite, guarded, progress_bar, setup, stream
+from points import DINO_PACKAGE, dino_points, points
+from run import Run, check_finite, guarded, progress_bar, setup
 from scheduler import Schedule
-from together import TIMESTEPS, Recipe, Together, batch, first_net, held_out_loss, sample
-
-# seeds of the data, the same for every run: the paper's moons are those of 42
-TRAIN, HELD_OUT, REAL = 42, 43, 44
+from together import TIMESTEPS, Recipe, Together, batch, first_net
 
 
 def recipes(args) -> list[Recipe]:
@@ -186,11 +182,10 @@ def study(args, run: Run, data: dict) -> None:
             "groups": {name: group.state_dict() for name, group in groups.items()},
         }
         train(args, run, at, groups, process, {name: x[TRAIN] for name, x in data.items()})
-        judge(args, run, at, groups, process, data)
+        judge(args, run, at, recipes(args), groups, process, data)
         at.update(seed=seed + 1, step=0, judged=0)
     total = args.seeds * args.steps
-    drawn = args.eval_points * TIMESTEPS * args.seeds * len(data) * len(recipes(args))
-    run.finish({"seeds": args.seeds, "steps": total}, drawn=drawn)
+    run.finish({"seeds": args.seeds, "steps": total}, drawn=0)  # counted as they were drawn
     if not args.sweep:
         rows = lr_report.rows_of(run.folder)
         print(lr_report.tables(rows["lr_results"], rows["lr_timing"]))
@@ -232,50 +227,6 @@ def train(args, run: Run, at: dict, groups: dict, process, data: dict) -> None:
             run.poll()
 
 
-def judge(args, run: Run, at: dict, groups: dict, process, data: dict) -> None:
-    """Evaluation loss, points, times and divergences of each run of a seed, a row a run."""
-    runs = [(name, i) for name in groups for i in range(len(recipes(args)))]
-    with progress_bar(total=len(runs), initial=at["judged"], desc="evaluation") as bar:
-        for name, i in runs[at["judged"] :]:
-            judge_one(args, run, at, name, i, groups[name], process, data[name])
-            at["judged"] += 1
-            bar.update()
-            run.poll()
-
-
-def judge_one(args, run: Run, at: dict, name, i, group: Together, process, data: dict) -> None:
-    seed, recipe, net = at["seed"], recipes(args)[i], group.net(i)
-    held_out, real = data[HELD_OUT], data[REAL]
-    random = stream(held_out.device, seed, "start")
-    noise = torch.randn(held_out.shape, generator=random, device=held_out.device)
-    begun = time.perf_counter()
-    drawn = sample(process, net, noise, seed)
-    seconds = time.perf_counter() - begun
-    who = {"seed": seed, "set": name, "schedule": recipe.label}
-    real, drawn = real.cpu().double().numpy(), drawn.cpu().double().numpy()
-    scores = {
-        "loss": held_out_loss(process, net, held_out, seed),
-        "kl": divergence(real, drawn, who),
-        "kl_reverse": divergence(drawn, real, who),
-        "kl_matched": None,
-    }
-    if recipe.label == "constant":  # what is left when sampling starts where training ended
-        levels = process.levels()
-        start = levels.signal[-1] * held_out + levels.noise[-1] * noise
-        matched = sample(process, net, start, seed).cpu().double().numpy()
-        scores["kl_matched"] = divergence(real, matched, who)
-    lrs = {"lr_mean": group.lr_sum[i] / args.steps, "lr_last": group.lrs()[i]}
-    run.row("results.csv", **who, steps=args.steps, **scores, **lrs)
-    shared = (group.seconds - sum(group.own_seconds)) / len(group.rows)
-    clock = {"shared": shared, "own": group.own_seconds[i], "sampling": seconds}
-    run.row("timing.csv", **who, **clock)
-    if seed == args.seed and not args.sweep:
-        for x, y in drawn[: lr_report.SHOWN]:
-            run.row("points.csv", set=name, schedule=recipe.label, x=round(x, 3), y=round(y, 3))
-    said = f"loss {scores['loss']:.4f}, KL {scores['kl']:.3f}, {seconds:.1f} s to sample"
-    run.log(f"{name}, {recipe.label}: {said}")
-
-
 def digits(args) -> None:
     """The five schedules through train_mnist.py's own training: a run's folder each."""
     import train_mnist
@@ -288,13 +239,6 @@ def digits(args) -> None:
         given = [*words, "--lr_schedule", schedule]
         arguments = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, given)
         run_script("train", arguments, train_mnist.train, train_mnist.print_plan)
-
-
-def divergence(p, q, who) -> float:
-    try:
-        return kl_divergence(p, q)
-    except ValueError as error:
-        raise cli.Stop(f"{who['set']}, {who['schedule']}, seed {who['seed']}: {error}") from None
 
 
 def main(args) -> None:

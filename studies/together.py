@@ -1,4 +1,4 @@
-"""Runs of one data set that differ in their learning rate alone, trained together and judged."""
+"""Runs of one data set that differ in their learning rate alone, trained together."""
 
 import time
 from typing import NamedTuple
@@ -16,7 +16,6 @@ from stack import Net, Stack, clip_rows_
 TIMESTEPS = 100
 MAX_NORM = 0.5
 EMA_DECAY, EMA_STEPS = 0.995, 10
-CHUNK = 1000  # points sampled at once: what a layer writes stays in the cache
 
 
 class Recipe(NamedTuple):
@@ -125,22 +124,3 @@ class Together:
         self.done, self.epoch_loss = state["done"], state["epoch_loss"].clone()
         self.lr_sum = list(state["lr_sum"])
         self.seconds, *self.own_seconds = state["clock"]
-
-
-def held_out_loss(process: Diffusion, net: Net, x0: Tensor, seed: int) -> float:
-    """The loss on points that no run trained on, at times and noise that all runs share."""
-    t, eps = draw(x0, TIMESTEPS, stream(x0.device, seed, "held-out"))
-    with torch.inference_mode():
-        return process.loss(net, x0, t, eps).item()
-
-
-def sample(process: Diffusion, net: Net, start: Tensor, seed: int) -> Tensor:
-    """Points from (n,2) at time T, ancestrally: all steps, their own noise, nothing clipped."""
-    random = stream(start.device, seed, "sampling")
-    with torch.inference_mode():
-        return torch.cat(
-            [
-                process.sample(net, x, TIMESTEPS, eta=1.0, clip=False, generator=random)
-                for x in start.split(CHUNK)
-            ]
-        )

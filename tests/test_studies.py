@@ -23,6 +23,7 @@ from lr_study import Plain
 
 import checkpoint
 import cli
+import judging
 import lr_report
 import lr_schedules
 import points
@@ -232,12 +233,12 @@ def test_sampling_reaches_the_law_of_gaussian_data():
         return levels.noise[t] * x / variance
 
     spread = (4 * levels.signal[-1] ** 2 + levels.noise[-1] ** 2).sqrt()
-    drawn = together.sample(process, exact, spread * torch.randn(4000, 2), seed=0)
+    drawn = judging.sample(process, exact, spread * torch.randn(4000, 2), seed=0)
     assert drawn.std() == pytest.approx(2.0, rel=0.03)
 
 
 TINY = """--cpu --threads 1 --steps 12 --batch_size 8 --points 60 --eval_points 20 --log_freq 5
-    --save_seconds 1000 --sets line circle""".split()
+    --save_seconds 1000 --sets line""".split()
 
 
 def parse(*words):
@@ -264,9 +265,9 @@ def kept(folder):
 
 
 def test_the_study_runs_resumes_and_reports(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lr_report, "SHOWN", 4)
-    monkeypatch.setattr(together, "TIMESTEPS", 5)  # what sampling visits of the 100
-    words = ["--seeds", 2, "--sets", "line"]
+    monkeypatch.setattr(judging, "SHOWN", 4)
+    monkeypatch.setattr(judging, "TIMESTEPS", 5)  # what sampling visits of the 100
+    words = ["--seeds", 2]
     code, whole = study(tmp_path / "whole", *words)
     said = capsys.readouterr().out
     assert code == 0 and all(f"Table {i}." in said for i in range(1, 6))
