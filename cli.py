@@ -244,6 +244,15 @@ def add_evaluation(parser):
 
 
 def add_runtime(parser):
+    group = add_machine(parser)
+    group.add_argument("--amp", action="store_true", help="train and sample in bfloat16 autocast")
+    group.add_argument(
+        "--dry_run", action="store_true", help="say what would be done and what it costs, and stop"
+    )
+
+
+def add_machine(parser):
+    """The runtime flags of every script that makes runs."""
     group = parser.add_argument_group("runtime")
     group.add_argument(
         "--device",
@@ -252,7 +261,6 @@ def add_runtime(parser):
         help="auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N",
     )
     group.add_argument("--cpu", action="store_true", help="the same as --device cpu")
-    group.add_argument("--amp", action="store_true", help="train and sample in bfloat16 autocast")
     group.add_argument(
         "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of every random stream"
     )
@@ -270,9 +278,7 @@ def add_runtime(parser):
         metavar="latest|RUN",
         help="go on with an unfinished run: its folder, or the latest",
     )
-    group.add_argument(
-        "--dry_run", action="store_true", help="say what would be done and what it costs, and stop"
-    )
+    return group
 
 
 def add_output(parser):
@@ -284,7 +290,9 @@ def add_output(parser):
     return group
 
 
-def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argparse.Namespace:
+def parse(
+    parser: Parser, kind: str, check=lambda args: None, argv=None, common=None
+) -> argparse.Namespace:
     """Parse and check the arguments. A run that resumes takes its own arguments back."""
     unset = object()
     dests = [action.dest for action in parser._actions if action.dest != "help"]
@@ -308,17 +316,22 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
             given = {**stored, **{n: given[n] for n in given if n in MAY_CHANGE}}
             given["resume"] = str(folder)
         args = argparse.Namespace(**{**defaults, **given})
-        check_common(args)
+        (common or check_common)(args)
         check(args)
     except ValueError as error:
         parser.error(str(error))
     return args
 
 
-def check_common(args) -> None:
-    """Combinations that no script can run; ValueError says which flag."""
+def check_device(args) -> None:
+    """--cpu beside another device; a ValueError."""
     if args.cpu and args.device not in ("auto", "cpu"):
         raise ValueError(f"--cpu and --device {args.device} contradict each other")
+
+
+def check_common(args) -> None:
+    """Combinations that no training script can run; ValueError says which flag."""
+    check_device(args)
     if args.model_base_dim % 4:
         raise ValueError(f"--model_base_dim {args.model_base_dim} is not a multiple of 4")
     for flag in ("fid_samples", "eval_samples"):

@@ -28,6 +28,7 @@ FAMILIES = {
     },
     "linear": {"start": (0.0, 0.0, 1.0), "end": (1.0, 0.0, 1.0)},
     "ddpm": {},
+    "ddpm_unscaled": {},
 }
 
 

@@ -58,11 +58,13 @@ class Diffusion:
         variance = (self.b**2 - 1) * alpha_bar + 1 if self.normalise else torch.ones_like(signal)
         return Levels(*(c.to(self.device, self.dtype) for c in (signal, noise, variance.rsqrt())))
 
-    def loss(self, net: Callable, x0: Tensor, t: Tensor, eps: Tensor, levels=None) -> Tensor:
-        """The mean squared error of the predicted noise, at x_t ~ q(x_t | x_0)."""
+    def loss(
+        self, net: Callable, x0: Tensor, t: Tensor, eps: Tensor, levels=None, reduction="mean"
+    ) -> Tensor:
+        """The squared error of the predicted noise at x_t ~ q(x_t | x_0): the mean, or each."""
         signal, noise, scale = (_over(c[t], x0) for c in levels or self.levels())
         xt = signal * x0 + noise * eps
-        return torch.nn.functional.mse_loss(net(scale * xt, t), eps)
+        return torch.nn.functional.mse_loss(net(scale * xt, t), eps, reduction=reduction)
 
     def sample(
         self,

@@ -29,20 +29,37 @@ def one_cycle(optimizer, highest: float | list[float], steps: int) -> lr_schedul
 
 
 class LRSchedule:
-    """One of LR_SCHEDULES over a known number of steps; only plateau looks at the epoch's loss."""
+    """One of LR_SCHEDULES over a known number of steps; only plateau looks at the epoch's loss.
 
-    def __init__(self, name: str, optimizer, total_steps: int):
+    `step_size` (in steps; None: a third of all) and `step_decay` are StepLR's, `exponential_end`
+    is the part of the first rate that ExponentialLR ends with, and `plateau_decay` and
+    `plateau_patience` (in epochs) are ReduceLROnPlateau's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        optimizer,
+        total_steps: int,
+        step_size: int | None = None,
+        step_decay: float = 0.1,
+        exponential_end: float = 0.01,
+        plateau_decay: float = 0.5,
+        plateau_patience: int = 2,
+    ):
         self.name, lr = name, optimizer.param_groups[0]["lr"]
-        third = max(1, total_steps // 3)
+        step_size = step_size or max(1, total_steps // 3)
         self.inner = {
             "onecycle": lambda: one_cycle(optimizer, lr, total_steps),
             "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0),
             "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps),
-            "step": lambda: lr_scheduler.StepLR(optimizer, step_size=third, gamma=0.1),
+            "step": lambda: lr_scheduler.StepLR(optimizer, step_size, step_decay),
             "exponential": lambda: lr_scheduler.ExponentialLR(
-                optimizer, gamma=0.01 ** (1 / total_steps)
+                optimizer, gamma=exponential_end ** (1 / total_steps)
             ),
-            "plateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2),
+            "plateau": lambda: lr_scheduler.ReduceLROnPlateau(
+                optimizer, factor=plateau_decay, patience=plateau_patience
+            ),
         }[name]()
 
     def after_step(self) -> None:

@@ -22,8 +22,9 @@ TINY = 1e-300
 
 def log_alpha_bar(family: str, timesteps: int, q: dict[str, Tensor]) -> Tensor:
     """log alpha_bar(t) for t = 0..T, shape (T+1,), differentiable in the parameters q."""
-    if family == "ddpm":
-        scale = 1000 / timesteps
+    if family in ("ddpm", "ddpm_unscaled"):
+        # Ho et al. stated their betas for T = 1000; unscaled, a short process ends far from noise
+        scale = 1000 / timesteps if family == "ddpm" else 1.0
         beta = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
         log_step = torch.log1p(-beta.clamp(max=MAX_BETA))
     else:

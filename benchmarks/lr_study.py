@@ -1,0 +1,144 @@
+"""How fast the runs of the learning-rate study are together, beside one after another.
+
+python benchmarks/lr_study.py            prints the table, writes docs/results/lr_speed.json
+python benchmarks/lr_study.py --quick    2 steps a turn, writes nothing
+
+Plain is what one would write first: a module, AdamW with its defaults, clip_grad_norm_, an
+averaged model, a run at a time. Both take the same batches, and turns, in one process. The floor is
+the products of matrices alone, at the speed of a large one measured in the same turns.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "studies")]
+import together
+from lr_schedules import SCHEDULES, SETS
+from model import Diffusion
+from optim import LRSchedule
+from scheduler import Schedule
+from stack import BLOCKS, EMBEDDING, HIDDEN
+
+BATCH, RATE, STEPS, EPOCH = 256, 3e-4, 10000, 390
+SIDE = 1024  # of the large product
+
+
+class Plain:
+    """One run, as plain PyTorch writes it; the same numbers as a row of together.Together."""
+
+    def __init__(self, recipe, lr: float, steps: int, epoch: int, net):
+        self.net, self.steps, self.epoch, self.done = copy.deepcopy(net), steps, epoch, 0
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr)
+        self.lr_schedule = LRSchedule(recipe.schedule, self.optimizer, steps, **recipe.options)
+        average = get_ema_multi_avg_fn(together.EMA_DECAY)
+        self.ema = AveragedModel(self.net, multi_avg_fn=average)
+        self.epoch_loss = 0.0
+
+    def step(self, process, x0, t, eps) -> float:
+        loss = process.loss(self.net, x0, t, eps)
+        self.optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(self.net.parameters(), together.MAX_NORM)
+        self.optimizer.step()
+        self.lr_schedule.after_step()
+        self.done += 1
+        self.epoch_loss += loss.item()
+        if self.done % together.EMA_STEPS == 0 or self.done == self.steps:
+            self.ema.update_parameters(self.net)
+        if self.done % self.epoch == 0:
+            self.lr_schedule.after_epoch(self.epoch_loss / self.epoch)
+            self.epoch_loss = 0.0
+        return loss.item()
+
+
+def flops() -> float:
+    """Of the matrix products of one run's step: forward, and back to weights and layers."""
+    first = 3 * EMBEDDING * HIDDEN
+    rest = BLOCKS * HIDDEN**2 + 2 * HIDDEN
+    return 2 * BATCH * (2 * first + 3 * rest)  # nothing goes back through the first layer
+
+
+def seconds(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(turns: int, steps: int) -> dict:
+    """Medians over the turns of a step of all 20 runs, in seconds."""
+    process = Diffusion(Schedule("ddpm_unscaled", together.TIMESTEPS))
+    data = {name: torch.randn(10000, 2) for name in SETS}
+    recipes = [together.Recipe(name, name, {}) for name in SCHEDULES]
+    net = together.first_net(0)
+    plains = {n: [Plain(r, RATE, STEPS, EPOCH, net) for r in recipes] for n in SETS}
+    groups = {n: together.Together(recipes, RATE, STEPS, EPOCH, net) for n in SETS}
+    at = {"step": 0}
+
+    def all_plain():
+        for name, runs in plains.items():
+            for run in runs:
+                for step in range(at["step"], at["step"] + steps):
+                    x0s, t, eps = together.batch({name: data[name]}, BATCH, 0, step)
+                    run.step(process, x0s[name], t, eps)
+
+    def all_together():
+        for step in range(at["step"], at["step"] + steps):
+            x0s, t, eps = together.batch(data, BATCH, 0, step)
+            for name, group in groups.items():
+                group.step(process, x0s[name], t, eps)
+
+    a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
+    times = {"plain": [], "together": [], "product": []}
+    for turn in range(turns + 1):
+        measured = {
+            "plain": seconds(all_plain) / steps,
+            "together": seconds(all_together) / steps,
+            "product": min(seconds(lambda: a @ b) for _ in range(5)),
+        }
+        at["step"] += steps
+        for name, value in measured.items():
+            if turn:  # the first turn warms up
+                times[name].append(value)
+    result = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [p / t for p, t in zip(times["plain"], times["together"], strict=True)]
+    speed = 2 * SIDE**3 / result.pop("product")
+    runs = len(SETS) * len(SCHEDULES)
+    return {
+        **result,
+        "ratio": statistics.median(ratios),
+        "ratio_lowest": min(ratios),
+        "ratio_highest": max(ratios),
+        "floor": runs * flops() / speed,
+        "gflops_per_second": speed / 1e9,
+        "gflop_per_step": runs * flops() / 1e9,
+        "runs": runs,
+        "turns": turns,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="2 steps a turn, writes nothing")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found = measure(turns=2 if args.quick else 7, steps=2 if args.quick else 20)
+    print(json.dumps(found, indent=2))
+    if not args.quick:
+        path = ROOT / "docs" / "results" / "lr_speed.json"
+        path.write_text(json.dumps(found, indent=2) + "\n")

@@ -1,0 +1,262 @@
+"""Compare learning-rate schedules on 2-D data: five of them on circle, dino, line and moons.
+
+python studies/lr_schedules.py                       the study: 4 x 5 runs of 10,000 steps a seed
+python studies/lr_schedules.py --sweep --sets dino   schedules that die early beside ones that last
+python studies/lr_schedules.py --digits              the five on 8x8 digits, judged by FID
+python studies/lr_schedules.py --resume latest       go on with a run that was interrupted
+python studies/lr_schedules.py --report RUN ...      put runs' numbers into docs/lr_schedules.md
+
+The runs of a seed are trained together (together.py). They share first weights, batches, times and
+noise, so they differ in their learning rate alone.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import cli
+
+KIND = "lr_schedules"
+# a training of some minutes on the embedded digits; FID needs a network that draws a little
+DIGITS = """
+    --dataset digits --model_base_dim 16 --batch_size 64 --timesteps 100 --epochs 9 --lr 0.01
+    --backward_steps 20 --fid_samples 0 --eval_samples 1000 --log_freq 100
+""".split()
+SETS = ["circle", "dino", "line", "moons"]
+SCHEDULES = ["constant", "step", "exponential", "plateau", "cosine"]
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("Compare learning-rate schedules of a diffusion model on 2-D data.")
+    add_study(parser)
+    add_schedules(parser)
+    cli.add_machine(parser)
+    cli.add_output(parser).set_defaults(log_freq=100)
+    return parser
+
+
+def add_study(parser) -> None:
+    group = parser.add_argument_group("study")
+    group.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="data sets")
+    group.add_argument("--seeds", type=cli.count, default=1, help="seeds, from --seed upwards")
+    group.add_argument("--steps", type=cli.count, default=10000, help="training steps of each run")
+    group.add_argument("--batch_size", type=cli.count, default=256, help="points a step")
+    group.add_argument("--lr", type=cli.positive, default=3e-4, help="AdamW's first learning rate")
+    group.add_argument(
+        "--points", type=cli.number(int, 10), default=100000, help="points to train on, and for KL"
+    )
+    group.add_argument(
+        "--eval_points",
+        type=cli.number(int, 10),
+        default=10000,
+        help="held-out points for the evaluation loss, and points drawn for the KL divergence",
+    )
+    mode = group.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--sweep", action="store_true", help="many decay rates and step sizes, not the five"
+    )
+    mode.add_argument(
+        "--digits", action="store_true", help="the five on 8x8 digits with train_mnist.py, and FID"
+    )
+    mode.add_argument(
+        "--report",
+        nargs="*",
+        metavar="RUN",
+        help="no training: take the numbers of these runs into docs/results, and write "
+        "docs/lr_schedules.md and its figures from what is there",
+    )
+
+
+def add_schedules(parser) -> None:
+    group = parser.add_argument_group("learning-rate schedules")
+    group.add_argument(
+        "--step_size", type=cli.count_or_none, default=0, help="StepLR's, in steps; 0: a third"
+    )
+    part = cli.number(float, 0, 1, above=True)
+    group.add_argument("--step_decay", type=part, default=0.1, help="StepLR's factor")
+    group.add_argument(
+        "--exponential_end", type=part, default=0.01, help="ExponentialLR's last rate, over --lr"
+    )
+    below = cli.number(float, 0, 0.999, above=True)
+    group.add_argument(
+        "--plateau_decay", type=below, default=0.5, help="ReduceLROnPlateau's factor"
+    )
+    group.add_argument(
+        "--plateau_patience",
+        type=cli.count_or_none,
+        default=2,
+        help="passes over the points that ReduceLROnPlateau waits for a lower loss",
+    )
+
+
+def check(args) -> None:
+    if args.report is not None and args.resume:
+        raise ValueError("--report and --resume contradict each other")
+    if args.digits and args.resume:
+        raise ValueError("--digits makes runs of train_mnist.py: that script resumes them")
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = cli.parse(make_parser(), KIND, check, common=cli.check_device)
+
+import torch
+
+import lr_report
+from judging import HELD_OUT, REAL, TRAIN, judge
+from model import Diffusion
+from points import DINO_PACKAGE, dino_points, points
+from run import Run, check_finite, guarded, progress_bar, setup
+from scheduler import Schedule
+from together import TIMESTEPS, Recipe, Together, batch, first_net
+
+
+def recipes(args) -> list[Recipe]:
+    """The five schedules, or those of the sweep: longer lived, and shorter, than the defaults."""
+    if not args.sweep:
+        options = {
+            "step_size": args.step_size,
+            "step_decay": args.step_decay,
+            "exponential_end": args.exponential_end,
+            "plateau_decay": args.plateau_decay,
+            "plateau_patience": args.plateau_patience,
+        }
+        return [Recipe(name, name, options) for name in SCHEDULES]
+    sizes = [(3, 0.1), (10, 0.9), (10, 0.5), (10, 0.1), (100, 0.9), (100, 0.1), (1000, 0.1)]
+    ends = [0.1, 0.01, 1e-4, 1e-12]
+    plateaus = [(0.5, 10), (0.5, 2), (0.1, 2), (0.1, 0)]
+    return [
+        Recipe("constant", "constant", {}),
+        Recipe("cosine", "cosine", {}),
+        *(Recipe(f"step 1/{n} x{decay:g}", "step", _step(args, n, decay)) for n, decay in sizes),
+        *(Recipe(f"exponential to {e:g}", "exponential", {"exponential_end": e}) for e in ends),
+        *(
+            Recipe(f"plateau {p} x{d:g}", "plateau", {"plateau_decay": d, "plateau_patience": p})
+            for d, p in plateaus
+        ),
+    ]
+
+
+def _step(args, n, decay):
+    return {"step_size": max(1, args.steps // n), "step_decay": decay}
+
+
+def load(args, device) -> dict[str, dict[int, torch.Tensor]]:
+    """The points of each set by their seed; dino is left out if its package is missing."""
+    names = list(args.sets)
+    if "dino" in names:
+        try:
+            dino_points()
+        except ImportError as error:
+            print(f"dino is left out ({error}): pip install {DINO_PACKAGE} brings its points")
+            names.remove("dino")
+    if not names:
+        raise cli.Stop("no data set is left to train on", code=2)
+    sizes = {TRAIN: args.points, HELD_OUT: args.eval_points, REAL: args.points}
+    return {
+        name: {
+            seed: torch.tensor(points(name, n, seed), dtype=torch.float32, device=device)
+            for seed, n in sizes.items()
+        }
+        for name in names
+    }
+
+
+def study(args, run: Run, data: dict) -> None:
+    """Train and judge the runs of every seed, from wherever the run's folder stands."""
+    device = next(iter(data.values()))[TRAIN].device
+    process = Diffusion(Schedule("ddpm_unscaled", TIMESTEPS), device=device)
+    at = {"seed": args.seed, "step": 0, "judged": 0}
+    saved = run.restore()
+    if saved:
+        at = {name: saved["at"][name] for name in at}
+    for seed in range(at["seed"], args.seed + args.seeds):
+        groups = make_groups(args, list(data), seed, device)
+        if saved:
+            for name, group in groups.items():
+                group.load_state_dict(saved["groups"][name])
+            saved = None
+        run.state = lambda groups=groups: {
+            "step": (at["seed"] - args.seed) * args.steps + at["step"],
+            "at": dict(at),
+            "groups": {name: group.state_dict() for name, group in groups.items()},
+        }
+        train(args, run, at, groups, process, {name: x[TRAIN] for name, x in data.items()})
+        judge(args, run, at, recipes(args), groups, process, data)
+        at.update(seed=seed + 1, step=0, judged=0)
+    total = args.seeds * args.steps
+    run.finish({"seeds": args.seeds, "steps": total}, drawn=0)  # counted as they were drawn
+    if not args.sweep:
+        rows = lr_report.rows_of(run.folder)
+        print(lr_report.tables(rows["lr_results"], rows["lr_timing"]))
+        print(f"--report {run.folder} puts them, and the figures, into docs/lr_schedules.md")
+
+
+def make_groups(args, names: list[str], seed: int, device) -> dict[str, Together]:
+    """The runs of a seed, those of a data set together."""
+    epoch = max(1, args.points // args.batch_size)
+    net = first_net(seed).to(device)
+    return {name: Together(recipes(args), args.lr, args.steps, epoch, net) for name in names}
+
+
+def train(args, run: Run, at: dict, groups: dict, process, data: dict) -> None:
+    """Step all runs of a seed up to the last step; a row of losses every --log_freq steps."""
+    names = [f"{name}/{recipe.label}" for name in groups for recipe in recipes(args)]
+    with progress_bar(
+        total=args.steps, initial=at["step"], desc=f"seed {at['seed']}: {len(names)} runs"
+    ) as bar:
+        for step in range(at["step"], args.steps):
+            x0s, t, eps = batch(data, args.batch_size, at["seed"], step)
+            losses = []
+            for name, group in groups.items():
+                loss, norms = group.step(process, x0s[name], t, eps)
+                for value, norm in zip(loss.tolist(), norms.tolist(), strict=True):
+                    where = f"{name}, seed {at['seed']}, step {step + 1}"
+                    check_finite(value, "the loss", where)
+                    check_finite(norm, "the gradient's norm", where)
+                    losses.append(value)
+            at["step"] = step + 1
+            run.evaluations["training"] += args.batch_size * len(names)
+            if at["step"] % args.log_freq == 0 or at["step"] == args.steps:
+                columns = dict(zip(names, losses, strict=True))
+                run.row("losses.csv", seed=at["seed"], step=at["step"], **columns)
+                mean = sum(losses) / len(losses)
+                said = f"seed {at['seed']}, step {at['step']} of {args.steps}: mean loss {mean:.4f}"
+                run.log(said, bar.disable)
+            bar.update()
+            run.poll()
+
+
+def digits(args) -> None:
+    """The five schedules through train_mnist.py's own training: a run's folder each."""
+    import train_mnist
+    from sampling import run_script
+
+    own = {n: getattr(args, n) for n in ("seed", "threads", "device", "runs_dir", "save_seconds")}
+    own["device"] = "cpu" if args.cpu else args.device
+    words = [*DIGITS, *(f"--{name}={value}" for name, value in own.items())]
+    for schedule in SCHEDULES:
+        given = [*words, "--lr_schedule", schedule]
+        arguments = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, given)
+        run_script("train", arguments, train_mnist.train, train_mnist.print_plan)
+
+
+def main(args) -> None:
+    if args.report is not None:
+        lr_report.publish([Path(folder) for folder in args.report])
+        return
+    if args.digits:
+        digits(args)
+        return
+    device = setup(args)
+    data = load(args, device)
+    with Run.open(KIND, args, device, sets=sorted(data)) as run:
+        if run.finished:
+            run.log(f"{run.folder} is complete: nothing to resume")
+            return
+        run.log(f"{run.folder}: {len(data)} sets, {len(recipes(args))} runs each, on {device}")
+        study(args, run, data)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "lr_schedules.py"))
