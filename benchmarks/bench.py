@@ -10,6 +10,7 @@ cost what the official ones cost.
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -283,10 +284,12 @@ class Bench:
         """Operations and bytes of a training step of each side, and what the machine can do."""
         found = {}
         for name, net in (("ours", self.ours), ("plain", self.plain)):
-            with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+            with FlopCounterMode(display=False) as flops, torch.inference_mode():
+                net(self.x0, torch.ones(len(self.x0), dtype=torch.long, device=self.device))
+            with Traffic() as traffic:
                 self.train(net)
             found[name] = {
-                "GFLOP": flops.get_total_flops() / 1e9,
+                "GFLOP": 3 * flops.get_total_flops() / 1e9,  # forward, and two products back
                 "GB": traffic.bytes / 1e9,
                 "operators": traffic.calls,
             }
@@ -402,7 +405,8 @@ def main():
     record = {
         "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
         "machine": f"torch {torch.__version__}, {where}, {args.threads} threads, float32; median, "
-        f"least and most of {args.repeats} measurements or more, the sides in turn",
+        f"least and most of {args.repeats} measurements or more, the sides in turn; the machine's "
+        f"load at the end {os.getloadavg()[0]:.1f}",
         "extractor": f"{args.extractor}, random weights" if args.extractor != "mnist" else "mnist",
         "rows": bench.rows,
         "work": work,
