@@ -10,6 +10,7 @@ cost what the official ones cost.
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -268,7 +269,11 @@ class Bench:
                 extra = self.slope_of_weights().gradient
                 self.train(net, extra)
                 self.slope_of_schedule("zo")
-        return max(peak_memory().values()) if self.device.type == "cpu" else peak_memory()["cuda"]
+        if self.device.type == "cuda":
+            return peak_memory()["cuda"]
+        # not ru_maxrss, which a process inherits from the one that started it
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def setup_row(self):
         """A first run up to its first step, statistics cached: a process from start to end."""
@@ -283,10 +288,12 @@ class Bench:
         """Operations and bytes of a training step of each side, and what the machine can do."""
         found = {}
         for name, net in (("ours", self.ours), ("plain", self.plain)):
-            with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+            with FlopCounterMode(display=False) as flops, torch.inference_mode():
+                net(self.x0, torch.ones(len(self.x0), dtype=torch.long, device=self.device))
+            with Traffic() as traffic:
                 self.train(net)
             found[name] = {
-                "GFLOP": flops.get_total_flops() / 1e9,
+                "GFLOP": 3 * flops.get_total_flops() / 1e9,  # forward, and two products back
                 "GB": traffic.bytes / 1e9,
                 "operators": traffic.calls,
             }
@@ -402,7 +409,8 @@ def main():
     record = {
         "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
         "machine": f"torch {torch.__version__}, {where}, {args.threads} threads, float32; median, "
-        f"least and most of {args.repeats} measurements or more, the sides in turn",
+        f"least and most of {args.repeats} measurements or more, the sides in turn; the machine's "
+        f"load at the end {os.getloadavg()[0]:.1f}",
         "extractor": f"{args.extractor}, random weights" if args.extractor != "mnist" else "mnist",
         "rows": bench.rows,
         "work": work,
