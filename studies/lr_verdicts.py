@@ -75,8 +75,12 @@ def of_the_paper(numbers: Numbers) -> str:
     """Which of the paper's conclusions our numbers repeat."""
     if set(numbers.schedules) != set(NAMES):
         return ""
+    caution = (
+        "These are verdicts on means; read a small gap, and any gap of a single seed, with care."
+    )
     claims = [_best(numbers), _worst(numbers), _faster(numbers), _inference(numbers)]
-    return "## Which conclusions stand\n\n" + "\n".join(f"* {claim}" for claim in claims)
+    listed = "\n".join(f"* {claim}" for claim in claims)
+    return f"## Which conclusions stand\n\n{caution}\n\n{listed}"
 
 
 def _best(numbers):
@@ -107,7 +111,7 @@ def _worst(numbers):
     return (
         "**The decaying schedules diverge several times more than the constant rate**: "
         f"{_verdict(held, len(parts))}. KL over the constant rate's, geometric mean over the sets: "
-        f"{', '.join(parts)}. The sweep says what makes the difference."
+        f"{', '.join(parts)}."
     )
 
 
