@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t
 
 import figures
 from families import FAMILIES
@@ -14,7 +15,6 @@ from run import forward_passes
 from scheduler import Schedule
 
 COSTS = ("training", "upper", "sampling")
-DOCS = Path(__file__).resolve().parent / "docs"
 # column -> heading, digits
 TABLE = {
     "fid": ("FID", 1), "fid_no_clip": ("FID, no clipping", 1), "is_mean": ("IS", 2),
@@ -23,7 +23,13 @@ TABLE = {
     "peak_bytes": ("peak MiB", 0),
 }  # fmt: skip
 UNITS = {"forward_passes": 1e6, "peak_bytes": 2**20}
-DRAWN = ("default", "bayesian", "bilevel zo", "bilevel forward")  # in the figures of schedules
+DRAWN = (
+    "default",
+    "bayesian",
+    "bilevel zo",
+    "bilevel forward",
+    "recipe paper",
+)  # in the figures of schedules
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
@@ -68,41 +74,52 @@ def _point(cell, spent, fid):
     return {"method": cell.method, "seed": cell.seed, "forward_passes": spent, "fid": fid}
 
 
-def write(scale: str, what: str, path: Path) -> None:
+def figure_of(path: Path, which: str) -> Path:
+    """docs/results/x.csv -> docs/figures/x_which.png"""
+    return path.parent.parent / "figures" / f"{path.stem}_{which}.png"
+
+
+def write(name: str, scale: dict, path: Path) -> None:
     """docs/reproduce_SCALE.md and its figures, from the CSV files."""
-    rows, points = read_csv(path), read_csv(path.with_name(f"{path.stem}_curves.csv"))
-    name = f"reproduce_{scale}"
-    plot_curves(DOCS / "figures" / f"{name}_curves.png", points)
-    plot_learned(DOCS / "figures" / f"{name}_schedules.png", rows)
-    text = [f"# The comparison at scale `{scale}`", "", *introduction(scale, what, rows), ""]
-    text += [*table(rows), "", "## Differences", "", *differences(rows), ""]
-    text += ["## Figures", ""]
+    rows, curves_path = read_csv(path), path.with_name(f"{path.stem}_curves.csv")
+    if curves_path.exists():
+        plot_curves(figure_of(path, "curves"), read_csv(curves_path))
+    plot_learned(figure_of(path, "schedules"), rows)
+    text = [f"# The comparison at scale `{name}`", "", *introduction(name, scale, rows), ""]
+    text += [*table(rows), "", "## Differences", "", *differences(rows), "", "## Figures", ""]
     for which, words in (
         ("curves", "FID against forward passes; the band spans the seeds"),
         ("schedules", "alpha_bar of each seed"),
         ("samples", "seed 0: the first images of each method, from the same noise"),
     ):
-        if (DOCS / "figures" / f"{name}_{which}.png").exists():
-            text += [f"![{words}](figures/{name}_{which}.png)", f"*{words}*", ""]
+        if figure_of(path, which).exists():
+            text += [f"![{words}](figures/{figure_of(path, which).name})", "", f"*{words}*", ""]
     text += ["## Commands", "", *commands(rows), ""]
-    (DOCS / f"{name}.md").write_text("\n".join(text))
-    print(f"wrote {DOCS / name}.md")
+    page = path.parent.parent / f"{path.stem}.md"
+    page.write_text("\n".join(text))
+    print(f"wrote {page}")
 
 
-def introduction(scale: str, what: str, rows: list[dict]) -> list[str]:
+def introduction(name: str, scale: dict, rows: list[dict]) -> list[str]:
     seeds = sorted({row["seed"] for row in rows})
     facts = {key: sorted({row[key] for row in rows}) for key in ("n", "extractor", "reference")}
-    machine = sorted({f"{row['device']}, {row['threads']} thread(s) a run" for row in rows})
+    machine = sorted({
+        f"{r['device']}, {r['threads']} thread(s) a run, {r['jobs']} run(s) at once" for r in rows
+    })  # fmt: skip
     judged = f"{', '.join(facts['n'])} images, extractor {', '.join(facts['extractor'])}"
+    budget = "as many trials as the zeroth-order bilevel run pays for"
+    if "trials" in scale:
+        budget = "the published number of trials, which is not the bilevel run's budget"
     return [
-        f"`python reproduce.py --scale {scale}`: {what}. {len(seeds)} seed(s), on "
+        f"`python reproduce.py --scale {name} --seeds {len(seeds)}`: {scale['what']}. On "
         f"{'; '.join(machine)}. FID and IS of {judged}, against {'; '.join(facts['reference'])}, "
         "from noise that no search and no update has seen.",
         "",
-        "A training image counts as three forward passes, since its backward pass costs two. A "
-        "search has as many trials as the zeroth-order bilevel run pays for. *At equal time* is "
-        "what a method held when the zeroth-order bilevel run of its seed was done: a search its "
-        "best trial so far, a run that was not done nothing.",
+        f"A training image counts as three forward passes, since its backward pass costs two. A "
+        f"search has {budget}. *At equal time* is what a method held when the zeroth-order bilevel "
+        "run of its seed was done: a search its best trial so far, an unfinished run nothing. "
+        "A schedule trained anew counts the bilevel run that found it. Gradient steps are those of "
+        "theta_y and theta_z, and of all trials of a search.",
     ]
 
 
@@ -137,10 +154,11 @@ def _mean_and_deviation(values, digits):
 def differences(rows: list[dict]) -> list[str]:
     """Each method's FID less the default's and the Bayesian search's, paired by seed."""
     by_method = {m: {r["seed"]: float(r["fid"]) for r in mine} for m, mine in groups(rows).items()}
-    bases = [m for m in ("default", "default, longer", "bayesian") if m in by_method]
+    bases = [m for m in ("default", "default, zo's steps", "bayesian") if m in by_method]
     lines = [
-        "Of the FID; lower is better. Paired by seed: mean and standard error, and *yes* where the "
-        "mean is more than two standard errors below 0. With few seeds that is a hint, no proof.",
+        "Of the FID; lower is better. Paired by seed: mean and standard error. *Yes* or *worse* "
+        "where Student's t on as many seeds leaves 0 outside its 95 % interval; a table of so many "
+        "differences has one or two such by chance.",
         "",
     ]
     lines += ["| method |" + "".join(f" less {base} | better? |" for base in bases)]
@@ -153,9 +171,8 @@ def differences(rows: list[dict]) -> list[str]:
                 cells += ["–", "–"]
                 continue
             mean, error = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
-            verdict = (
-                "yes" if mean < -2 * error else "no, worse" if mean > 2 * error else "not shown"
-            )
+            reach = float(t.ppf(0.975, len(values) - 1)) * error
+            verdict = "yes" if mean < -reach else "worse" if mean > reach else "not shown"
             cells += [f"{mean:+.1f} ± {error:.1f}", verdict]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -177,10 +194,10 @@ def plot_curves(path: Path, points: list[dict]) -> None:
             np.array([(float(p["forward_passes"]), float(p["fid"])) for p in seed])
             for seed in by_seed
         ]
-        low, high = max(t[0, 0] for t in tracks), min(t[-1, 0] for t in tracks)
+        low, high = max(k[0, 0] for k in tracks), min(k[-1, 0] for k in tracks)
         x = np.linspace(low, max(low, high), 200)
         # what was known at x: the last point before it
-        y = np.array([t[np.searchsorted(t[:, 0], x, side="right") - 1, 1] for t in tracks])
+        y = np.array([k[np.searchsorted(k[:, 0], x, side="right") - 1, 1] for k in tracks])
         (line,) = axis.plot(x, y.mean(0), label=method)
         axis.fill_between(x, y.min(0), y.max(0), alpha=0.15, color=line.get_color())
     axis.set(xlabel="forward passes", title="FID", yscale="log")

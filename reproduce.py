@@ -11,17 +11,25 @@ run pays for. Every network is judged on noise that chose nothing, with and with
 
 import cli
 
-# the flags of a scale: shared by all, a baseline's, a search's, the bilevel method's
+# the flags of a scale: shared by all, a baseline's and a trial's, the bilevel method's
 SCALES = {
     "quick": {
-        "what": "8x8 digits, minutes on two cores",
+        "what": "8x8 digits, a small network; an hour on one core, half of it on two",
         "seeds": 3,
         "all": """--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
-            --backward_steps 8 --eval_samples 500 --threads 1""",
+            --backward_steps 5 --eval_samples 500 --threads 1""",
         "train": "--epochs 4 --fid_samples 0",
-        "search": "--n_initial 4",
-        "bilevel": """--epochs 7 --initial_epoch 4 --fid_samples 500 --zo_samples 64
-            --lr_beta 0.02 0.02 0.1 0.002 --lr_z 0.0001""",
+        "bilevel": """--epochs 6 --initial_epoch 4 --fid_samples 500 --zo_samples 64
+            --lr_beta 0.02 0.02 0.1 0.002""",
+    },
+    "demo": {
+        "what": "MNIST, 8 channels, 360 steps: what the learned schedule does, in minutes a run",
+        "seeds": 2,
+        "all": """--model_base_dim 8 --batch_size 64 --timesteps 200 --limit_batches 60 --lr 0.02
+            --backward_steps 6 --fid_samples 500 --eval_samples 2000 --threads 1""",
+        "train": "--epochs 6",
+        "bilevel": """--epochs 6 --initial_epoch 4 --zo_samples 32 --lr_z 0.0001
+            --lr_beta 0.01 0.01 0.05 0.002 --log_freq 5""",
     },
     "cpu": {
         "what": "MNIST, a network of 16 channels, hours on two cores",
@@ -29,8 +37,7 @@ SCALES = {
         "all": """--model_base_dim 16 --batch_size 64 --timesteps 200 --lr 0.01 --limit_batches 150
             --backward_steps 10 --eval_samples 2000""",
         "train": "--epochs 4 --fid_samples 0",
-        "search": "--n_initial 4",
-        "bilevel": """--epochs 6 --initial_epoch 4 --fid_samples 500 --lr_z 0.0001
+        "bilevel": """--epochs 6 --initial_epoch 4 --fid_samples 2000 --lr_z 0.0001
             --lr_beta 0.01 0.01 0.05 0.002""",
     },
     "gpu": {
@@ -38,7 +45,6 @@ SCALES = {
         "seeds": 3,
         "all": "",
         "train": "--epochs 20 --fid_samples 0",
-        "search": "",
         "bilevel": """--epochs 3 --initial_epoch 2 --inner_loop 10 --fid_samples 10000
             --lr_beta 0.05 0.05 1 0.05""",
     },
@@ -47,7 +53,7 @@ SCALES = {
         "seeds": 3,
         "all": "",
         "train": "--fid_samples 0",
-        "search": "",
+        "trials": 15,  # the published number, whatever the bilevel run costs
         "bilevel": """--inner_loop 10 --inner_loop_z 1 --gamma 1 --gamma_end 1
             --lr_beta 0.05 0.05 1 0.05 --initial_epoch 2 --epochs 3 --fid_samples 10000""",
     },
@@ -61,17 +67,18 @@ METHODS = {
     "grid": ("search", "--strategy grid"),
     "random": ("search", "--strategy random"),
     "bayesian": ("search", "--strategy bayesian"),
-    "default, longer": ("train", ""),
+    "default, zo's steps": ("train", ""),
     "zo's schedule, anew": ("train", ""),
     "forward's schedule, anew": ("train", ""),
 }
 ABLATION = {
-    "recipe paper": ("bilevel", "--recipe paper"),
+    "recipe paper": ("bilevel", "--recipe paper --zo_samples 36"),
     "independent noise": ("bilevel", "--noise independent"),
     "theta_z recopied": ("bilevel", "--theta_z recopied"),
     "36 images": ("bilevel", "--zo_samples 36"),
     "schedule held": ("bilevel", "--lr_beta 0 0 0 0"),
 }
+INTERRUPTED = (130, 143, -2, -15)  # exit codes
 LEARNED = {"zo's schedule, anew": "bilevel zo", "forward's schedule, anew": "bilevel forward"}
 
 
@@ -81,11 +88,18 @@ def make_parser() -> cli.Parser:
     parser.add_argument("--scale", choices=list(SCALES), default="quick", help=words)
     parser.add_argument("--seeds", type=cli.count, help="seeds 0, 1, … (default: the scale's)")
     parser.add_argument("--ablation", action="store_true", help="each improvement off, one by one")
+    words = "these rows only (default: all but the ablation's)"
+    rows = [*METHODS, *ABLATION]
+    parser.add_argument("--methods", nargs="+", choices=rows, metavar="METHOD", help=words)
     parser.add_argument("--jobs", type=cli.count, default=1, help="runs at once")
     parser.add_argument("--device", type=cli.device, default="auto", help="of every run")
     parser.add_argument("--data_dir", default="data", help="folder that holds MNIST/raw")
     parser.add_argument("--runs_dir", default="runs/reproduce", help="folder of all its runs")
-    parser.add_argument("--results_dir", default="docs/results", help="folder of the CSV file")
+    parser.add_argument(
+        "--results_dir",
+        default="docs/results",
+        help="folder of the CSV file; page and figures beside it",
+    )
     parser.add_argument("--dry_run", action="store_true", help="list the runs and their cost")
     parser.add_argument("--report", action="store_true", help="only write table and figures")
     return parser
@@ -100,13 +114,15 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import checkpoint
 import report
 from cli import Stop
-from data import load_images
+from data import load_images, to_unit
 from families import NAMES
 from model import Diffusion
 from optim import denoising_step, make_optimizer
@@ -131,11 +147,12 @@ class Cell:
         base = "train" if self.kind == "search" else self.kind
         words = f"{self.scale['all']} {self.scale[base]}".split()
         if self.kind == "search":
-            words += f"{self.scale['search']} --n_calls {trials} --search_seed {seed + 42}".split()
+            words += f"--n_calls {trials} --n_initial {max(2, trials // 3)}".split()
+            words += ["--search_seed", str(seed + 42)]
         words += [*own.split(), "--seed", str(seed)]
         self.places = ["--device", args.device, "--data_dir", args.data_dir]
         self.places += ["--runs_dir", str(self.root)]
-        if method == "default, longer":
+        if method == "default, zo's steps":
             bilevel = Cell(args, "bilevel zo", seed).parsed()
             words += ["--epochs", str(bilevel.epochs * bilevel.inner_loop)]
         if method in LEARNED:
@@ -195,9 +212,10 @@ class Cell:
 
 def cells_of(args, images) -> list[Cell]:
     """All cells, a seed after the other; searches with the budget of the bilevel run."""
-    methods = [*METHODS, *(ABLATION if args.ablation else ())]
+    methods = args.methods or [*METHODS, *(ABLATION if args.ablation else ())]
     budget = forward_passes(Cell(args, "bilevel zo", 0).cost(images))
-    trials = max(2, round(budget / forward_passes(Cell(args, "default", 0).cost(images))))
+    a_trial = forward_passes(Cell(args, "default", 0).cost(images))
+    trials = SCALES[args.scale].get("trials") or max(2, round(budget / a_trial))
     seeds = range(args.seeds or SCALES[args.scale]["seeds"])
     return [Cell(args, method, seed, trials) for seed in seeds for method in methods]
 
@@ -217,7 +235,7 @@ def run_all(args, cells: list[Cell], images) -> None:
             batch, waiting = ready, [c for c in waiting if c not in ready]
             with ThreadPoolExecutor(args.jobs) as pool:  # its threads wait for processes
                 for cell, code in zip(batch, pool.map(Cell.run, batch), strict=True):
-                    if code >= 128 or code < 0:
+                    if code in INTERRUPTED:
                         pool.shutdown(cancel_futures=True)
                         raise Stop("interrupted; the same command goes on", code=130)
                     spent += costs[cell]
@@ -243,7 +261,7 @@ def judged(folder: Path, fallback: dict) -> dict:
             found[name] = judge_checkpoint(
                 newest_checkpoint(folder), mine, setup(mine), purpose="report"
             )
-        path.write_text(json.dumps(found, indent=2) + "\n")
+        checkpoint.write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
     return json.loads(path.read_text())
 
 
@@ -255,30 +273,57 @@ def best_within(folder: Path, seconds: float) -> Path | None:
     return best and folder / "trials" / f"{best['trial']:03d}"
 
 
+def check_same(cell: Cell) -> dict:
+    """What is known of a cell's run; a Stop if its flags are no longer the cell's."""
+    about = json.loads((cell.folder / "args.json").read_text())
+    asked, ran = json.loads(json.dumps(vars(cell.parsed()))), about["arguments"]
+    places = {"device", "data_dir", "runs_dir", "resume", "dry_run"}
+    learned = {*NAMES, "schedule_from", "scheduler_type"} if cell.after else set()
+    for name in sorted(set(asked) - places - learned):
+        if asked[name] != ran[name]:
+            raise Stop(f"{cell.folder}: ran with --{name} {ran[name]}, now it is {asked[name]}")
+    return about
+
+
+def spent_of(cell: Cell) -> dict:
+    """Seconds, evaluations and steps of a cell's run, with those of the run it learned from."""
+    args, summary = cell.parsed(), json.loads((cell.folder / "summary.json").read_text())
+    cost = Counter(summary["network_evaluations"])
+    steps = summary.get("steps") or cost["training"] // args.batch_size  # theta_y's, or all trials'
+    if cell.kind == "bilevel":
+        iterations = steps // (args.epochs * args.inner_loop)
+        steps += max(0, args.epochs - args.initial_epoch) * iterations * args.inner_loop_z
+    found = {"seconds": summary["seconds"], "cost": cost, "steps": steps}
+    if cell.after:
+        before = spent_of(cell.after)
+        found = {name: value + before[name] for name, value in found.items()}
+    return found
+
+
 def row_of(args, cell: Cell, seconds: float) -> dict:
     """A cell's row of the results; `seconds` is the wall-clock of the bilevel run of its seed."""
     folder, where = cell.folder, {"device": args.device, "data_dir": args.data_dir}
-    summary = json.loads((folder / "summary.json").read_text())
-    about = json.loads((folder / "args.json").read_text())
-    scores = judged(cell.chosen, where)
-    in_time = best_within(folder, seconds) if cell.kind == "search" else folder
-    if cell.kind != "search" and summary["seconds"] > seconds:
-        in_time = None
+    summary, about = json.loads((folder / "summary.json").read_text()), check_same(cell)
+    scores, spent = judged(cell.chosen, where), spent_of(cell)
+    in_time = folder if spent["seconds"] <= seconds else None
+    if cell.kind == "search":
+        in_time = best_within(folder, seconds)
+    peak = {k.removeprefix("trials_peak_"): v for k, v in summary.items() if "_peak_" in k}
+    peak = peak or summary["peak_memory"]
     schedule = json.loads((folder / "schedule.json").read_text())
-    cost = summary["network_evaluations"]
-    steps = summary.get("steps") or cost["training"] // about["arguments"]["batch_size"]
     return {
         "method": cell.method, "seed": cell.seed, "fid": scores["clip"]["fid"],
         "fid_no_clip": scores["no_clip"]["fid"], "is_mean": scores["clip"]["is_mean"],
         "fid_in_time": judged(in_time, where)["clip"]["fid"] if in_time else None,
         "n": scores["clip"]["n"], "extractor": scores["clip"]["extractor"],
-        "reference": scores["clip"]["reference"], "seconds": summary["seconds"],
-        "forward_passes": forward_passes(cost), **{k: cost.get(k, 0) for k in report.COSTS},
-        "gradient_steps": steps, "trials": summary.get("trials"),
-        "peak_bytes": max(summary["peak_memory"].values()),
+        "reference": scores["clip"]["reference"], "seconds": spent["seconds"],
+        "forward_passes": forward_passes(spent["cost"]),
+        **{name: spent["cost"].get(name, 0) for name in report.COSTS},
+        "gradient_steps": spent["steps"], "trials": summary.get("trials"),
+        "peak_bytes": peak.get("cuda", peak["host"]),
         **{name: schedule.get(name) for name in NAMES},
-        "device": about["device"], "threads": about["threads"], "commit": about["commit"],
-        "command": cell.command,
+        "device": about["device"], "threads": about["threads"], "jobs": args.jobs,
+        "commit": about["commit"], "command": cell.command,
     }  # fmt: skip
 
 
@@ -296,7 +341,7 @@ def main(args) -> None:
         write_results(args, path, [cell for cell in cells if cell.done])
     elif not path.exists():
         raise Stop(f"{path}: no results yet; run without --report first", code=2)
-    report.write(args.scale, scale["what"], path)
+    report.write(args.scale, scale, path)
 
 
 def rate_of(args, images) -> float:
@@ -305,7 +350,7 @@ def rate_of(args, images) -> float:
     net = make_network(args, device)
     process = Diffusion(fixed_schedules(args)[0], device=device)
     optimizer = make_optimizer(net.parameters(), args.lr)
-    x0 = images[: args.batch_size].to(device)
+    x0 = to_unit(images[: args.batch_size].to(device))
     for step in range(4):
         if step == 1:  # the first one allocates
             began = time.monotonic()
@@ -320,6 +365,8 @@ def write_results(args, path: Path, cells: list[Cell]) -> None:
         for cell in cells
         if cell.method == "bilevel zo"
     }
+    if not cells:
+        raise Stop(f"no run came to its end; see {args.runs_dir}/{args.scale}/*/output.txt")
     rows = []
     with progress_bar(total=len(cells), desc="judging") as bar:
         for cell in cells:
@@ -327,9 +374,10 @@ def write_results(args, path: Path, cells: list[Cell]) -> None:
             bar.update()
     path.parent.mkdir(parents=True, exist_ok=True)
     report.write_csv(path, rows)
-    report.write_csv(path.with_name(f"{path.stem}_curves.csv"), report.curves(cells))
-    shown = {c.method: c.chosen for c in cells if c.seed == 0 and c.method in report.DRAWN}
-    report.plot_samples(report.DOCS / "figures" / f"{path.stem}_samples.png", shown)
+    if points := report.curves(cells):
+        report.write_csv(path.with_name(f"{path.stem}_curves.csv"), points)
+    if shown := {c.method: c.chosen for c in cells if c.seed == 0 and c.method in report.DRAWN}:
+        report.plot_samples(report.figure_of(path, "samples"), shown)
 
 
 if __name__ == "__main__":

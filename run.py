@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -67,7 +68,9 @@ def keep_freed_memory(keep: bool = True) -> None:
     """Whether glibc keeps what is freed for the next step, whose pages then cost no faults."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 2**31 - 1 if keep else 2**25)  # 32 MiB is what glibc grows to
+        # 32 MiB is what glibc grows to by itself, and the most that older ones take
+        if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1 if keep else 2**25):
+            mallopt(M_MMAP_THRESHOLD, 2**25)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)
 
 
@@ -242,10 +245,13 @@ class Run:
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes at the peak, of the process (or its largest child) and of the GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # a search's trials are its children
-    peak = {"host": max(resource.getrusage(w).ru_maxrss for w in who) * unit}
+    """Bytes at the peak, of this process and of the GPU."""
+    try:  # what getrusage says begins with what the parent had when it forked
+        status = Path("/proc/self/status").read_text()
+        peak = {"host": 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])}
+    except (OSError, TypeError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated()
     return peak

@@ -25,10 +25,12 @@ import numpy as np
 import train_mnist
 from cli import Stop
 from data import fingerprint, load_images
-from run import Run, setup
+from run import Run, peak_memory, setup
 
 CONTEXT = multiprocessing.get_context("spawn")
 TUNING_ORDER = ("tau", "start", "end", "epsilon")  # a grid's first levels go where they count most
+COLUMNS = {"trial", "parameters", "seed", "status", "reason", "objective", "n", "half"}
+COLUMNS |= {"seconds", "at", "network_evaluations", "peak_memory"}  # of a line of the ledger
 MIN_TO_PRUNE = 3  # whole trials that a median needs
 
 
@@ -44,7 +46,7 @@ class Points:
         if args.strategy == "random":
             self.listed += [self._at_random() for _ in range(left)]
         elif args.strategy == "grid":
-            self.listed += grid(ranges, left)
+            self.listed += [point for point in grid(ranges, left) if point not in first]
         else:
             self.optimizer = gaussian_process(ranges, args.n_initial, args.search_seed)
 
@@ -139,6 +141,8 @@ class Ledger:
                 failed = value is None and row["status"] != "ok"
                 if not failed and not math.isfinite(value):
                     raise ValueError(f"objective {value}")
+                if missing := COLUMNS - set(row):
+                    raise KeyError(*missing)
                 self.rows[int(row["trial"])] = row
             except (ValueError, KeyError, TypeError) as error:
                 raise Stop(f"{path}: line {number} is damaged ({error!r})") from None
@@ -179,7 +183,12 @@ class Trial(Run):
     """A training run that knows how its elders stood at half their epochs, and that may be told
     to stop."""
 
-    stop = None  # the event that all processes of a search share
+    stop = None  # what all processes of a search share: 1 when it is interrupted
+
+    def __enter__(self):
+        super().__enter__()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a pool that lost a process ends the others
+        return self
 
     def __init__(self, folder: Path, args, limit: float | None, device, **facts):
         self.halfway, self.limit = args.epochs // 2, limit
@@ -194,7 +203,7 @@ class Trial(Run):
             )
 
     def poll(self):
-        if self.stop and self.stop.is_set():
+        if self.stop and self.stop.value:
             self.signal = signal.SIGTERM
         super().poll()
 
@@ -238,6 +247,7 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
             status = "interrupted" if interrupted else "failed"
             result |= {"status": status, "reason": said.splitlines()[0]}
         found = {"network_evaluations": dict(trial.evaluations), "half": trial.half()}
+        found["peak_memory"] = peak_memory()
         return {"seconds": round(trial.seconds(), 3)} | found | result
 
 
@@ -245,14 +255,14 @@ class Workers:
     """A pool of processes for the trials; one that dies takes only its own trial with it."""
 
     def __init__(self, jobs: int, run: Run):
-        self.jobs, self.run, self.pool, self.stop = jobs, run, None, CONTEXT.Event()
+        self.jobs, self.run, self.pool, self.stop = jobs, run, None, CONTEXT.RawValue("b", 0)
 
     def __enter__(self):
         return self
 
     def __exit__(self, error, *_):
         if error:
-            self.stop.set()
+            self.stop.value = 1
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
 
@@ -265,7 +275,7 @@ class Workers:
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             if self.run.signal:
-                self.stop.set()
+                self.stop.value = 1
             for future in done:
                 try:
                     result = future.result()
@@ -281,6 +291,7 @@ class Workers:
                 f"interrupted; --resume {self.run.folder} goes on", code=128 + self.run.signal
             )
         if broken:
+            self.pool.shutdown()  # the others are gone then, and hold no lock
             self.pool = None
         for i in broken:  # one of them died: alone, each shows whether it was the one
             yield (i, _killed(tasks[i])) if len(broken) == 1 else next(self({i: tasks[i]}))
@@ -291,7 +302,7 @@ def _killed(task):
     reason = "its process was killed (out of memory?)"
     return {
         "status": "failed", "reason": reason, "objective": None, "n": task[1].eval_samples,
-        "seconds": None, "network_evaluations": {}, "half": None,
+        "seconds": None, "network_evaluations": {}, "half": None, "peak_memory": {},
     }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def add_search(group) -> None:
     add(
         "jobs",
         1,
-        "trials at once, over all GPUs there are unless --device names one",
+        "trials at once, over all GPUs there are unless --device names one, as cuda:0",
         type=cli.count,
     )
     add(
@@ -131,15 +131,19 @@ def ranges_of(args) -> dict[str, tuple]:
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), "search", check)
 
+import json
+import shlex
 import sys
 from collections import Counter
+from pathlib import Path
 
 import torch
 
+import checkpoint
 import figures
 import train_mnist
 from cli import Stop
-from run import Run, guarded, progress_bar
+from run import Run, guarded, peak_memory, progress_bar
 from sampling import judge_checkpoint, run_script
 from scheduler import Schedule
 from search import Ledger, Points, Workers, fitted
@@ -213,8 +217,8 @@ def conclude(args, run: Run, device, ledger: Ledger, seconds: float) -> dict:
         raise Stop(f"{run.folder}: all {len(rows)} trials failed; the first: {rows[0]['reason']}")
     run.log("best first:\n" + "\n".join(in_words(row) for row in sorted(rows, key=by_objective)))
     folder = run.folder / "trials" / f"{best['trial']:03d}"
-    checkpoint = max((folder / "checkpoints").glob("step_*.pt"))
-    fresh = judge_checkpoint(checkpoint, args, device, run, "fresh noise")
+    newest = max((folder / "checkpoints").glob("step_*.pt"))
+    fresh = judge_checkpoint(newest, args, device, run, "fresh noise")
 
     default = Schedule(args.scheduler_type, args.timesteps)
     schedule = Schedule(args.scheduler_type, args.timesteps, **values_of(args, best["parameters"]))
@@ -231,6 +235,8 @@ def conclude(args, run: Run, device, ledger: Ledger, seconds: float) -> dict:
     summary |= {"objective": best["objective"], **schedule.values(), **fresh}
     summary["optimizer_seconds"] = round(seconds, 3)
     steps = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+    for name in peak_memory():
+        summary[f"trials_peak_{name}"] = max(row["peak_memory"].get(name, 0) for row in rows)
     return run.finish(summary, drawn=args.eval_samples * steps)
 
 
@@ -255,9 +261,16 @@ def values_of(args, point: dict) -> dict[str, float]:
 def retraining(args, schedule) -> str:
     """The command that trains with a schedule as the trials did."""
     mine = trial_arguments(args, {}, 0)
-    mine.schedule_from, mine.scheduler_type, mine.device = str(schedule), "cosine", args.device
-    skip = {*NAMES, "timesteps", "threads"}
-    return " ".join(["python train_mnist.py", *cli.words(train_mnist.make_parser(), mine, skip)])
+    mine.schedule_from, mine.device = str(schedule), args.device
+    if isinstance(args.sampling_schedule, dict):  # a file's content; the file may be gone
+        mine.sampling_schedule = str(schedule.with_name("sampling_schedule.json"))
+        checkpoint.write_atomically(
+            Path(mine.sampling_schedule), json.dumps(args.sampling_schedule).encode()
+        )
+    skip = {*NAMES, "scheduler_type", "timesteps", "threads"}
+    return shlex.join(
+        ["python", "train_mnist.py", *cli.words(train_mnist.make_parser(), mine, skip)]
+    )
 
 
 def print_plan(args, images) -> None:

@@ -5,7 +5,7 @@
 
 One schedule (the checkpoint's), one network, many draws of each estimate: two points with
 independent noise, with common noise, with several directions, one point, and forward mode. The
-truth at n images is forward mode averaged over its draws, at the largest n for the bias. Writes
+truth at n images is forward mode averaged over other draws, at the largest n for the bias. Writes
 docs/results/estimators.csv, a row an estimate and parameter, and docs/figures/estimators.png.
 """
 
@@ -105,11 +105,11 @@ def measure(args) -> None:
     forward = estimates(args)["forward mode"]
     largest, cost, seconds = bench.draw(forward, args.n_true, args.true_draws, seed=1)
     print(f"n {args.n_true}: {cost:,.0f} evaluations, {seconds:.1f} s a draw", flush=True)
-    truth = None
-    for label, flags in reversed(estimates(args).items()):
+    # what an estimate at n images is an estimate of: other draws than those it is judged on
+    truth, full_cost, _ = bench.draw(forward, args.n, args.draws, seed=3)
+    truth = truth.mean(0)
+    for label, flags in estimates(args).items():
         found, cost, seconds = bench.draw(flags, args.n, args.draws, seed=2)
-        if truth is None:  # forward mode comes first
-            truth, full_cost = found.mean(0), cost
         for i, name in enumerate(bench.schedule.q):
             error = (found[:, i] - truth[i]).square().mean().sqrt()
             rows.append({

@@ -1,5 +1,6 @@
 """The search: its points, its ledger, its trials, and what a search survives."""
 
+import fcntl
 import json
 import math
 import os
@@ -19,8 +20,8 @@ from search import Ledger, Points, grid
 RANGES = {"start": (0.0, 0.4), "end": (0.8, 1.0), "tau": (1.0, 4.0), "epsilon": (0.005, 0.04)}
 DEFAULT = {"start": 0.0, "end": 1.0, "tau": 1.0, "epsilon": 0.008}
 FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
-    --threads 1 --limit_batches 3 --n_samples 4 --fid_samples 0 --eval_samples 20 --n_calls 5
-    --n_initial 4 --save_seconds 0""".split()
+    --threads 1 --limit_batches 3 --n_samples 4 --fid_samples 0 --eval_samples 20 --log_freq 1
+    --n_calls 5 --n_initial 4 --save_seconds 0""".split()
 
 
 @pytest.fixture
@@ -33,7 +34,9 @@ def rows_of(script):
     path = script.only / "search.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     rows = sorted(map(json.loads, lines), key=lambda row: row["trial"])
-    return [{k: v for k, v in row.items() if k not in ("seconds", "at")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "at", "peak_memory")} for row in rows
+    ]
 
 
 def weights_of(script):
@@ -138,8 +141,8 @@ def test_random_points_fill_the_ranges():
 
 
 def row(trial, **given):
-    base = {"parameters": DEFAULT, "objective": 10.0 - trial, "status": "ok", "half": 20.0 + trial}
-    return {"trial": trial, **base, **given}
+    base = dict.fromkeys(search.COLUMNS) | {"status": "ok", "objective": 10.0 - trial}
+    return base | {"trial": trial, "parameters": DEFAULT, "half": 20.0 + trial} | given
 
 
 def test_a_torn_last_line_is_taken_away(tmp_path):
@@ -204,8 +207,7 @@ def test_a_trial_is_the_training_of_train_mnist(script, tmp_path):
         flags = [*flags, f"--{name}", repr(value)]
     assert plain.run(*flags, "--seed", 3) == 0, plain.said()
     for name in ("scores.csv", "losses.csv", "schedule.json", "samples/epoch_002.png"):
-        if (plain.only / name).exists():
-            assert (plain.only / name).read_bytes() == (trial / name).read_bytes()
+        assert (plain.only / name).read_bytes() == (trial / name).read_bytes()
     fids = [json.loads((f / "summary.json").read_text())["fid"] for f in (plain.only, trial)]
     assert fids[0] == fids[1] == rows_of(script)[1]["objective"]
 
@@ -270,6 +272,32 @@ def stumble():
 def test_an_error_of_several_lines_is_one_line_of_the_ledger(script):
     assert script.run(*FLAGS, sabotage=partial(spoiled, {1}, stumble)) == 0
     assert rows_of(script)[1]["reason"] == "RuntimeError: out of"
+
+
+def slow_beside_one_that_dies():
+    time.sleep(0.5)  # the sibling is in the middle of its training by now
+    kill_self()
+
+
+def slowly():
+    real = train_mnist.denoising_step
+
+    def step(*args):
+        time.sleep(2)  # longer than the pool takes to notice
+        return real(*args)
+
+    train_mnist.denoising_step = step
+
+
+def slow_siblings():
+    spoiled({1}, slow_beside_one_that_dies)
+    slowly()
+
+
+def test_a_sibling_in_a_long_step_lets_go_of_its_trial(script):
+    flags = [*FLAGS, "--jobs", 2, "--n_calls", 3, "--epochs", 1, "--limit_batches", 1]
+    assert script.run(*flags, "--strategy", "random", sabotage=slow_siblings) == 0, script.said()
+    assert [r["status"] for r in rows_of(script)] == ["ok", "failed", "ok"]
 
 
 def test_two_at_once_lose_only_the_one_that_dies(script):
@@ -339,7 +367,8 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_been(
     code = script.run(*FLAGS, "--jobs", jobs, sabotage=partial(interrupted, trial, number))
     assert code == (143 if number == signal.SIGTERM else -9), script.said()
     assert len(rows_of(script)) <= trial + 1
-    time.sleep(0.3)  # a killed search's forked workers hold its lock until they notice
+    with open(script.only / ".lock") as lock:  # forked workers hold it until they notice
+        fcntl.flock(lock, fcntl.LOCK_EX)
     assert script.run("--resume", "latest") == 0, script.said()
     assert (rows_of(script), weights_of(script)) == undisturbed[jobs]
     log = (script.only / "trials" / f"{trial:03d}" / "log.txt").read_text()
