@@ -298,9 +298,9 @@ def parse(
     dests = [action.dest for action in parser._actions if action.dest != "help"]
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(dests, unset)))
     given = {name: value for name, value in vars(args).items() if value is not unset}
-    for name, value in given.items():
-        if value == []:  # what "--flag=--" becomes in Python 3.11
-            parser.error(f"argument --{name}: '--' is not a value")
+    for action in parser._actions:
+        if given.get(action.dest) == [] and action.nargs != "*":  # "--flag=--" in Python 3.11
+            parser.error(f"argument --{action.dest}: '--' is not a value")
     defaults = {name: parser.get_default(name) for name in dests}
     defaults = {n: None if d is argparse.SUPPRESS else d for n, d in defaults.items()}
     try:

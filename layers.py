@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def evens_first(x: Tensor, dim: int) -> Tensor:
@@ -159,6 +160,7 @@ class NormedProduct(torch.autograd.Function):
         return linear(x, weight * (i * gamma)), mean, i
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g, *_):
         x, mean, i, gamma, weight = ctx.saved_tensors
         g, rows = (v.permute(0, 2, 3, 1).flatten(0, 2) for v in (g, x))  # (n,out), (n,in)

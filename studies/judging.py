@@ -40,9 +40,9 @@ def judge_one(args, run: Run, who: dict, group: Together, i: int, process, data:
     random = stream(held_out.device, seed, "start")
     noise = torch.randn(held_out.shape, generator=random, device=held_out.device)
     begun = time.perf_counter()
-    drawn = sample(process, net, noise, seed)
+    drawn = sample(process, net, noise, seed).cpu()  # which waits for a GPU
     seconds = time.perf_counter() - begun
-    real, drawn = real.cpu().double().numpy(), drawn.cpu().double().numpy()
+    real, drawn = real.cpu().double().numpy(), drawn.double().numpy()
     scores = {
         "loss": held_out_loss(process, net, held_out, seed),
         "kl": divergence(real, drawn, who),

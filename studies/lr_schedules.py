@@ -93,6 +93,8 @@ def add_schedules(parser) -> None:
 def check(args) -> None:
     if args.report is not None and args.resume:
         raise ValueError("--report and --resume contradict each other")
+    if args.digits and args.sweep:
+        raise ValueError("--digits and --sweep are two studies: one at a time")
     if args.digits and args.resume:
         raise ValueError("--digits makes runs of train_mnist.py: that script resumes them")
 

@@ -121,6 +121,7 @@ class Together:
         for name in ("optimizers", "lr_schedules"):
             for part, saved in zip(getattr(self, name), state[name], strict=True):
                 part.load_state_dict(saved)
-        self.done, self.epoch_loss = state["done"], state["epoch_loss"].clone()
+        self.done = state["done"]
+        self.epoch_loss.copy_(state["epoch_loss"])  # which may lie on a GPU
         self.lr_sum = list(state["lr_sum"])
         self.seconds, *self.own_seconds = state["clock"]

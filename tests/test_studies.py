@@ -404,3 +404,7 @@ def test_the_benchmark_counts_the_products():
     shapes = [(384, 256), (256, 256), (256, 256), (256, 256), (256, 2)]
     expected = sum(2 * 256 * i * o * (2 if n == 0 else 3) for n, (i, o) in enumerate(shapes))
     assert lr_study.flops() == expected
+
+
+def test_a_report_may_name_no_run():
+    assert parse("--report").report == [] and parse().report is None
