@@ -98,11 +98,15 @@ def _pyplot():
     return pyplot
 
 
+def subplots(rows: int, columns: int, width: float, height: float):
+    """A figure of plots of one size, and the plots as an array of rows."""
+    size = (width * columns, height * rows)
+    return _pyplot().subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
 def axes_of(n: int, width: float = 4.2):
     """A figure of n plots side by side, and the plots."""
-    figure, axes = _pyplot().subplots(
-        1, n, figsize=(width * n, 3.2), squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(1, n, width, 3.2)
     for axis in axes[0]:
         axis.grid(alpha=0.3)
     return figure, axes[0]

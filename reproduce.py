@@ -14,7 +14,7 @@ import cli
 # the flags of a scale: shared by all, a baseline's and a trial's, the bilevel method's
 SCALES = {
     "quick": {
-        "what": "8x8 digits, a small network; an hour on one core, half of it on two",
+        "what": "8x8 digits, a small network",
         "seeds": 3,
         "all": """--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
             --backward_steps 5 --eval_samples 500 --threads 1""",

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from figures import save, subplots
+
 SMOOTH = 5  # rows of losses.csv: a single batch's loss is noise on top of the curve
 
 
@@ -28,7 +30,7 @@ def draw_all(folder: Path, numbers, losses, points, sweep) -> None:
 def draw_grid(path, clouds, numbers, names) -> None:
     """The generated points of each run: a row a schedule, a column a data set."""
     rows, columns = len(numbers.schedules), len(numbers.sets)
-    figure, axes = _axes(rows, columns, 1.7, 1.7)
+    figure, axes = subplots(rows, columns, 1.7, 1.7)
     for i, schedule in enumerate(numbers.schedules):
         for j, name in enumerate(numbers.sets):
             axis, xy = axes[i][j], clouds[name, schedule]
@@ -37,12 +39,12 @@ def draw_grid(path, clouds, numbers, names) -> None:
         axes[i][0].set_ylabel(names[schedule], fontsize=7)
     for j, name in enumerate(numbers.sets):
         axes[0][j].set_title(name, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_by_schedule(path, clouds, numbers, names) -> None:
     """A panel a schedule, the data sets side by side in it, over those of the constant rate."""
-    figure, axes = _axes(len(numbers.schedules), 1, 7.5, 1.7)
+    figure, axes = subplots(len(numbers.schedules), 1, 7.5, 1.7)
     for axis, schedule in zip(axes[:, 0], numbers.schedules, strict=True):
         for j, name in enumerate(numbers.sets):
             for other, style in (("constant", {"c": "0.8"}), (schedule, {"c": f"C{j}"})):
@@ -51,13 +53,13 @@ def draw_by_schedule(path, clouds, numbers, names) -> None:
                     axis.scatter(*xy.T, s=1.5, linewidths=0, **style)
         axis.set(xlim=(-5, 10 * len(numbers.sets) - 5), ylim=(-5, 5), xticks=[], yticks=[])
         axis.set_title(names[schedule], fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_losses(path, losses, numbers, names) -> None:
     """The training loss over the steps, a panel a data set, of the first seed."""
     losses = [row for row in losses if row["seed"] == numbers.seeds[0]]
-    figure, axes = _axes(1, len(numbers.sets), 3.0, 2.8)
+    figure, axes = subplots(1, len(numbers.sets), 3.0, 2.8)
     for axis, name in zip(axes[0], numbers.sets, strict=True):
         for schedule in numbers.schedules:
             y = np.array([row[f"{name}/{schedule}"] for row in losses])
@@ -69,12 +71,12 @@ def draw_losses(path, losses, numbers, names) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("training loss")
     axes[0][-1].legend(fontsize=6)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_sweep(path, sweep) -> None:
     """KL and evaluation loss against the mean rate: one curve, whatever the schedule is called?"""
-    figure, axes = _axes(1, 2, 4.5, 3.4)
+    figure, axes = subplots(1, 2, 4.5, 3.4)
     first = max(row["lr_mean"] for row in sweep)
     for name in sorted({row["set"] for row in sweep}):
         for k, kind in enumerate(("constant", "step", "exponential", "plateau", "cosine")):
@@ -89,26 +91,4 @@ def draw_sweep(path, sweep) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].set_yscale("log")
     axes[0][1].legend(fontsize=6)
-    _save(figure, path)
-
-
-def _axes(rows, columns, width, height):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(
-        rows,
-        columns,
-        figsize=(width * columns, height * rows),
-        squeeze=False,
-        layout="constrained",
-    )
-
-
-def _save(figure, path):
-    from matplotlib import pyplot
-
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
+    save(figure, path)
