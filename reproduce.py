@@ -73,6 +73,7 @@ METHODS = {
 }
 ABLATION = {
     "recipe paper": ("bilevel", "--recipe paper --zo_samples 36"),
+    "recipe paper, the scale's n": ("bilevel", "--recipe paper"),
     "independent noise": ("bilevel", "--noise independent"),
     "theta_z recopied": ("bilevel", "--theta_z recopied"),
     "36 images": ("bilevel", "--zo_samples 36"),
@@ -370,7 +371,7 @@ def write_results(args, path: Path, cells: list[Cell]) -> None:
     rows = []
     with progress_bar(total=len(cells), desc="judging") as bar:
         for cell in cells:
-            rows.append(row_of(args, cell, times.get(cell.seed, float("inf"))))
+            rows.append(row_of(args, cell, times.get(cell.seed, 0.0)))
             bar.update()
     path.parent.mkdir(parents=True, exist_ok=True)
     report.write_csv(path, rows)
