@@ -7,7 +7,7 @@
   once for many passes.
 * Where a network trains, batch norm between two convolutions is a part of the second's weights.
 
-docs/speed.md has what each is worth, benchmarks/plain.py the network without any of it.
+docs/speed.md has what each saves, benchmarks/plain.py the network without any of it.
 """
 
 from collections.abc import Iterator

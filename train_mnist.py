@@ -140,10 +140,7 @@ def sample_only(args, device) -> None:
     """Draw a picture and a GIF from a checkpoint, with its own network and schedule."""
     net, state = load_network(args.ckpt, device)
     args.timesteps = state["schedule"]["timesteps"]
-    try:
-        cli.check_steps(args)
-    except ValueError as error:
-        raise cli.Stop(f"{args.ckpt}: {error}", code=2) from None
+    args.backward_steps = min(args.backward_steps, args.timesteps)
     process = process_of(state, device)
     sampler = Sampler(process, args, state["shape"], device)
     with Run.open("sample", args, device) as run:

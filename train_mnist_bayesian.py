@@ -262,12 +262,13 @@ def retraining(args, schedule) -> str:
     """The command that trains with a schedule as the trials did."""
     mine = trial_arguments(args, {}, 0)
     mine.schedule_from, mine.device = str(schedule), args.device
+    mine.threads = args.threads
     if isinstance(args.sampling_schedule, dict):  # a file's content; the file may be gone
         mine.sampling_schedule = str(schedule.with_name("sampling_schedule.json"))
         checkpoint.write_atomically(
             Path(mine.sampling_schedule), json.dumps(args.sampling_schedule).encode()
         )
-    skip = {*NAMES, "scheduler_type", "timesteps", "threads"}
+    skip = {*NAMES, "scheduler_type", "timesteps"}
     return shlex.join(
         ["python", "train_mnist.py", *cli.words(train_mnist.make_parser(), mine, skip)]
     )

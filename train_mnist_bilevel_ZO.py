@@ -148,6 +148,9 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         run.evaluations["training"] += len(x0)
         return denoising_step(process, net, optimizer, x0, random, amp=args.amp, **more)
 
+    if not updates:
+        run.log("warning: --initial_epoch leaves no epoch for the schedule to move in")
+
     for epoch in range(at["epoch"], args.epochs):
         done = at["batch"]
         with progress_bar(total=batches.steps, initial=done, desc=f"epoch {epoch + 1}") as bar:
@@ -276,9 +279,9 @@ def report(args, run: Run, at: dict, seen: dict, schedule: Schedule, echo: bool)
     if stuck:
         run.log(f"warning: on the bound: {', '.join(stuck)}; a lower --lr_beta may free it", echo)
     if noisy:
-        better = (
-            "more --zo_samples or --zo_directions, --upper_gradient forward or a higher --gamma"
-        )
+        better = "more --zo_samples, a higher --gamma"
+        if args.upper_gradient == "zo":
+            better += ", more --zo_directions or --upper_gradient forward"
         run.log(f"warning: more noise than slope: {', '.join(noisy)}; {better} may help", echo)
 
 

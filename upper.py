@@ -5,6 +5,7 @@ parameters of a schedule, exact: forward mode through the whole DDIM chain, all 
 pass, with no stored activations.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -114,7 +115,9 @@ class UpperLevel:
             return self.fid(net, levels, noise)
 
         directions = torch.eye(len(q), dtype=q.dtype, device=q.device)
-        values, gradient = vmap(lambda z: jvp(value, (q,), (z,)))(directions)
+        with warnings.catch_warnings():  # torch's own, of what its jvp is made with
+            warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+            values, gradient = vmap(lambda z: jvp(value, (q,), (z,)))(directions)
         return Slope(gradient, values[0].item(), torch.zeros_like(gradient))
 
     def _noises(self, k, *names):

@@ -79,6 +79,8 @@ def rows_of(folder: Path) -> dict[str, list[dict]]:
     except (OSError, ValueError, KeyError) as error:
         raise Stop(f"--report {folder}: not a finished run's folder ({error})", code=2) from None
     if kind == "train":
+        if args["dataset"] != "digits" or args["lr_schedule"] not in NAMES:
+            raise Stop(f"--report {folder}: not a run of --digits", code=2)
         names = ("lr_schedule", "seed", "lr", "epochs", "model_base_dim")
         scores = ("steps", "fid", "n", "extractor", "reference", "loss")
         return {"lr_digits": [{k: args[k] for k in names} | {k: summary[k] for k in scores}]}
