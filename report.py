@@ -119,7 +119,7 @@ def introduction(name: str, scale: dict, rows: list[dict]) -> list[str]:
         f"search has {budget}. *At equal time* is what a method held when the zeroth-order bilevel "
         "run of its seed was done: a search its best trial so far, an unfinished run nothing. "
         "A schedule trained anew counts the bilevel run that found it. Gradient steps are those of "
-        "theta_y and theta_z, and of all trials of a search. Seconds are wall-clock, and those of a "
+        "theta_y and theta_z, and of all trials of a search. Seconds are wall-clock: those of a "
         "machine that did other work too are too long.",
     ]
 
