@@ -71,6 +71,11 @@ def load(path: str | Path) -> dict:
     return state
 
 
+def newest(run_folder: Path) -> Path | None:
+    """The last checkpoint that a run wrote."""
+    return max((run_folder / "checkpoints").glob("step_*.pt"), default=None)
+
+
 def load_newest(folder: Path, warn=print) -> tuple[dict, Path] | None:
     """The newest checkpoint of a folder that is whole; None if there is no file at all."""
     paths = sorted(folder.glob("step_*.pt"), reverse=True)

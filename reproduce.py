@@ -129,6 +129,7 @@ from model import Diffusion
 from optim import denoising_step, make_optimizer
 from run import forward_passes, guarded, progress_bar, setup, stream
 from sampling import fixed_schedules, judge_checkpoint, make_network
+from search import Ledger
 
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {
@@ -247,10 +248,6 @@ def run_all(args, cells: list[Cell], images) -> None:
                     bar.write(f"{cell.method}, seed {cell.seed}: {said}; {hours:.2f} hours left")
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    return max((folder / "checkpoints").glob("step_*.pt"))
-
-
 def judged(folder: Path, fallback: dict) -> dict:
     """FID with and without clipping, on noise that chose nothing; kept beside the checkpoint."""
     path = folder / "judged.json"
@@ -259,17 +256,15 @@ def judged(folder: Path, fallback: dict) -> dict:
         found = {}
         for name, no_clip in (("clip", False), ("no_clip", True)):
             mine = SimpleNamespace(**{**args, "no_clip": no_clip, **fallback})
-            found[name] = judge_checkpoint(
-                newest_checkpoint(folder), mine, setup(mine), purpose="report"
-            )
+            path_of_net = checkpoint.newest(folder)
+            found[name] = judge_checkpoint(path_of_net, mine, setup(mine), purpose="report")
         checkpoint.write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
     return json.loads(path.read_text())
 
 
 def best_within(folder: Path, seconds: float) -> Path | None:
     """The trial that a search would have chosen after so many seconds."""
-    lines = (folder / "search.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if row["status"] == "ok" and row["at"] <= seconds]
+    rows = [row for row in Ledger(folder / "search.jsonl").whole() if row["at"] <= seconds]
     best = min(rows, key=lambda row: row["objective"], default=None)
     return best and folder / "trials" / f"{best['trial']:03d}"
 

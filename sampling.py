@@ -196,16 +196,16 @@ def judge_again(args) -> None:
             said = f"{len(found)} runs of that name, say which" if found else "no such run"
             raise Stop(f"--run {args.run}: {said}", code=2)
         folder = found[0]
-    paths = sorted((folder / "checkpoints").glob("step_*.pt"))
-    if not paths:
+    path = checkpoint.newest(folder)
+    if not path:
         raise Stop(f"--run {folder}: it has no checkpoint", code=2)
     given = {k: v for k, v in vars(args).items() if v is not None}
-    own = checkpoint.load(paths[-1])["args"]
+    own = checkpoint.load(path)["args"]
     args = argparse.Namespace(**{**own, "cpu": False, **given})
-    scores = judge_checkpoint(paths[-1], args, setup(args))
+    scores = judge_checkpoint(path, args, setup(args))
     print(json.dumps(scores, indent=2))
-    path = folder / "summary.json"
-    if path.exists():  # a summary says that a run is complete: an unfinished one gets none
-        summary = json.loads(path.read_text())
-        summary.setdefault("judged_again", []).append({**scores, "checkpoint": paths[-1].name})
-        checkpoint.write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+    known = folder / "summary.json"
+    if known.exists():  # a summary says that a run is complete: an unfinished one gets none
+        summary = json.loads(known.read_text())
+        summary.setdefault("judged_again", []).append({**scores, "checkpoint": path.name})
+        checkpoint.write_atomically(known, (json.dumps(summary, indent=2) + "\n").encode())

@@ -217,8 +217,7 @@ def conclude(args, run: Run, device, ledger: Ledger, seconds: float) -> dict:
         raise Stop(f"{run.folder}: all {len(rows)} trials failed; the first: {rows[0]['reason']}")
     run.log("best first:\n" + "\n".join(in_words(row) for row in sorted(rows, key=by_objective)))
     folder = run.folder / "trials" / f"{best['trial']:03d}"
-    newest = max((folder / "checkpoints").glob("step_*.pt"))
-    fresh = judge_checkpoint(newest, args, device, run, "fresh noise")
+    fresh = judge_checkpoint(checkpoint.newest(folder), args, device, run, "fresh noise")
 
     default = Schedule(args.scheduler_type, args.timesteps)
     schedule = Schedule(args.scheduler_type, args.timesteps, **values_of(args, best["parameters"]))
