@@ -30,12 +30,12 @@ def save_grid(path: Path, x: Tensor) -> None:
     Image.fromarray(grid(x)).save(path)
 
 
-def save_gif(path: Path, frames: list[Tensor], seconds: float = 4.0) -> None:
-    """Frames of images (N,C,H,W); the last one stands for a while."""
+def save_gif(path: Path, frames: list[Tensor], columns: int | None = None) -> None:
+    """Four seconds of frames of images (N,C,H,W); the last one stands for a while."""
     from PIL import Image
 
-    first, *rest = [Image.fromarray(grid(frame)).convert("L") for frame in frames]
-    each = int(1000 * seconds / len(frames))
+    first, *rest = [Image.fromarray(grid(frame, columns)).convert("L") for frame in frames]
+    each = 4000 // len(frames)
     path.parent.mkdir(exist_ok=True)
     durations = [each] * len(rest) + [1500]
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)

@@ -2,20 +2,35 @@
 
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
+from torch.optim import adam, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model import Diffusion, Levels
 from run import check_finite
 
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW without the import of torch's compiler, which takes as long as torch's own.
+
+    torch wraps its optimizers so that the compiler leaves them alone, and the wrappers import it
+    to say so.
+    """
+
+    step = torch.no_grad()(getattr(torch.optim.AdamW.step, "__wrapped__", torch.optim.AdamW.step))
+
+
+for wrapped in (adam.adam, *vars(torch.optim.Optimizer).values()):
+    if inner := getattr(wrapped, "__wrapped__", None):
+        inner.__dynamo_disable = inner  # what the wrapper would have the compiler make of it
+
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
 
 
-def make_optimizer(parameters, lr: float) -> torch.optim.AdamW:
+def make_optimizer(parameters, lr: float) -> AdamW:
     """AdamW in one kernel where the device has it."""
     parameters = list(parameters)
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.AdamW(parameters, lr=lr, fused=fused)
+    return AdamW(parameters, lr=lr, fused=fused)
 
 
 def one_cycle(optimizer, highest: float | list[float], steps: int) -> lr_scheduler.OneCycleLR:

@@ -22,6 +22,7 @@ TABLE = {
     "forward_passes": ("10⁶ forward passes", 2), "gradient_steps": ("gradient steps", 0),
     "peak_bytes": ("peak MiB", 0),
 }  # fmt: skip
+SHORT = ("fid", "fid_no_clip", "is_mean", "seconds", "forward_passes", "gradient_steps")  # README
 UNITS = {"forward_passes": 1e6, "peak_bytes": 2**20}
 DRAWN = (
     "default",
@@ -98,6 +99,17 @@ def write(name: str, scale: dict, path: Path) -> None:
     page = path.parent.parent / f"{path.stem}.md"
     page.write_text("\n".join(text))
     print(f"wrote {page}")
+    into_readme(page.parent.parent / "README.md", path.stem, rows)
+
+
+def into_readme(readme: Path, name: str, rows: list[dict]) -> None:
+    """The short table, where the README has a mark for it."""
+    begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+    if not readme.exists() or begin not in (text := readme.read_text()):
+        return
+    before, after = text.split(begin)
+    after = after[after.index(end) :]
+    readme.write_text(before + begin + "\n".join(table(rows, SHORT)) + after)
 
 
 def introduction(name: str, scale: dict, rows: list[dict]) -> list[str]:
@@ -132,15 +144,15 @@ def groups(rows: list[dict]) -> dict[str, list[dict]]:
     return found
 
 
-def table(rows: list[dict]) -> list[str]:
+def table(rows: list[dict], columns=tuple(TABLE)) -> list[str]:
     """A row a method: mean ± standard deviation over its seeds."""
-    lines = ["| method | seeds | trials |" + "".join(f" {head} |" for head, _ in TABLE.values())]
-    lines += ["|---|---|---|" + "---:|" * len(TABLE)]
+    lines = ["| method | seeds | trials |" + "".join(f" {TABLE[name][0]} |" for name in columns)]
+    lines += ["|---|---|---|" + "---:|" * len(columns)]
     for method, mine in groups(rows).items():
         cells = [method, ", ".join(row["seed"] for row in mine), mine[0]["trials"] or "–"]
-        for column, (_, digits) in TABLE.items():
+        for column in columns:
             values = [float(row[column]) / UNITS.get(column, 1) for row in mine if row[column]]
-            cells.append(_mean_and_deviation(values, digits))
+            cells.append(_mean_and_deviation(values, TABLE[column][1]))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -76,6 +76,7 @@ ABLATION = {
     "recipe paper, the scale's n": ("bilevel", "--recipe paper"),
     "independent noise": ("bilevel", "--noise independent"),
     "theta_z recopied": ("bilevel", "--theta_z recopied"),
+    "forward, theta_z recopied": ("bilevel", "--upper_gradient forward --theta_z recopied"),
     "36 images": ("bilevel", "--zo_samples 36"),
     "schedule held": ("bilevel", "--lr_beta 0 0 0 0"),
 }
@@ -317,7 +318,7 @@ def row_of(args, cell: Cell, seconds: float) -> dict:
         **{name: spent["cost"].get(name, 0) for name in report.COSTS},
         "gradient_steps": spent["steps"], "trials": summary.get("trials"),
         "peak_bytes": peak.get("cuda", peak["host"]),
-        **{name: schedule.get(name) for name in NAMES},
+        **{name: schedule.get(name) for name in ("timesteps", *NAMES)},
         "device": about["device"], "threads": about["threads"], "jobs": args.jobs,
         "commit": about["commit"], "command": cell.command,
     }  # fmt: skip

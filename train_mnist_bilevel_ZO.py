@@ -97,7 +97,7 @@ import torch
 import figures
 from data import Batches
 from model import Diffusion
-from optim import LRSchedule, denoising_step, draw, make_ema, make_optimizer, one_cycle
+from optim import AdamW, LRSchedule, denoising_step, draw, make_ema, make_optimizer, one_cycle
 from run import Run, check_finite, guarded, peak_memory, progress_bar, stream
 from sampling import Sampler, end_of_epoch, evaluate, make_judge, make_network, run_script
 from scheduler import Schedule
@@ -235,7 +235,7 @@ def make_schedule_optimizer(schedule: Schedule, lr_beta, updates: int):
     """AdamW with a learning rate a parameter and OneCycle; no decay, which would pull towards 0."""
     lr = dict(zip(NAMES, lr_beta, strict=True))
     groups = [{"params": [p], "lr": lr[name]} for name, p in schedule.q.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    optimizer = AdamW(groups, weight_decay=0.0)
     return optimizer, one_cycle(optimizer, [group["lr"] for group in groups], updates)
 
 

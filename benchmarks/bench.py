@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from copy import deepcopy
@@ -58,6 +59,9 @@ sampling.make_judge(args, device)
 net = sampling.make_network(args, device)
 script.make_optimizer(net.parameters(), args.lr), script.make_ema(net, args, args.epochs)
 """
+
+TINY_SEARCH = """--dataset digits --model_base_dim 4 --timesteps 10 --backward_steps 2 --epochs 1
+    --limit_batches 1 --n_samples 4 --fid_samples 0 --eval_samples 20 --cpu --threads 1"""
 
 
 def parse_arguments():
@@ -111,21 +115,25 @@ class Bench:
         with torch.no_grad():
             self.levels = self.process.levels()
 
-    def row(self, what, ours, plain=None, scale=1.0, repeats=None):
+    def row(self, what, ours, plain=None, scale=1.0, repeats=None, warm_up=True):
         """Measure both sides in turn; seconds are of `scale` calls."""
-        times = {"ours": [], "plain": []}
         sides = {"ours": ours} | ({"plain": plain} if plain else {})
-        for i in range((repeats or self.args.repeats) + 1):
+        times = {name: [] for name in sides}
+        for i in range((repeats or self.args.repeats) + warm_up):
             for name, call in sides.items():
                 keep_freed_memory(name == "ours")
-                self.wait()
-                start = time.perf_counter()
-                call()
-                self.wait()
-                if i:  # the first call of each is a warm-up
-                    times[name].append((time.perf_counter() - start) * scale)
-        row = {"what": what} | {k: summary(v) for k, v in times.items() if v}
-        self.add(row)
+                seconds = self.seconds(call)
+                if i >= warm_up:
+                    times[name].append(seconds * scale)
+        self.add({"what": what} | {name: summary(found) for name, found in times.items()})
+        return self.rows[-1]
+
+    def seconds(self, call):
+        self.wait()
+        start = time.perf_counter()
+        call()
+        self.wait()
+        return time.perf_counter() - start
 
     def add(self, row):
         if "plain" in row:
@@ -191,11 +199,13 @@ class Bench:
             lambda: self.sample(ours),
             lambda: self.sample(theirs),
             1 / args.images,
+            warm_up=args.quick,
         )
         self.fid_rows()
         self.iteration()
         self.memory_rows()
         self.setup_row()
+        self.search_row()
 
     def fid_rows(self):
         """From features to the distance."""
@@ -218,7 +228,7 @@ class Bench:
 
     def iteration(self):
         """The phases of a bilevel iteration with the published flags, and their sum."""
-        ours, theirs, first = self.ours, self.plain, len(self.rows)
+        args, ours, theirs, first = self.args, self.ours, self.plain, len(self.rows)
         twins = {net: deepcopy(net) for net in (ours, theirs)}
         extra = torch.zeros_like(flat(ours))
         optimizer, cycle = make_schedule_optimizer(self.schedule, [0.0] * 4, 1000)
@@ -230,29 +240,39 @@ class Bench:
         def move():
             step_schedule(self.schedule, optimizer, cycle, gradient, "the benchmark")
 
-        def row(what, ours, theirs, scale=1):
-            self.row(f"bilevel: {what}", ours, theirs, scale)
+        def row(what, *sides, **options):
+            return self.row(f"bilevel: {what}", *sides, **options)
+
+        def shared(what, **ours):
+            """The plain version samples two sides for three phases; they are timed once."""
+            self.add({"what": f"bilevel: {what}", **ours, "plain": two_sides["plain"]})
 
         steps = lambda: self.train(ours), lambda: self.train(theirs)
-        row(f"{INNER_LOOP} theta_y steps", *steps, INNER_LOOP)
-        row("dFID/dtheta, zeroth-order", self.slope_of_weights, self.plain_sides)
+        row(f"{INNER_LOOP} theta_y steps", *steps, scale=INNER_LOOP)
+        long = {"warm_up": self.args.quick}  # a hundred forward passes warm up in their first
+        two_sides = row(
+            "dFID/dtheta, zeroth-order", self.slope_of_weights, self.plain_sides, **long
+        )
         row("theta_z step", lambda: self.train(ours, extra), steps[1])
-        row("dFID/dq, zeroth-order", lambda: self.slope_of_schedule("zo"), self.plain_sides)
+        keep_freed_memory()
+        of_q = [self.seconds(lambda: self.slope_of_schedule("zo")) for _ in range(args.repeats)]
+        shared("dFID/dq, zeroth-order", ours=summary(of_q))
         row("difference of losses", lambda: difference(ours), lambda: difference(theirs))
         row("schedule step", move, move)
-        row("FIDs only to log", lambda: None, self.plain_sides)
+        shared("FIDs only to log", ours=summary([0.0]))
         phases = self.rows[first:]
         total = {
             side: {k: sum(r[side][k] for r in phases) for k in ("median", "least", "most")}
             for side in ("ours", "plain")
         }
         self.add({"what": "bilevel iteration, the sum", **total})
-        self.row("or: dFID/dq in forward mode", lambda: self.slope_of_schedule("forward"))
+        forward = lambda: self.slope_of_schedule("forward")  # noqa: E731
+        self.row("or: dFID/dq in forward mode", forward, repeats=1, **long)
 
     def memory_rows(self):
         """Peaks of processes of their own that do one thing twice, with the mnist extractor."""
         for what in PEAKS:
-            same = {k: v for k, v in vars(self.args).items() if k in SIZES}
+            same = {k: v for k, v in vars(self.args).items() if k in SIZES} | {"steps": 2}
             words = [w for k, v in same.items() for w in (f"--{k}", str(v))]
             here = [sys.executable, __file__, "--peak", what, "--extractor", "mnist", *words]
             found = subprocess.run(here, capture_output=True, text=True, check=True)
@@ -284,6 +304,21 @@ class Bench:
             times.append(time.perf_counter() - start)
         self.add({"what": "set-up of a first run, digits", "ours": summary(times)})
 
+    def search_row(self):
+        """What a search of the published 15 trials adds to a trial's own training: its process,
+        its ledger, the Gaussian process, and a share of the search's start and figures."""
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            words = [*TINY_SEARCH.split(), "--runs_dir", folder]
+            words += ["--n_calls", "6" if self.args.quick else "15"]
+            here = [sys.executable, str(ROOT / "train_mnist_bayesian.py"), *words]
+            subprocess.run(here, check=True, capture_output=True)
+            seconds = time.perf_counter() - start
+            (ledger,) = Path(folder).glob("*/search.jsonl")
+            rows = [json.loads(line) for line in ledger.read_text().splitlines()]
+        each = (seconds - sum(row["seconds"] for row in rows)) / len(rows)
+        self.add({"what": "a search trial beside its training", "ours": summary([each])})
+
     def work(self):
         """Operations and bytes of a training step of each side, and what the machine can do."""
         found = {}
@@ -305,14 +340,7 @@ class Bench:
         return found
 
     def fastest(self, call):
-        times = []
-        for _ in range(9):
-            self.wait()
-            start = time.perf_counter()
-            call()
-            self.wait()
-            times.append(time.perf_counter() - start)
-        return min(times)
+        return min(self.seconds(call) for _ in range(9))
 
 
 class Traffic(TorchDispatchMode):

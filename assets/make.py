@@ -1,0 +1,90 @@
+"""What lies in assets/ beside the classifier, made from a run and from the results.
+
+python assets/make.py --run runs/00003-train-seed0    its network, its picture and its GIF
+python assets/make.py --schedules                     the learned schedules of docs/results
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parent
+sys.path.insert(0, str(ASSETS.parent))
+
+import checkpoint
+import figures
+import report
+from families import NAMES
+from run import guarded
+from sampling import Sampler, load_network, process_of
+
+NETWORK, SUMS = ASSETS / "mnist.pt", ASSETS / "SHA256SUMS"
+KEPT = ("kind", "args", "schedule", "shape", "step", "ema")  # what drawing needs of a checkpoint
+SHOWN = 40  # images, in rows of ten
+LEARNED = ("bayesian", "bilevel zo", "bilevel forward")
+
+
+def ship(folder: Path) -> None:
+    """A run's averaged network as a checkpoint of its own, and how it was made."""
+    state = checkpoint.load(checkpoint.newest(folder))
+    about = json.loads((folder / "args.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    places = {"data_dir", "runs_dir", "cache_dir", "resume"}
+    state["args"] = {k: v for k, v in state["args"].items() if k not in places}
+    checkpoint.save(NETWORK, {name: state[name] for name in KEPT})
+    facts = {k: about[k] for k in ("arguments", "commit", "versions", "device", "threads")}
+    facts["arguments"] = {k: v for k, v in facts["arguments"].items() if k not in places}
+    text = json.dumps({"summary": summary, **facts}, indent=2)
+    NETWORK.with_suffix(".json").write_text(text + "\n")
+
+
+def draw() -> None:
+    """The shipped network's picture, and its way from noise to digits."""
+    net, state = load_network(str(NETWORK), "cpu")
+    args = argparse.Namespace(**state["args"])
+    sampler = Sampler(process_of(state, "cpu"), args, state["shape"], "cpu")
+    frames = sampler.film(net, SHOWN, frames=40)
+    figures.save_gif(ASSETS / "denoising.gif", frames, columns=10)
+
+
+def write_schedules(results: Path) -> None:
+    """schedules/SCALE-METHOD-seedN.json, each to be given to --schedule_from."""
+    folder = ASSETS / "schedules"
+    folder.mkdir(exist_ok=True)
+    for path in results.glob("reproduce_*.csv"):
+        if path.stem.endswith("_curves"):
+            continue
+        for row in report.read_csv(path):
+            if row["method"] in LEARNED:
+                values = {name: float(row[name]) for name in NAMES}
+                content = {"family": "cosine", "timesteps": int(row["timesteps"]), **values}
+                scale, method = path.stem.removeprefix("reproduce_"), row["method"]
+                name = f"{scale}-{method.replace(' ', '-')}-seed{row['seed']}.json"
+                (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def seal() -> None:
+    """SHA256SUMS over all of it, as sha256sum writes it."""
+    files = [p for p in sorted(ASSETS.rglob("*")) if p.suffix in (".pt", ".json", ".png", ".gif")]
+    lines = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(ASSETS)}" for p in files
+    ]
+    SUMS.write_text("\n".join(lines) + "\n")
+
+
+def main(args) -> None:
+    if args.run:
+        ship(args.run)
+        draw()
+    if args.schedules:
+        write_schedules(ASSETS.parent / "docs" / "results")
+    seal()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, help="the run whose network is shipped")
+    parser.add_argument("--schedules", action="store_true", help="write schedules/")
+    sys.exit(guarded(main, parser.parse_args(), "make.py"))
