@@ -9,6 +9,7 @@ from pathlib import Path
 
 from families import FAMILIES, complete, read_schedule
 
+TIMESTEPS = 1000  # where no flag and no schedule's file says another length
 # resuming takes its arguments from the run; only these may be given beside --resume
 MAY_CHANGE = {
     "resume",
@@ -114,7 +115,9 @@ def add_network(parser):
 
 def add_process(group):
     """The flags of the diffusion process that every script has, fixed schedule or learned."""
-    group.add_argument("--timesteps", type=count, default=1000, help="T, the length of the process")
+    group.add_argument(
+        "--timesteps", type=count, default=TIMESTEPS, help="T, length of the process"
+    )
     group.add_argument(
         "--input_scale",
         type=positive,
@@ -247,6 +250,12 @@ def add_runtime(parser):
     group = add_machine(parser)
     group.add_argument("--amp", action="store_true", help="train and sample in bfloat16 autocast")
     group.add_argument(
+        "--compile",
+        choices=["off", "fused", "graphs"],
+        default="off",
+        help="compile the networks, which takes minutes at the start; graphs: CUDA graphs too",
+    )
+    group.add_argument(
         "--dry_run", action="store_true", help="say what would be done and what it costs, and stop"
     )
 
@@ -354,7 +363,12 @@ def check_schedule(args) -> None:
     if args.schedule_from and not args.resume:
         if any(value is not None for value in given.values()):
             raise ValueError("--schedule_from brings its own start, end, tau and epsilon")
-        args.scheduler_type, args.timesteps, given = read_schedule(args.schedule_from)
+        args.scheduler_type, timesteps, given = read_schedule(args.schedule_from)
+        if args.timesteps not in (TIMESTEPS, timesteps):
+            raise ValueError(
+                f"--timesteps {args.timesteps}: --schedule_from brings its own, {timesteps}"
+            )
+        args.timesteps = timesteps
     other = args.sampling_schedule
     if isinstance(other, str) and other not in FAMILIES:
         # by content, not by name: the file may be another one when the run is resumed
@@ -384,15 +398,23 @@ def words(parser: Parser, args, skip=()) -> list[str]:
 
 
 def find_run(runs_dir: str, kind: str, where: str) -> Path:
-    """The folder of a run: `where` itself, or the latest of its kind."""
+    """The folder of a run: the one that `where` names, or the latest of its kind."""
     if where != "latest":
-        if (Path(where) / "args.json").is_file():
-            return Path(where)
+        folder = by_number(where)
+        if (folder / "args.json").is_file():
+            return folder
         raise ValueError(f"--resume {where}: not a run's folder (it has no args.json)")
     folders = sorted(Path(runs_dir).glob(f"[0-9]*-{kind}-*/args.json"))
     if not folders:
         raise ValueError(f"--resume latest: no {kind} run in {runs_dir}")
     return folders[-1].parent
+
+
+def by_number(where: str) -> Path:
+    """The folder runs/00003-train-seed0 for runs/00003, where there is one of that number."""
+    folder = Path(where)
+    found = [] if folder.is_dir() else sorted(folder.parent.glob(f"{folder.name}-*"))
+    return found[0] if len(found) == 1 else folder
 
 
 def read_arguments(folder: Path, kind: str) -> dict:

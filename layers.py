@@ -172,6 +172,14 @@ class NormedProduct(torch.autograd.Function):
         return g_x, g_scale * i, g_scaled * (i * gamma), None, None, None, None
 
 
+def compiled(net: nn.Module, how: str, **options) -> nn.Module:
+    """The same network, its passes compiled if `how` says so; weights and names stay."""
+    if how != "off":
+        mode = "reduce-overhead" if how == "graphs" else "default"
+        net.compile(**{"mode": mode, "dynamic": False, **options})
+    return net
+
+
 @contextmanager
 def frozen(net: nn.Module) -> Iterator[None]:
     """Fold batch norm once for many passes, between which the weights stay as they are.

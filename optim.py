@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.optim import adam, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from layers import compiled
 from model import Diffusion, Levels
 from run import check_finite
 
@@ -101,6 +102,7 @@ def make_ema(net: nn.Module, args, epochs: int) -> AveragedModel:
     alpha = (1 - args.model_ema_decay) * args.batch_size * args.model_ema_steps / epochs
     decay = 1 - min(1.0, alpha)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    compiled(ema.module, args.compile)  # a copy is not
     return ema.requires_grad_(False).eval()
 
 

@@ -128,11 +128,12 @@ def introduction(name: str, scale: dict, rows: list[dict]) -> list[str]:
         "from noise that no search and no update has seen.",
         "",
         f"A training image counts as three forward passes, since its backward pass costs two. A "
-        f"search has {budget}. *At equal time* is what a method held when the zeroth-order bilevel "
-        "run of its seed was done: a search its best trial so far, an unfinished run nothing. "
-        "A schedule trained anew counts the bilevel run that found it. Gradient steps are those of "
-        "theta_y and theta_z, and of all trials of a search. Seconds are wall-clock: those of a "
-        "machine that did other work too are too long.",
+        f"search has {budget}. *Zo's steps* are as many gradient steps as both of its copies take, "
+        "*zo's budget* is as many forward passes. *At equal time* is what a method held when the "
+        "zeroth-order bilevel run of its seed was done: a search its best trial so far, an "
+        "unfinished run nothing. A schedule trained anew counts the bilevel run that found it. "
+        "Gradient steps are those of theta_y and theta_z, and of all trials of a search. Seconds "
+        "are wall-clock: those of a machine that did other work too are too long.",
     ]
 
 

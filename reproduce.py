@@ -68,6 +68,7 @@ METHODS = {
     "random": ("search", "--strategy random"),
     "bayesian": ("search", "--strategy bayesian"),
     "default, zo's steps": ("train", ""),
+    "default, zo's budget": ("train", ""),
     "zo's schedule, anew": ("train", ""),
     "forward's schedule, anew": ("train", ""),
 }
@@ -141,7 +142,9 @@ SCRIPTS = {
 class Cell:
     """One method and seed: its flags, its folder, its row."""
 
-    def __init__(self, args, method: str, seed: int, trials: int = 0):
+    def __init__(self, args, method: str, seed: int, share: float = 1.0):
+        """`share` is the bilevel run's forward passes over those of the default."""
+        trials = SCALES[args.scale].get("trials") or max(2, round(share))
         self.method, self.seed, self.scale = method, seed, SCALES[args.scale]
         self.kind, own = {**METHODS, **ABLATION}[method]
         name = re.sub(r"\W+", "-", method)
@@ -155,9 +158,13 @@ class Cell:
         words += [*own.split(), "--seed", str(seed)]
         self.places = ["--device", args.device, "--data_dir", args.data_dir]
         self.places += ["--runs_dir", str(self.root)]
-        if method == "default, zo's steps":
+        if method == "default, zo's steps":  # those of both copies
             bilevel = Cell(args, "bilevel zo", seed).parsed()
-            words += ["--epochs", str(bilevel.epochs * bilevel.inner_loop)]
+            moved = max(0, bilevel.epochs - bilevel.initial_epoch)
+            epochs = bilevel.epochs * bilevel.inner_loop + moved * bilevel.inner_loop_z
+            words += ["--epochs", str(epochs)]
+        if method == "default, zo's budget":
+            words += ["--epochs", str(round(share * Cell(args, "default", seed).parsed().epochs))]
         if method in LEARNED:
             self.after = Cell(args, LEARNED[method], seed)
         self.words = words
@@ -217,10 +224,9 @@ def cells_of(args, images) -> list[Cell]:
     """All cells, a seed after the other; searches with the budget of the bilevel run."""
     methods = args.methods or [*METHODS, *(ABLATION if args.ablation else ())]
     budget = forward_passes(Cell(args, "bilevel zo", 0).cost(images))
-    a_trial = forward_passes(Cell(args, "default", 0).cost(images))
-    trials = SCALES[args.scale].get("trials") or max(2, round(budget / a_trial))
+    share = budget / forward_passes(Cell(args, "default", 0).cost(images))
     seeds = range(args.seeds or SCALES[args.scale]["seeds"])
-    return [Cell(args, method, seed, trials) for seed in seeds for method in methods]
+    return [Cell(args, method, seed, share) for seed in seeds for method in methods]
 
 
 def run_all(args, cells: list[Cell], images) -> None:
@@ -277,7 +283,7 @@ def check_same(cell: Cell) -> dict:
     places = {"device", "data_dir", "runs_dir", "resume", "dry_run"}
     learned = {*NAMES, "schedule_from", "scheduler_type"} if cell.after else set()
     for name in sorted(set(asked) - places - learned):
-        if asked[name] != ran[name]:
+        if asked[name] != ran.get(name, asked[name]):  # a flag of later is at its default
             raise Stop(f"{cell.folder}: ran with --{name} {ran[name]}, now it is {asked[name]}")
     return about
 

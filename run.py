@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -200,6 +201,17 @@ class Run:
             self.elapsed, self.evaluations = state["elapsed"], Counter(state["evaluations"])
             self.log(f"resumed from {found[1].name}")
         return state
+
+    def take_up(self, at: dict, parts: dict, more: Callable[[], dict]) -> None:
+        """Bring where the run stands and its parts to the newest checkpoint, in place.
+
+        From now on a checkpoint holds them and what `more` returns.
+        """
+        if saved := self.restore():
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            at.update((name, saved[name]) for name in at)
+        self.state = lambda: at | {n: part.state_dict() for n, part in parts.items()} | more()
 
     def save(self) -> None:
         """A sealed checkpoint of `self.state()` and of where the CSV files end."""

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 import checkpoint
 import figures
 import metrics
-from cli import Stop
+from cli import Stop, by_number
 from data import fingerprint, load_images
 from families import FAMILIES
-from layers import frozen
+from layers import compiled, frozen
 from model import Diffusion
 from run import Run, progress_bar, setup, stream
 from scheduler import Schedule
@@ -93,7 +92,7 @@ def make_network(args, device) -> UNet:
             raise Stop(
                 f"{args.ckpt}: made for another --model_base_dim or --timesteps", code=2
             ) from None
-    return net
+    return compiled(net, args.compile)
 
 
 def make_judge(args, device) -> tuple:
@@ -189,13 +188,9 @@ def judge_checkpoint(path, args, device, run: Run | None = None, purpose="evalua
 
 def judge_again(args) -> None:
     """FID and IS of a run's newest checkpoint, appended to its summary.json if it has one."""
-    folder = Path(args.run)
+    folder = by_number(args.run)
     if not folder.is_dir():
-        found = sorted(folder.parent.glob(f"{folder.name}-*"))
-        if len(found) != 1:
-            said = f"{len(found)} runs of that name, say which" if found else "no such run"
-            raise Stop(f"--run {args.run}: {said}", code=2)
-        folder = found[0]
+        raise Stop(f"--run {args.run}: no such run, or several", code=2)
     path = checkpoint.newest(folder)
     if not path:
         raise Stop(f"--run {folder}: it has no checkpoint", code=2)

@@ -81,16 +81,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     # where the run stands
     at = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "mean_loss": 0.0}
 
-    if saved := run.restore():
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        at = {name: saved[name] for name in at}
-        del saved  # a second copy of everything
-    run.state = lambda: (
-        at
-        | {name: part.state_dict() for name, part in parts.items()}
-        | {"schedule": schedule.to_dict(), "shape": sampler.shape}
-    )
+    run.take_up(at, parts, lambda: {"schedule": schedule.to_dict(), "shape": sampler.shape})
     run.write_json("schedule.json", schedule.to_dict())
 
     for epoch in range(at["epoch"], args.epochs):
@@ -109,7 +100,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 run.evaluations["training"] += len(x0)
                 if at["step"] % args.model_ema_steps == 0 or at["step"] == total_steps:
                     ema.update_parameters(net)
-                if at["step"] % args.log_freq == 0:
+                if at["step"] % args.log_freq == 0 or at["step"] == total_steps:
                     run.row("losses.csv", step=at["step"], loss=loss, lr=lr)
                     run.log(f"{where} of {total_steps}: loss {loss:.5f}, lr {lr:.2e}", bar.disable)
                 bar.set_postfix(loss=f"{loss:.4f}")

@@ -96,6 +96,7 @@ import torch
 
 import figures
 from data import Batches
+from layers import compiled
 from model import Diffusion
 from optim import AdamW, LRSchedule, denoising_step, draw, make_ema, make_optimizer, one_cycle
 from run import Run, check_finite, guarded, peak_memory, progress_bar, stream
@@ -120,26 +121,19 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     steps = args.epochs * batches.steps * args.inner_loop  # of theta_y
 
     theta_y = make_network(args, device)
-    theta_z = deepcopy(theta_y)
+    theta_z = compiled(deepcopy(theta_y), args.compile)
     ema = make_ema(theta_y, args, args.epochs)
     optimizer_y = make_optimizer(theta_y.parameters(), args.lr)
     optimizer_z = make_optimizer(theta_z.parameters(), args.lr_z)
     optimizer_q, lr_q = make_schedule_optimizer(schedule, args.lr_beta, updates)
     lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps)
-    parts = {"net": theta_y, "theta_z": theta_z, "ema": ema, "q": schedule, "lr_schedule": lr_y}
-    parts |= {"optimizer": optimizer_y, "optimizer_z": optimizer_z}
-    parts |= {"optimizer_q": optimizer_q, "lr_q": lr_q}
+    parts = {"net": theta_y, "optimizer": optimizer_y, "lr_schedule": lr_y, "ema": ema}
+    parts |= {"theta_z": theta_z, "optimizer_z": optimizer_z}
+    parts |= {"q": schedule, "optimizer_q": optimizer_q, "lr_q": lr_q}
     at = {"epoch": 0, "batch": 0, "iteration": 0, "step": 0, "step_z": 0, "update": 0}
-    at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}}
-
-    if saved := run.restore():
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        at, upper.last = {name: saved[name] for name in at}, saved["last"]
-        del saved  # a second copy of everything
-    run.state = lambda: at | {name: part.state_dict() for name, part in parts.items()} | {
-        "schedule": schedule.to_dict(), "shape": sampler.shape, "last": dict(upper.last)
-    }  # fmt: skip
+    at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}, "last": upper.last}
+    run.take_up(at, parts, lambda: {"schedule": schedule.to_dict(), "shape": sampler.shape})
+    upper.last = at["last"]
 
     def lower_step(net, optimizer, name, count, **more):
         """One step on L(., q); those of theta_y are train_mnist.py's own, draw for draw."""
@@ -195,7 +189,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
 
                 at["loss_sum"] += loss_y
                 at.update(batch=i + 1, iteration=at["iteration"] + 1)
-                if at["iteration"] % args.log_freq == 0:
+                if at["iteration"] % args.log_freq == 0 or at["step"] == steps:
                     seen["seconds"] = time.monotonic() - began
                     report(args, run, at, seen, schedule, bar.disable)
                 bar.set_postfix(loss=f"{loss_y:.4f}", **schedule.values())

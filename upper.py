@@ -7,7 +7,7 @@ pass, with no stored activations.
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import NamedTuple
 
@@ -115,7 +115,9 @@ class UpperLevel:
             return self.fid(net, levels, noise)
 
         directions = torch.eye(len(q), dtype=q.dtype, device=q.device)
-        with warnings.catch_warnings():  # torch's own, of what its jvp is made with
+        compiled = getattr(self.args, "compile", "off") != "off"
+        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        with eager, warnings.catch_warnings():  # torch's own, of what its jvp is made with
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
             values, gradient = vmap(lambda z: jvp(value, (q,), (z,)))(directions)
         return Slope(gradient, values[0].item(), torch.zeros_like(gradient))

@@ -2,7 +2,8 @@
 
 python benchmarks/bench.py --threads 2     prints the table, writes docs/results/bench.json
 python benchmarks/bench.py --quick         small, in a minute; writes nothing
-python benchmarks/bench.py --report        writes the table of that file into docs/speed.md
+python benchmarks/bench.py --compile --threads 2     what torch.compile brings; compiled.json
+python benchmarks/bench.py --report        writes the tables of both files into docs/speed.md
 
 Images and reference are drawn: nothing is read or downloaded. InceptionV3 has random weights, which
 cost what the official ones cost.
@@ -31,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 import plain
 
 from extractors import Extractor, FidInception, load_extractor
-from layers import frozen
+from layers import compiled, frozen
 from metrics import FeatureStatistics, Reference, frechet_distance
 from model import Diffusion
 from optim import denoising_step, make_optimizer
@@ -42,7 +43,8 @@ from train_mnist_bilevel_ZO import loss_difference, make_schedule_optimizer, ste
 from unet import UNet
 from upper import UpperLevel, evaluating, flat
 
-RESULTS, PAGE = ROOT / "docs" / "results" / "bench.json", ROOT / "docs" / "speed.md"
+RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "speed.md"
+FILES = ("bench.json", "compiled.json")
 INNER_LOOP = 10  # of the published command
 SIZES = ("device", "threads", "base", "batch_size", "steps", "images")
 PEAKS = ("plain training", "our training", "our bilevel iteration")
@@ -76,6 +78,7 @@ def parse_arguments():
     add("--images", type=int, default=36, help="images of a sampling")
     add("--extractor", default="inception", choices=["inception", "mnist"], help="of the FIDs")
     add("--quick", action="store_true", help="base 8, batch 16, 3 steps, the mnist extractor")
+    add("--compile", action="store_true", help="only what torch.compile brings, a quarter hour")
     add("--report", action="store_true", help="measure nothing, write the page")
     add("--peak", choices=PEAKS, help="print one peak of memory in bytes, and stop")
     args = parser.parse_args()
@@ -206,6 +209,17 @@ class Bench:
         self.memory_rows()
         self.setup_row()
         self.search_row()
+
+    def compiled_rows(self):
+        """Both passes compiled: the time until they are, and the ratio after."""
+        net, theirs = compiled(deepcopy(self.ours), "fused"), self.plain
+        self.optimizers[net] = make_optimizer(net.parameters(), 1e-3)
+        print(line(None))
+        for what, call in (("training step", self.train), ("forward", self.forward)):
+            first = self.seconds(lambda call=call: call(net))
+            self.add({"what": f"{what}: compiling it", "ours": summary([first])})
+            sides = lambda call=call: call(net), lambda call=call: call(theirs)
+            self.row(f"{what}, compiled", *sides)
 
     def fid_rows(self):
         """From features to the distance."""
@@ -389,10 +403,10 @@ def line(row):
     return text + (f" {row['plain']['median']:9.4f} {row['ratio']:6.3f}" if "ratio" in row else "")
 
 
-def report(record):
-    """The record as the page's last part."""
-    head = "| | ours, s | spread | plain, s | spread | ratio |\n|---|---|---|---|---|---|\n"
-    rows, memory = [], []
+def table(record):
+    """A record's times as a table, and its peaks of memory."""
+    rows = ["| | ours, s | spread | plain, s | spread | ratio |", "|---|---|---|---|---|---|"]
+    memory = []
     for row in record["rows"]:
         if "GiB" in row:
             memory.append(f"{row['what'].removeprefix('peak memory, ')} {row['GiB']:.2f} GiB")
@@ -401,10 +415,16 @@ def report(record):
         for side in ("ours", "plain"):
             s = row.get(side)
             cells += [f"{s['median']:.3g}", f"{s['least']:.3g}–{s['most']:.3g}"] if s else ["", ""]
-        rows.append("| " + " | ".join([*cells, f"{row['ratio']:.2f}" if "ratio" in row else ""]))
+        cells.append(f"{row['ratio']:.2f}" if "ratio" in row else "")
+        rows.append(f"| {' | '.join(cells)} |")
+    return f"`{record['command']}`: {record['machine']}.\n\n" + "\n".join(rows) + "\n", memory
+
+
+def report(record, compilation):
+    """The records as the page's last part."""
+    text, memory = table(record)
     work = record["work"]
     speed, copy = work["product, GFLOP/s"], work["copy, GB/s"]
-    text = f"`{record['command']}`: {record['machine']}.\n\n{head}" + " |\n".join(rows) + " |\n"
     text += f"\nPeak memory: {'; '.join(memory)}.\n\nA training step's work, and its floors "
     text += f"at {speed:.0f} GFLOP/s (a matrix product) and {copy:.1f} GB/s (a copy):\n\n"
     text += "| | GFLOP | floor, s | GB through operators | floor, s | operators |\n"
@@ -413,6 +433,7 @@ def report(record):
         w = work[side]
         text += f"| {side} | {w['GFLOP']:.1f} | {w['GFLOP'] / speed:.2f} | {w['GB']:.1f} "
         text += f"| {w['GB'] / copy:.2f} | {w['operators']} |\n"
+    text += f"\nCompiled:\n\n{table(compilation)[0]}"
     page = PAGE.read_text().split(MARK)[0] + MARK + "\n" + text
     PAGE.write_text(page)
 
@@ -420,16 +441,20 @@ def report(record):
 def main():
     args = parse_arguments()
     if args.report:
-        report(json.loads(RESULTS.read_text()))
+        report(*(json.loads((RESULTS / name).read_text()) for name in FILES))
         return
     torch.set_num_threads(args.threads)
     bench = Bench(args)
     if args.peak:
         print(bench.peak(args.peak))
         return
-    bench.measure()
-    work = bench.work()
-    print(json.dumps(work, indent=1))
+    work = {}
+    if args.compile:
+        bench.compiled_rows()
+    else:
+        bench.measure()
+        work = bench.work()
+        print(json.dumps(work, indent=1))
     if args.quick:
         return
     cuda = args.device != "cpu"
@@ -443,8 +468,7 @@ def main():
         "rows": bench.rows,
         "work": work,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / FILES[args.compile]).write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

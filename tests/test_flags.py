@@ -158,6 +158,7 @@ def test_wrong_combinations_are_one_line(capsys, tmp_path, monkeypatch):
         "--scheduler_type ddpm --epsilon 0", "--scheduler_type ddpm --end 1",
         "--schedule_from no.json", "--schedule_from bad.json", "--schedule_from ckpt.pt",
         "--schedule_from ok.json --start 0.1", "--schedule_from ok.json --tau 2",
+        "--schedule_from ok.json --timesteps 11",
         "--schedule_from ok.json --backward_steps 11", "--schedule_from .",
         "--sampling_schedule no.json", "--sampling_schedule bad.json", "--sampling_schedule cos",
         "--ckpt no.pt", "--ckpt .", "--sample_only", "--sample_only --ckpt no.pt",

@@ -36,10 +36,11 @@ def tiny(monkeypatch, tmp_path):
 def test_every_cell_of_every_scale_is_a_command_its_script_takes(scale):
     args = reproduce.make_parser().parse_args(["--scale", scale, "--ablation"])
     for method in {**reproduce.METHODS, **reproduce.ABLATION}:
-        parsed = reproduce.Cell(args, method, seed=2, trials=7).parsed()
+        parsed = reproduce.Cell(args, method, seed=2, share=7.2).parsed()
         assert parsed.seed == 2
         if "search" in reproduce.METHODS.get(method, ""):
-            assert parsed.n_calls == 7 and parsed.n_initial == 2
+            assert parsed.n_calls == (15 if scale == "paper" else 7)
+            assert parsed.n_initial == max(2, parsed.n_calls // 3)
         if method == "recipe paper":
             taken = (parsed.noise, parsed.theta_z, parsed.zo_samples)
             assert taken == ("independent", "recopied", 36)

@@ -9,7 +9,7 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
-from layers import frozen
+from layers import compiled, frozen
 from model import Diffusion
 from scheduler import Schedule
 from unet import UNet
@@ -153,3 +153,23 @@ def test_folding_is_faithful_where_a_channel_is_dead_or_large():
     x, t = batch()
     with frozen(ours):
         torch.testing.assert_close(ours(x, t), theirs(x, t), rtol=1e-7, atol=1e-9)
+
+
+def test_a_compiled_network_is_one_graph_and_the_same():
+    """Training, sampling and frozen sampling are traced whole, without a break; copies are not."""
+    ours, _ = pair(4, torch.float32, multipliers=(2,))
+    same, (x, t) = copy.deepcopy(ours), batch(dtype=torch.float32)
+    compiled(ours, "fused", mode=None, backend="eager", fullgraph=True)
+    assert ours._compiled_call_impl and not copy.deepcopy(ours)._compiled_call_impl
+    for net in (ours, same):
+        net(x, t).square().sum().backward()
+    for one, other in zip(ours.parameters(), same.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+    for one, other in zip(ours.buffers(), same.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    ours.eval(), same.eval()
+    with torch.inference_mode():
+        expected = same(x, t[:1])
+        torch.testing.assert_close(ours(x, t[:1]), expected)
+        with frozen(ours):
+            torch.testing.assert_close(ours(x, t[:1]), expected)
