@@ -57,12 +57,20 @@ KEPT = {
 
 
 def publish(folders: list[Path]) -> None:
-    """Take the numbers of runs into docs/results, if any are given, and write the report."""
+    """Take the numbers of runs into docs/results, if any are given, and write the report.
+
+    A study of other seeds joins what is there, if that took as many steps; all else is replaced.
+    """
     gathered = {}
     for folder in folders:
         for name, rows in rows_of(folder).items():
             gathered.setdefault(name, []).extend(rows)
+    known = {name: read_csv(DOCS / "results" / f"{name}.csv") for name in KEPT["study"].values()}
+    steps = [{row["steps"] for row in found.get("lr_results", [])} for found in (known, gathered)]
     for name, rows in gathered.items():
+        if steps[0] == steps[1] and name in known:
+            seeds = {row.get("seed") for row in rows}
+            rows = [row for row in known[name] if row.get("seed") not in seeds] + rows
         write_csv(DOCS / "results" / f"{name}.csv", rows)
     if not (DOCS / "results" / "lr_results.csv").exists():
         raise Stop("docs/results holds no lr_results.csv yet: --report RUN brings one", code=2)

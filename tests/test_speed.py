@@ -173,3 +173,26 @@ def test_a_compiled_network_is_one_graph_and_the_same():
         torch.testing.assert_close(ours(x, t[:1]), expected)
         with frozen(ours):
             torch.testing.assert_close(ours(x, t[:1]), expected)
+
+
+def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsys):
+    import bench
+
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--repeats", "1"])
+    args = bench.parse_arguments()
+    args.base, args.batch_size, args.steps, args.images = 4, 2, 1, 2
+    found = bench.Bench(args)
+    found.iteration()
+    *phases, total, forward = found.rows
+    for side in ("ours", "plain"):
+        parts = sum(row[side]["median"] for row in phases)
+        assert total[side]["median"] == pytest.approx(parts) and parts > 0
+    assert total["ratio"] == total["ours"]["median"] / total["plain"]["median"]
+    assert "forward mode" in forward["what"] and "plain" not in forward
+    record = {
+        "command": "x",
+        "machine": "y",
+        "rows": [*found.rows, {"what": "peak memory, z", "GiB": 1}],
+    }
+    text, memory = bench.table(record)
+    assert memory == ["z 1.00 GiB"] and text.count("\n|") == len(found.rows) + 2

@@ -312,6 +312,12 @@ def test_the_study_runs_resumes_and_reports(tiny, tmp_path, monkeypatch, capsys)
     assert all((tmp_path / "docs" / name).stat().st_size > 1000 for name in figures)
     lr_report.publish([])
     assert (tmp_path / "docs" / "lr_schedules.md").read_text() == text
+    _, third = study(tmp_path / "third", "--seed", 2)
+    for _ in range(2):  # another seed joins the others, once
+        lr_report.publish([third])
+        assert "3 seeds" in (tmp_path / "docs" / "lr_schedules.md").read_text()
+        known = lr_report.read_csv(tmp_path / "docs" / "results" / "lr_results.csv")
+        assert sorted({row["seed"] for row in known}) == [0, 1, 2] and len(known) == 3 * 5
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(
