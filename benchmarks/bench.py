@@ -420,7 +420,7 @@ def table(record):
     return f"`{record['command']}`: {record['machine']}.\n\n" + "\n".join(rows) + "\n", memory
 
 
-def report(record, compilation):
+def report(record, compilation=None):
     """The records as the page's last part."""
     text, memory = table(record)
     work = record["work"]
@@ -433,7 +433,8 @@ def report(record, compilation):
         w = work[side]
         text += f"| {side} | {w['GFLOP']:.1f} | {w['GFLOP'] / speed:.2f} | {w['GB']:.1f} "
         text += f"| {w['GB'] / copy:.2f} | {w['operators']} |\n"
-    text += f"\nCompiled:\n\n{table(compilation)[0]}"
+    if compilation:
+        text += f"\nCompiled:\n\n{table(compilation)[0]}"
     page = PAGE.read_text().split(MARK)[0] + MARK + "\n" + text
     PAGE.write_text(page)
 
@@ -441,7 +442,7 @@ def report(record, compilation):
 def main():
     args = parse_arguments()
     if args.report:
-        report(*(json.loads((RESULTS / name).read_text()) for name in FILES))
+        report(*(json.loads(p.read_text()) for p in map(RESULTS.joinpath, FILES) if p.exists()))
         return
     torch.set_num_threads(args.threads)
     bench = Bench(args)
