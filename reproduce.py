@@ -18,8 +18,8 @@ SCALES = {
         "seeds": 3,
         "all": """--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
             --backward_steps 5 --eval_samples 500 --threads 1""",
-        "train": "--epochs 8 --fid_samples 0",
-        "bilevel": """--epochs 10 --initial_epoch 6 --fid_samples 500 --zo_samples 64
+        "train": "--epochs 4 --fid_samples 0",
+        "bilevel": """--epochs 6 --initial_epoch 4 --fid_samples 500 --zo_samples 64
             --lr_beta 0.02 0.02 0.1 0.002""",
     },
     "demo": {
