@@ -34,7 +34,8 @@ def save_gif(path: Path, frames: list[Tensor], columns: int | None = None) -> No
     """Four seconds of frames of images (N,C,H,W); the last one stands for a while."""
     from PIL import Image
 
-    first, *rest = [Image.fromarray(grid(frame, columns)).convert("L") for frame in frames]
+    grids = (Image.fromarray(grid(frame, columns)).convert("L") for frame in frames)
+    first, *rest = [picture.quantize(16) for picture in grids]  # shades: noise does not compress
     each = 4000 // len(frames)
     path.parent.mkdir(exist_ok=True)
     durations = [each] * len(rest) + [1500]

@@ -13,6 +13,8 @@ from pathlib import Path
 ASSETS = Path(__file__).resolve().parent
 sys.path.insert(0, str(ASSETS.parent))
 
+import torch
+
 import checkpoint
 import figures
 import report
@@ -20,6 +22,7 @@ from families import NAMES
 from run import guarded
 from sampling import Sampler, load_network, process_of
 
+CPU = torch.device("cpu")
 NETWORK, SUMS = ASSETS / "mnist.pt", ASSETS / "SHA256SUMS"
 KEPT = ("kind", "args", "schedule", "shape", "step", "ema")  # what drawing needs of a checkpoint
 SHOWN = 40  # images, in rows of ten
@@ -42,9 +45,9 @@ def ship(folder: Path) -> None:
 
 def draw() -> None:
     """The shipped network's picture, and its way from noise to digits."""
-    net, state = load_network(str(NETWORK), "cpu")
+    net, state = load_network(str(NETWORK), CPU)
     args = argparse.Namespace(**state["args"])
-    sampler = Sampler(process_of(state, "cpu"), args, state["shape"], "cpu")
+    sampler = Sampler(process_of(state, CPU), args, state["shape"], CPU)
     frames = sampler.film(net, SHOWN, frames=40)
     figures.save_gif(ASSETS / "denoising.gif", frames, columns=10)
 

@@ -1,7 +1,7 @@
 """What is fast, measured: our paths beside the plain ones of plain.py, in turn in one process.
 
 python benchmarks/bench.py --threads 2     prints the table, writes docs/results/bench.json
-python benchmarks/bench.py --quick         small, in a minute; writes nothing
+python benchmarks/bench.py --quick         small, in a few minutes; writes nothing
 python benchmarks/bench.py --compile --threads 2     what torch.compile brings; compiled.json
 python benchmarks/bench.py --report        writes the tables of both files into docs/speed.md
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(DOCS.parent))
 import figures
 from sampling import Sampler, load_network, process_of
 
+CPU = torch.device("cpu")
 CHECKPOINT = DOCS.parent / "assets" / "mnist.pt"
 UPPER, LOWER, INK = "#b5442e", "#2b6ca3", "#333333"
 STAGES = 5  # pictures of each way
@@ -19,9 +20,9 @@ STAGES = 5  # pictures of each way
 
 def two_ways():
     """Digits on their way to noise, and noise on its way to digits: two lists of pictures."""
-    net, state = load_network(str(CHECKPOINT), "cpu")
-    process, args = process_of(state, "cpu"), argparse.Namespace(**state["args"])
-    sampler = Sampler(process, args, state["shape"], "cpu")
+    net, state = load_network(str(CHECKPOINT), CPU)
+    process, args = process_of(state, CPU), argparse.Namespace(**state["args"])
+    sampler = Sampler(process, args, state["shape"], CPU)
     drawn = sampler.film(net, 40, frames=24)
     x0, eps = drawn[-1][:1], torch.randn(1, *state["shape"], generator=torch.manual_seed(1))
     levels, times = process.levels(), torch.linspace(0, process.schedule.timesteps, STAGES).long()
@@ -61,7 +62,7 @@ def network(figure):
         arrow(axis, (centres[a], y - 1.5), (centres[b], y - 1.5), LOWER, bend=-0.25)
     axis.set(xlim=(-0.3, at), ylim=(-15, 26))
     axis.axis("off")
-    axis.set_title("U-Net eps(x_t, t; theta)", fontsize=10, y=-0.14)
+    axis.set_title("U-Net eps(x_t, t; theta)", fontsize=10, y=-0.16)
 
 
 def distance(figure):
@@ -99,8 +100,8 @@ def draw(path: Path) -> None:
     page.text(0.44, 0.9, "forward process: more noise with t", ha="center", fontsize=10)
     page.text(0.44, 0.4, "sampling (DDIM): the noise is taken away", ha="center", fontsize=10)
     arrow(page, (0.22, 0.74), (0.262, 0.74), INK)
-    arrow(page, (0.62, 0.74), (0.665, 0.66), LOWER)
-    arrow(page, (0.665, 0.36), (0.62, 0.25), LOWER)
+    arrow(page, (0.622, 0.72), (0.65, 0.64), LOWER)
+    arrow(page, (0.65, 0.37), (0.622, 0.29), LOWER)
     arrow(page, (0.262, 0.25), (0.22, 0.25), INK)
     text = "lower level\ntheta follows the\ndenoising loss\n|eps − eps(x_t, t; theta)|²"
     arrow(page, (0.80, 0.6), (0.80, 0.42), LOWER, -0.9, text, (0.91, 0.51))
