@@ -99,15 +99,14 @@ def write(name: str, scale: dict, path: Path) -> None:
     page = path.parent.parent / f"{path.stem}.md"
     page.write_text("\n".join(text))
     print(f"wrote {page}")
-    into_readme(page.parent.parent / "README.md", path.stem, rows)
 
 
 def into_readme(readme: Path, name: str, rows: list[dict]) -> None:
     """The short table, where the README has a mark for it."""
     begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
-    if not readme.exists() or begin not in (text := readme.read_text()):
+    before, found, after = readme.read_text().partition(begin)
+    if not found:
         return
-    before, after = text.split(begin)
     after = after[after.index(end) :]
     readme.write_text(before + begin + "\n".join(table(rows, SHORT)) + after)
 
@@ -128,12 +127,12 @@ def introduction(name: str, scale: dict, rows: list[dict]) -> list[str]:
         "from noise that no search and no update has seen.",
         "",
         f"A training image counts as three forward passes, since its backward pass costs two. A "
-        f"search has {budget}. *Zo's steps* are as many gradient steps as both of its copies take, "
-        "*zo's budget* is as many forward passes. *At equal time* is what a method held when the "
-        "zeroth-order bilevel run of its seed was done: a search its best trial so far, an "
-        "unfinished run nothing. A schedule trained anew counts the bilevel run that found it. "
-        "Gradient steps are those of theta_y and theta_z, and of all trials of a search. Seconds "
-        "are wall-clock: those of a machine that did other work too are too long.",
+        f"search has {budget}. *Zo's steps* are as many gradient steps as both copies of the "
+        "zeroth-order run take, *zo's budget* is as many forward passes. *At equal time* is what a "
+        "method held when the zeroth-order bilevel run of its seed was done: a search its best "
+        "trial so far, an unfinished run nothing. A schedule trained anew counts the bilevel run "
+        "that found it. Gradient steps are those of theta_y and theta_z, and of all trials of a "
+        "search. Seconds are wall-clock: those of a machine that did other work too are too long.",
     ]
 
 
@@ -168,7 +167,7 @@ def _mean_and_deviation(values, digits):
 def differences(rows: list[dict]) -> list[str]:
     """Each method's FID less the default's and the Bayesian search's, paired by seed."""
     by_method = {m: {r["seed"]: float(r["fid"]) for r in mine} for m, mine in groups(rows).items()}
-    bases = [m for m in ("default", "default, zo's steps", "bayesian") if m in by_method]
+    bases = [m for m in ("default", "default, zo's budget", "bayesian") if m in by_method]
     lines = [
         "Of the FID; lower is better. Paired by seed: mean and standard error. *Yes* or *worse* "
         "where Student's t on as many seeds leaves 0 outside its 95 % interval; a table of so many "

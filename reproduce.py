@@ -142,9 +142,8 @@ SCRIPTS = {
 class Cell:
     """One method and seed: its flags, its folder, its row."""
 
-    def __init__(self, args, method: str, seed: int, share: float = 1.0):
-        """`share` is the bilevel run's forward passes over those of the default."""
-        trials = SCALES[args.scale].get("trials") or max(2, round(share))
+    def __init__(self, args, method: str, seed: int, trials: int = 0, epochs: int = 0):
+        """`trials` and `epochs` are what a search and the default get for zo's forward passes."""
         self.method, self.seed, self.scale = method, seed, SCALES[args.scale]
         self.kind, own = {**METHODS, **ABLATION}[method]
         name = re.sub(r"\W+", "-", method)
@@ -164,7 +163,7 @@ class Cell:
             epochs = bilevel.epochs * bilevel.inner_loop + moved * bilevel.inner_loop_z
             words += ["--epochs", str(epochs)]
         if method == "default, zo's budget":
-            words += ["--epochs", str(round(share * Cell(args, "default", seed).parsed().epochs))]
+            words += ["--epochs", str(epochs)]
         if method in LEARNED:
             self.after = Cell(args, LEARNED[method], seed)
         self.words = words
@@ -223,10 +222,23 @@ class Cell:
 def cells_of(args, images) -> list[Cell]:
     """All cells, a seed after the other; searches with the budget of the bilevel run."""
     methods = args.methods or [*METHODS, *(ABLATION if args.ablation else ())]
-    budget = forward_passes(Cell(args, "bilevel zo", 0).cost(images))
-    share = budget / forward_passes(Cell(args, "default", 0).cost(images))
     seeds = range(args.seeds or SCALES[args.scale]["seeds"])
-    return [Cell(args, method, seed, share) for seed in seeds for method in methods]
+    budget = budget_of(args, images)
+    return [Cell(args, method, seed, **budget) for seed in seeds for method in methods]
+
+
+def budget_of(args, images) -> dict[str, int]:
+    """What the forward passes of the zeroth-order bilevel run pay for."""
+    passes = forward_passes(Cell(args, "bilevel zo", 0).cost(images))
+    default, costs = Cell(args, "default", 0), {}
+    flags, planned = default.parsed(), importlib.import_module(SCRIPTS["train"]).planned
+    for epochs in (0, flags.epochs):  # without any, there is still the final evaluation
+        costs[epochs] = forward_passes(
+            planned(SimpleNamespace(**vars(flags) | {"epochs": epochs}), images)
+        )
+    an_epoch = (costs[flags.epochs] - costs[0]) / flags.epochs
+    trials = SCALES[args.scale].get("trials") or max(2, round(passes / costs[flags.epochs]))
+    return {"trials": trials, "epochs": max(1, round((passes - costs[0]) / an_epoch))}
 
 
 def run_all(args, cells: list[Cell], images) -> None:
@@ -283,7 +295,7 @@ def check_same(cell: Cell) -> dict:
     places = {"device", "data_dir", "runs_dir", "resume", "dry_run"}
     learned = {*NAMES, "schedule_from", "scheduler_type"} if cell.after else set()
     for name in sorted(set(asked) - places - learned):
-        if asked[name] != ran.get(name, asked[name]):  # a flag of later is at its default
+        if asked[name] != ran.get(name, asked[name]):  # a run may be older than a flag
             raise Stop(f"{cell.folder}: ran with --{name} {ran[name]}, now it is {asked[name]}")
     return about
 
@@ -345,6 +357,10 @@ def main(args) -> None:
     elif not path.exists():
         raise Stop(f"{path}: no results yet; run without --report first", code=2)
     report.write(args.scale, scale, path)
+    rows = [row for row in report.read_csv(path) if row["method"] in METHODS]
+    whole = len(rows) == len(METHODS) * scale["seeds"]
+    if whole and path.parent.resolve() == ROOT / "docs" / "results":
+        report.into_readme(ROOT / "README.md", path.stem, rows)
 
 
 def rate_of(args, images) -> float:

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import torch
 
 import cli
 import report
@@ -36,14 +37,44 @@ def tiny(monkeypatch, tmp_path):
 def test_every_cell_of_every_scale_is_a_command_its_script_takes(scale):
     args = reproduce.make_parser().parse_args(["--scale", scale, "--ablation"])
     for method in {**reproduce.METHODS, **reproduce.ABLATION}:
-        parsed = reproduce.Cell(args, method, seed=2, share=7.2).parsed()
+        parsed = reproduce.Cell(args, method, seed=2, trials=7, epochs=9).parsed()
         assert parsed.seed == 2
         if "search" in reproduce.METHODS.get(method, ""):
-            assert parsed.n_calls == (15 if scale == "paper" else 7)
-            assert parsed.n_initial == max(2, parsed.n_calls // 3)
+            assert parsed.n_calls == 7 and parsed.n_initial == 2
         if method == "recipe paper":
             taken = (parsed.noise, parsed.theta_z, parsed.zo_samples)
             assert taken == ("independent", "recopied", 36)
+
+
+@pytest.mark.parametrize("scale", list(reproduce.SCALES))
+def test_budgets_are_equal(scale):
+    """In forward passes to within an epoch, or a trial; in gradient steps to within an epoch."""
+    args = reproduce.make_parser().parse_args(["--scale", scale])
+    images = torch.zeros(60000, 1, 28, 28, dtype=torch.uint8)
+    cells = {cell.method: cell for cell in reproduce.cells_of(args, images) if cell.seed == 0}
+    cost = {name: cell.cost(images) for name, cell in cells.items()}
+    passes = {name: forward_passes(counts) for name, counts in cost.items()}
+    zo, default = cells["bilevel zo"].parsed(), cells["default"].parsed()
+    an_epoch = passes["default"] / default.epochs
+    assert abs(passes["default, zo's budget"] - passes["bilevel zo"]) <= an_epoch
+    if scale != "paper":  # which has the published number of trials
+        assert abs(passes["random"] - passes["bilevel zo"]) <= passes["default"]
+    updates = zo.epochs - zo.initial_epoch  # of each copy, in epochs
+    epochs = zo.epochs * zo.inner_loop + updates * zo.inner_loop_z
+    assert cells["default, zo's steps"].parsed().epochs == epochs
+
+
+def test_the_readme_gets_the_table_where_it_has_a_mark(tmp_path):
+    readme, columns = tmp_path / "README.md", dict.fromkeys(report.TABLE, "2")
+    readme.write_text("above\n<!-- x -->\nold\n<!-- end -->\nbelow\n<!-- y -->\n<!-- end -->\n")
+    report.into_readme(readme, "z", [])
+    found = {"method": "default", "seed": "0", "trials": "", **columns}
+    report.into_readme(readme, "x", [found])
+    text = readme.read_text()
+    assert "| default | 0 | – | 2.0 |" in text and "old" not in text
+    assert text.startswith("above\n<!-- x -->\n|") and text.endswith(
+        "below\n<!-- y -->\n<!-- end -->\n"
+    )
 
 
 def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
