@@ -10,17 +10,22 @@ from data import to_pixels
 from scheduler import Schedule
 
 MIN_CELL = 56  # pixels: small images are enlarged so that a person can see them
+GAP, GREY = 6, 96  # between images
 
 
 def grid(x: Tensor, columns: int | None = None) -> np.ndarray:
     """Images (N,C,H,W) in [-1, 1] as one picture, (H',W',3) uint8."""
-    from torchvision.utils import make_grid  # slow to import, and only needed here
-
     columns = columns or int(len(x) ** 0.5 + 0.999)
     pixels = to_pixels(x.detach().float().cpu())
     zoom = max(1, MIN_CELL // pixels.shape[-1])
     pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-    return make_grid(pixels, nrow=columns, padding=6, pad_value=96).permute(1, 2, 0).numpy()
+    n, _, height, width = pixels.shape
+    down, right = height + GAP, width + GAP
+    picture = np.full((-(-n // columns) * down + GAP, columns * right + GAP, 3), GREY, np.uint8)
+    for i, cell in enumerate(pixels.permute(0, 2, 3, 1).numpy()):  # one channel fills three
+        y, x = i // columns * down + GAP, i % columns * right + GAP
+        picture[y : y + height, x : x + width] = cell
+    return picture
 
 
 def save_grid(path: Path, x: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.optim import adam, lr_scheduler
+from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from layers import compiled
@@ -20,7 +20,8 @@ class AdamW(torch.optim.AdamW):
     step = torch.no_grad()(getattr(torch.optim.AdamW.step, "__wrapped__", torch.optim.AdamW.step))
 
 
-for wrapped in (adam.adam, *vars(torch.optim.Optimizer).values()):
+for name in ("state_dict", "load_state_dict", "zero_grad", "add_param_group"):
+    wrapped = getattr(torch.optim.Optimizer, name)
     if inner := getattr(wrapped, "__wrapped__", None):
         inner.__dynamo_disable = inner  # what the wrapper would have the compiler make of it
 

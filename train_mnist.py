@@ -44,6 +44,7 @@ import torch
 
 import figures
 from data import Batches
+from layers import compiled
 from model import Diffusion
 from optim import LRSchedule, denoising_step, make_ema, make_optimizer
 from run import Run, guarded, progress_bar, setup, stream
@@ -130,6 +131,7 @@ def leave_figures(run: Run, sampler: Sampler, ema, schedule: Schedule) -> None:
 def sample_only(args, device) -> None:
     """Draw a picture and a GIF from a checkpoint, with its own network and schedule."""
     net, state = load_network(args.ckpt, device)
+    compiled(net, args.compile)
     args.timesteps = state["schedule"]["timesteps"]
     args.backward_steps = min(args.backward_steps, args.timesteps)
     process = process_of(state, device)

@@ -115,7 +115,7 @@ class UpperLevel:
             return self.fid(net, levels, noise)
 
         directions = torch.eye(len(q), dtype=q.dtype, device=q.device)
-        compiled = getattr(self.args, "compile", "off") != "off"
+        compiled = self.args.compile != "off"
         eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
         with eager, warnings.catch_warnings():  # torch's own, of what its jvp is made with
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)

@@ -1,6 +1,6 @@
 """What lies in assets/ beside the classifier, made from a run and from the results.
 
-python assets/make.py --run runs/00003-train-seed0    its network, its picture and its GIF
+python assets/make.py --run runs/00003-train-seed0    its network and its GIF
 python assets/make.py --schedules                     the learned schedules of docs/results
 """
 
@@ -25,8 +25,8 @@ from sampling import Sampler, load_network, process_of
 CPU = torch.device("cpu")
 NETWORK, SUMS = ASSETS / "mnist.pt", ASSETS / "SHA256SUMS"
 KEPT = ("kind", "args", "schedule", "shape", "step", "ema")  # what drawing needs of a checkpoint
-SHOWN = 40  # images, in rows of ten
-LEARNED = ("bayesian", "bilevel zo", "bilevel forward")
+SHOWN, STEPS = 40, 20  # images, in rows of ten, and DDIM steps
+SHIPPED = ("bayesian", "bilevel zo", "bilevel forward")
 
 
 def ship(folder: Path) -> None:
@@ -44,9 +44,9 @@ def ship(folder: Path) -> None:
 
 
 def draw() -> None:
-    """The shipped network's picture, and its way from noise to digits."""
+    """The shipped network's way from noise to digits."""
     net, state = load_network(str(NETWORK), CPU)
-    args = argparse.Namespace(**state["args"])
+    args = argparse.Namespace(**state["args"] | {"backward_steps": STEPS})
     sampler = Sampler(process_of(state, CPU), args, state["shape"], CPU)
     frames = sampler.film(net, SHOWN, frames=40)
     figures.save_gif(ASSETS / "denoising.gif", frames, columns=10)
@@ -56,11 +56,13 @@ def write_schedules(results: Path) -> None:
     """schedules/SCALE-METHOD-seedN.json, each to be given to --schedule_from."""
     folder = ASSETS / "schedules"
     folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.json"):
+        old.unlink()
     for path in results.glob("reproduce_*.csv"):
         if path.stem.endswith("_curves"):
             continue
         for row in report.read_csv(path):
-            if row["method"] in LEARNED:
+            if row["method"] in SHIPPED:
                 values = {name: float(row[name]) for name in NAMES}
                 content = {"family": "cosine", "timesteps": int(row["timesteps"]), **values}
                 scale, method = path.stem.removeprefix("reproduce_"), row["method"]

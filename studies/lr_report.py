@@ -59,18 +59,22 @@ KEPT = {
 def publish(folders: list[Path]) -> None:
     """Take the numbers of runs into docs/results, if any are given, and write the report.
 
-    A study of other seeds joins what is there, if that took as many steps; all else is replaced.
+    A study of other seeds joins one of the same sets and steps; all else is replaced.
     """
     gathered = {}
     for folder in folders:
         for name, rows in rows_of(folder).items():
             gathered.setdefault(name, []).extend(rows)
     known = {name: read_csv(DOCS / "results" / f"{name}.csv") for name in KEPT["study"].values()}
-    steps = [{row["steps"] for row in found.get("lr_results", [])} for found in (known, gathered)]
+    kinds = [
+        {(row["set"], row["schedule"], row["steps"]) for row in found.get("lr_results", [])}
+        for found in (known, gathered)
+    ]
     for name, rows in gathered.items():
-        if steps[0] == steps[1] and name in known:
+        if kinds[0] == kinds[1] and name in known:
             seeds = {row.get("seed") for row in rows}
-            rows = [row for row in known[name] if row.get("seed") not in seeds] + rows
+            kept = [row for row in known[name] if row.get("seed") not in seeds]
+            rows = known[name] if seeds == {None} else kept + rows  # one seed's points are shown
         write_csv(DOCS / "results" / f"{name}.csv", rows)
     if not (DOCS / "results" / "lr_results.csv").exists():
         raise Stop("docs/results holds no lr_results.csv yet: --report RUN brings one", code=2)

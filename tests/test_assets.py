@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from extractors import load_extractor
 from families import read_schedule
 from sampling import load_network, process_of
 
@@ -26,6 +27,16 @@ def test_every_file_is_small_and_the_one_that_was_made():
     assert sum(p.stat().st_size for p in FILES) < 8e6
 
 
+def test_the_shipped_network_draws_digits():
+    """By the classifier's eyes: sure of most, and of every kind."""
+    net, state = load_network(str(ASSETS / "mnist.pt"), torch.device("cpu"))
+    noise = torch.randn(100, *state["shape"], generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        images = process_of(state, "cpu").sample(net, noise, 20)
+        sure, kinds = load_extractor("mnist", "cpu")(images)[1].max(dim=1)
+    assert sure.median() > 0.9 and len(kinds.unique()) == 10
+
+
 def test_the_shipped_network_draws_at_once(tmp_path):
     words = ["--sample_only", "--ckpt", "assets/mnist.pt", "--cpu", "--backward_steps", "3"]
     words += ["--n_samples", "4", "--runs_dir", str(tmp_path)]
@@ -33,10 +44,12 @@ def test_the_shipped_network_draws_at_once(tmp_path):
     assert len(list(tmp_path.rglob("samples.png"))) == len(list(tmp_path.rglob("*.gif"))) == 1
 
 
-@pytest.mark.parametrize("path", sorted(ASSETS.glob("schedules/*.json")), ids=lambda p: p.stem)
-def test_a_shipped_schedule_can_be_trained_with(path):
-    family, timesteps, values = read_schedule(str(path))
-    assert family == "cosine" and timesteps > 1 and 0 <= values["start"] < values["end"] <= 1
+def test_the_shipped_schedules_can_be_trained_with():
+    paths = sorted(ASSETS.glob("schedules/*.json"))
+    assert len(paths) >= 9  # three methods, three seeds
+    for path in paths:
+        family, timesteps, values = read_schedule(str(path))
+        assert family == "cosine" and timesteps > 1 and 0 <= values["start"] < values["end"] <= 1
 
 
 def test_diffusers_samples_with_the_learned_schedule(monkeypatch):
@@ -53,5 +66,4 @@ def test_diffusers_samples_with_the_learned_schedule(monkeypatch):
         net, state = load_network(str(ASSETS / "mnist.pt"), "cpu")
         process = process_of(state, "cpu")
         ours = process.sample(net, noise, len(found["ddim"].timesteps))
-    assert state["schedule"] == found["schedule"].to_dict()
     torch.testing.assert_close(found["x"], ours, rtol=0, atol=2e-3)

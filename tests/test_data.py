@@ -13,6 +13,7 @@ from harness import Script, mutated
 from sklearn.datasets import load_digits
 
 import data
+import figures
 from cli import Stop
 from data import (
     DIGITS_TEST_EVERY,
@@ -153,6 +154,18 @@ def test_the_digits_are_split_without_overlap():
     assert fingerprint(train) != fingerprint(test)
     assert fingerprint(train) == fingerprint(load_images("digits", "", "train"))
     assert fingerprint(train) != fingerprint(train.reshape(1437, 1, 4, 16))
+
+
+def test_a_grid_is_torchvisions():
+    from torchvision.utils import make_grid
+
+    for shape, columns in (((7, 1, 8, 8), 3), ((4, 3, 60, 50), None), ((40, 1, 28, 28), 10)):
+        x = torch.rand(shape) * 2 - 1
+        pixels = to_pixels(x)
+        zoom = max(1, 56 // shape[-1])
+        pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+        theirs = make_grid(pixels, nrow=columns or 2, padding=6, pad_value=96)
+        assert (figures.grid(x, columns) == theirs.permute(1, 2, 0).numpy()).all()
 
 
 def test_pixels_survive_the_way_to_the_unit_and_back():

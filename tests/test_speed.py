@@ -1,6 +1,7 @@
 """The fast paths compute what the plain ones in benchmarks/plain.py do."""
 
 import copy
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
+import optim
 from layers import compiled, frozen
 from model import Diffusion
 from scheduler import Schedule
@@ -196,3 +198,27 @@ def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsy
     }
     text, memory = bench.table(record)
     assert memory == ["z 1.00 GiB"] and text.count("\n|") == len(found.rows) + 2
+
+
+def test_adamw_is_torchs_to_the_bit():
+    nets, seen = [torch.nn.Linear(5, 3) for _ in range(2)], []
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net, kind in zip(nets, (optim.AdamW, torch.optim.AdamW), strict=True):
+        optimizer = kind(net.parameters(), lr=0.01, fused=True)
+        cycle, random = optim.one_cycle(optimizer, 0.01, 6), torch.manual_seed(2)
+        for _ in range(6):
+            net(torch.randn(4, 5, generator=random)).square().sum().backward()
+            optimizer.step(), cycle.step(), optimizer.zero_grad()
+        seen.append([*net.parameters(), *optimizer.state[net.weight].values()])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_a_run_never_imports_torchs_compiler(tmp_path):
+    """It takes as long to import as torch itself; training, sampling and pictures need none."""
+    words = "--cpu --dataset digits --model_base_dim 4 --timesteps 4 --backward_steps 2 --epochs 1"
+    words += " --limit_batches 2 --n_samples 3 --fid_samples 0 --eval_samples 0 --runs_dir"
+    code = "import runpy, sys\ntry: runpy.run_path('train_mnist.py', run_name='__main__')\n"
+    code += "except SystemExit as end: assert not end.code\n"
+    code += "assert 'torch.optim' in sys.modules and 'torch._dynamo' not in sys.modules"
+    command = [sys.executable, "-c", code, *words.split(), str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
