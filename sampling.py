@@ -171,6 +171,8 @@ def run_script(kind: str, args, train, print_plan) -> None:
     if args.dry_run:
         print_plan(args, images)
         return
+    if args.ckpt:
+        make_network(args, device)  # a foreign checkpoint is refused before there is a run
     with Run.open(kind, args, device, data=fingerprint(images)) as run:
         if run.finished:
             run.log(f"{run.folder} is complete: nothing to resume")

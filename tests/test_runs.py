@@ -230,6 +230,7 @@ def test_a_damaged_checkpoint_falls_back_and_a_foreign_one_is_refused(tmp_path, 
     torch.save({"net": {}}, tmp_path / "foreign.pt")
     assert script.run(*TINY, "--ckpt", tmp_path / "foreign.pt") == 1
     assert "foreign.pt: not a checkpoint" in script.last_line()
+    assert script.only  # and no folder is left, for --resume latest to find
 
 
 def test_weights_carry_over_and_can_be_sampled(tmp_path):
