@@ -16,15 +16,18 @@ sys.path.insert(0, str(ASSETS.parent))
 import torch
 
 import checkpoint
+import cli
 import figures
 import report
 from families import NAMES
 from run import guarded
 from sampling import Sampler, load_network, process_of
+from train_mnist import make_parser
 
 CPU = torch.device("cpu")
 NETWORK, SUMS = ASSETS / "mnist.pt", ASSETS / "SHA256SUMS"
 KEPT = ("kind", "args", "schedule", "shape", "step", "ema")  # what drawing needs of a checkpoint
+PLACES = {"data_dir", "runs_dir", "cache_dir", "schedule_from", "resume"}  # of a machine
 SHOWN, STEPS = 40, 20  # images, in rows of ten, and DDIM steps
 SHIPPED = ("bayesian", "bilevel zo", "bilevel forward")
 
@@ -34,12 +37,13 @@ def ship(folder: Path) -> None:
     state = checkpoint.load(checkpoint.newest(folder))
     about = json.loads((folder / "args.json").read_text())
     summary = json.loads((folder / "summary.json").read_text())
-    places = {"data_dir", "runs_dir", "cache_dir", "resume"}
-    state["args"] = {k: v for k, v in state["args"].items() if k not in places}
+    state["args"] = {k: v for k, v in state["args"].items() if k not in PLACES}
     checkpoint.save(NETWORK, {name: state[name] for name in KEPT})
-    facts = {k: about[k] for k in ("arguments", "commit", "versions", "device", "threads")}
-    facts["arguments"] = {k: v for k, v in facts["arguments"].items() if k not in places}
-    text = json.dumps({"summary": summary, **facts}, indent=2)
+    words = cli.words(make_parser(), argparse.Namespace(**state["args"]))
+    facts = {k: about[k] for k in ("commit", "versions", "device", "threads")}
+    text = json.dumps(
+        {"command": " ".join(["python train_mnist.py", *words]), **facts} | summary, indent=2
+    )
     NETWORK.with_suffix(".json").write_text(text + "\n")
 
 

@@ -24,11 +24,11 @@ def two_ways():
     process, args = process_of(state, CPU), argparse.Namespace(**state["args"])
     sampler = Sampler(process, args, state["shape"], CPU)
     drawn = sampler.film(net, 40, frames=24)
-    x0, eps = drawn[-1][:1], torch.randn(1, *state["shape"], generator=torch.manual_seed(1))
+    x0, eps = drawn[-1][34:35], torch.randn(1, *state["shape"], generator=torch.manual_seed(1))
     levels, times = process.levels(), torch.linspace(0, process.schedule.timesteps, STAGES).long()
     noised = [levels.signal[t] * x0 + levels.noise[t] * eps for t in times]
     chosen = torch.linspace(0, len(drawn) - 1, STAGES).long().tolist()
-    return process.schedule, noised, [drawn[i][3:4] for i in chosen]
+    return process.schedule, noised, [drawn[i][32:33] for i in chosen]
 
 
 def row_of_pictures(figure, pictures, left, bottom, labels):
