@@ -2,6 +2,7 @@
 
 python reproduce.py --scale quick               run what is missing, judge it, write the results
 python reproduce.py --scale cpu --dry_run       list the runs and what they cost
+python reproduce.py --scale quick --collect     the results of the runs that are done
 python reproduce.py --scale quick --report      only the table and the figures, from the CSV file
 
 Every cell is a run's folder below runs/reproduce/SCALE, made by the three scripts themselves; what
@@ -104,6 +105,7 @@ def make_parser() -> cli.Parser:
         help="folder of the CSV file; page and figures beside it",
     )
     parser.add_argument("--dry_run", action="store_true", help="list the runs and their cost")
+    parser.add_argument("--collect", action="store_true", help="no runs: judge those that are done")
     parser.add_argument("--report", action="store_true", help="only write table and figures")
     return parser
 
@@ -352,7 +354,8 @@ def main(args) -> None:
             costs = [(c.method, c.seed, forward_passes(c.cost(images))) for c in cells]
             report.print_plan(costs, rate_of(first, images))
             return
-        run_all(args, cells, images)
+        if not args.collect:
+            run_all(args, cells, images)
         write_results(args, path, [cell for cell in cells if cell.done])
     elif not path.exists():
         raise Stop(f"{path}: no results yet; run without --report first", code=2)

@@ -217,12 +217,13 @@ def loss_difference(args, process, theta_z, theta_y, x0, update: int) -> torch.T
     randoms = [stream(x0.device, args.seed, "difference", update) for _ in range(2)]
     if args.noise == "independent":
         randoms[1] = stream(x0.device, args.seed, "difference, other side", update)
-    levels, losses = process.levels(), []
+    q, slopes = list(process.schedule.parameters()), []
     with evaluating(theta_z, theta_y):
         for net, random in zip((theta_z, theta_y), randoms, strict=True):
-            losses.append(process.loss(net, x0, *draw(x0, args.timesteps, random), levels))
-    q = list(process.schedule.parameters())
-    return torch.stack(torch.autograd.grad(losses[0] - losses[1], q))
+            loss = process.loss(net, x0, *draw(x0, args.timesteps, random))
+            # in turn: both graphs at once would need more memory than a training step
+            slopes.append(torch.stack(torch.autograd.grad(loss, q)))
+    return slopes[0] - slopes[1]
 
 
 def make_schedule_optimizer(schedule: Schedule, lr_beta, updates: int):

@@ -107,6 +107,7 @@ def small_upper(net=None, n=8, family="cosine", **flags):
         "backward_steps": 5,
         "noise": "common",
         "truncation": 1.0,
+        "compile": "off",
     }
     settings |= {"upper_gradient": "forward", "ZO_type": "two", "zo_directions": 2, "delta": 0.01}
     settings |= {"sampler": "ddim", "timesteps": 40, "tau_type": "linear", "no_clip": True}

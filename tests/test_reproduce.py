@@ -110,6 +110,9 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     figures = sorted(p.name for p in (tmp_path / "docs" / "figures").iterdir())
     assert figures == [f"reproduce_quick_{n}.png" for n in ("curves", "samples", "schedules")]
 
+    path.unlink()
+    reproduce.main(tiny("--collect", "--seeds", "2"))  # the second seed has not been run
+    assert list(csv.DictReader(path.open())) == rows
     before = {p: p.stat().st_mtime_ns for p in runs.rglob("summary.json")}
     reproduce.main(tiny())  # nothing is missing: nothing is run
     assert before == {p: p.stat().st_mtime_ns for p in runs.rglob("summary.json")}
