@@ -381,7 +381,8 @@ def check_schedule(args) -> None:
 def check_steps(args) -> None:
     if args.backward_steps > args.timesteps:
         raise ValueError(
-            f"--backward_steps {args.backward_steps} exceeds --timesteps {args.timesteps}"
+            f"--backward_steps {args.backward_steps} exceeds the schedule's {args.timesteps} steps "
+            "(--timesteps, or a schedule's file)"
         )
 
 
@@ -398,7 +399,7 @@ def words(parser: Parser, args, skip=()) -> list[str]:
 
 
 def find_run(runs_dir: str, kind: str, where: str) -> Path:
-    """The folder of a run: the one that `where` names, or the latest of its kind."""
+    """The folder of a run: the one that `where` names, or the latest of its kind to go on with."""
     if where != "latest":
         folder = by_number(where)
         if (folder / "args.json").is_file():
@@ -407,7 +408,8 @@ def find_run(runs_dir: str, kind: str, where: str) -> Path:
     folders = sorted(Path(runs_dir).glob(f"[0-9]*-{kind}-*/args.json"))
     if not folders:
         raise ValueError(f"--resume latest: no {kind} run in {runs_dir}")
-    return folders[-1].parent
+    unfinished = [f for f in folders if not f.with_name("summary.json").exists()]
+    return (unfinished or folders)[-1].parent
 
 
 def by_number(where: str) -> Path:

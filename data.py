@@ -45,6 +45,13 @@ def load_images(dataset: str, data_dir: str, split: str) -> torch.Tensor:
     return torch.from_numpy(raw[16:].reshape(-1, 1, 28, 28))
 
 
+def images_to_plan(dataset: str) -> torch.Tensor:
+    """As many training images as there are, for a plan: nothing is read from disk or downloaded."""
+    if dataset == "digits":
+        return _digits("train")[0]
+    return torch.zeros(60000, 1, 28, 28, dtype=torch.uint8)
+
+
 def load_labels(dataset: str, data_dir: str, split: str) -> torch.Tensor:
     """The labels of a split, int64."""
     if dataset == "digits":

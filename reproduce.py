@@ -127,7 +127,7 @@ from types import SimpleNamespace
 import checkpoint
 import report
 from cli import Stop
-from data import load_images, to_unit
+from data import images_to_plan, to_unit
 from families import NAMES
 from model import Diffusion
 from optim import denoising_step, make_optimizer
@@ -348,7 +348,7 @@ def main(args) -> None:
     scale, path = SCALES[args.scale], Path(args.results_dir) / f"reproduce_{args.scale}.csv"
     if not args.report:
         first = Cell(args, "default", 0).parsed()
-        images = load_images(first.dataset, args.data_dir, "train")
+        images = images_to_plan(first.dataset)
         cells = cells_of(args, images)
         if args.dry_run:
             costs = [(c.method, c.seed, forward_passes(c.cost(images))) for c in cells]

@@ -12,7 +12,7 @@ import checkpoint
 import figures
 import metrics
 from cli import Stop, by_number
-from data import fingerprint, load_images
+from data import fingerprint, images_to_plan, load_images
 from families import FAMILIES
 from layers import compiled, frozen
 from model import Diffusion
@@ -85,13 +85,12 @@ def make_network(args, device) -> UNet:
     torch.manual_seed(args.seed)  # the same weights whatever was loaded before
     net = UNet(args.model_base_dim, timesteps=args.timesteps).to(device)
     if args.ckpt:
-        given = load_network(args.ckpt, device)[0].state_dict()
+        given, state = load_network(args.ckpt, device)
         try:
-            net.load_state_dict(given)
+            net.load_state_dict(given.state_dict())
         except RuntimeError:
-            raise Stop(
-                f"{args.ckpt}: made for another --model_base_dim or --timesteps", code=2
-            ) from None
+            its = [f"--{n} {state['args'][n]}" for n in ("model_base_dim", "timesteps")]
+            raise Stop(f"{args.ckpt}: was made with {' '.join(its)}", code=2) from None
     return compiled(net, args.compile)
 
 
@@ -167,10 +166,10 @@ def load_network(path: str, device) -> tuple[UNet, dict]:
 def run_script(kind: str, args, train, print_plan) -> None:
     """What a training script does around its `train(args, run, images)`: data, folder, resuming."""
     device = setup(args)
-    images = load_images(args.dataset, args.data_dir, "train").to(device)
     if args.dry_run:
-        print_plan(args, images)
+        print_plan(args, images_to_plan(args.dataset))
         return
+    images = load_images(args.dataset, args.data_dir, "train").to(device)
     if args.ckpt:
         make_network(args, device)  # a foreign checkpoint is refused before there is a run
     with Run.open(kind, args, device, data=fingerprint(images)) as run:

@@ -43,7 +43,9 @@ import sys
 import torch
 
 import figures
+from cli import Stop
 from data import Batches
+from families import NAMES
 from layers import compiled
 from model import Diffusion
 from optim import LRSchedule, denoising_step, make_ema, make_optimizer
@@ -128,12 +130,29 @@ def leave_figures(run: Run, sampler: Sampler, ema, schedule: Schedule) -> None:
     figures.save_gif(folder / "denoising.gif", sampler.film(ema, 36))
 
 
+def take_its_own(args, state: dict) -> None:
+    """The checkpoint's data, network and schedule; a flag that says otherwise is a Stop."""
+    schedule, default = state["schedule"], cli.parse(make_parser(), "train", check, [])
+    names = ("dataset", "model_base_dim", "input_scale", "no_normalise", "sampling_schedule")
+    own = {name: state["args"].get(name) for name in names}
+    own |= {name: schedule.get(name) for name in ("timesteps", *NAMES)}
+    own["scheduler_type"] = schedule["family"]
+    if args.backward_steps == default.backward_steps:
+        args.backward_steps = min(args.backward_steps, own["timesteps"])
+    for name, value in own.items():
+        if getattr(args, name) not in (getattr(default, name), value):
+            said = f"--{name} {getattr(args, name)}"
+            raise Stop(f"{said}: {args.ckpt} brings its own, {value}", code=2)
+        setattr(args, name, value)
+    if args.backward_steps > args.timesteps:
+        raise Stop(f"--backward_steps {args.backward_steps} exceeds its {args.timesteps}", code=2)
+
+
 def sample_only(args, device) -> None:
     """Draw a picture and a GIF from a checkpoint, with its own network and schedule."""
     net, state = load_network(args.ckpt, device)
     compiled(net, args.compile)
-    args.timesteps = state["schedule"]["timesteps"]
-    args.backward_steps = min(args.backward_steps, args.timesteps)
+    take_its_own(args, state)
     process = process_of(state, device)
     sampler = Sampler(process, args, state["shape"], device)
     with Run.open("sample", args, device) as run:

@@ -240,6 +240,16 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path):
     draw = ["--sample_only", "--ckpt", newest, "--backward_steps", "4", "--n_samples", "5", "--cpu"]
     assert script.run(*draw, "--threads", "1") == 0, script.said()
     assert list((tmp_path / "runs").glob("00001-sample-seed0/samples/*.png"))
+    about = json.loads((tmp_path / "runs" / "00001-sample-seed0" / "args.json").read_text())
+    known = json.loads((tmp_path / "runs" / "00000-train-seed0" / "args.json").read_text())
+    for name in (
+        "timesteps",
+        "model_base_dim",
+        "dataset",
+        "tau",
+    ):  # the checkpoint's, not the flags'
+        assert about["arguments"][name] == known["arguments"][name]
+    assert script.run(*draw, "--tau", "3") == 2 and "brings its own, 1.0" in script.last_line()
     assert script.run(*TINY, "--ckpt", newest) == 0, script.said()
     assert script.run(*TINY, "--ckpt", newest, "--model_base_dim", "8") == 2
     assert "--model_base_dim" in script.last_line()
