@@ -79,6 +79,10 @@ ABLATION = {
     "independent noise": ("bilevel", "--noise independent"),
     "theta_z recopied": ("bilevel", "--theta_z recopied"),
     "forward, theta_z recopied": ("bilevel", "--upper_gradient forward --theta_z recopied"),
+    "forward, longer steps": (
+        "bilevel",
+        "--upper_gradient forward --lr_beta 0.1 0.1 0.5 0.01",
+    ),
     "36 images": ("bilevel", "--zo_samples 36"),
     "schedule held": ("bilevel", "--lr_beta 0 0 0 0"),
 }
