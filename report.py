@@ -230,7 +230,8 @@ def plot_learned(path: Path, rows: list[dict]) -> None:
             label = method if row is found[method][0] else None
             axis.plot(np.linspace(0, 1, len(curve)), curve, color=f"C{i}", label=label, alpha=0.7)
     axis.set(xlabel="t/T", title="alpha_bar")
-    axis.legend(fontsize=8)
+    if methods:
+        axis.legend(fontsize=8)
     figures.save(figure, path)
 
 
