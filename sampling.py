@@ -180,10 +180,16 @@ def run_script(kind: str, args, train, print_plan) -> None:
         train(args, run, images)
 
 
+def load_sampler(path, device, args=None) -> tuple[UNet, Sampler]:
+    """The network in a checkpoint and its sampler, set as `args` or as its own run says."""
+    net, state = load_network(path, device)
+    args = args or argparse.Namespace(**state["args"])
+    return net, Sampler(process_of(state, device), args, state["shape"], device)
+
+
 def judge_checkpoint(path, args, device, run: Run | None = None, purpose="evaluation") -> dict:
     """FID and IS of the network in a checkpoint; another `purpose` starts from other noise."""
-    net, state = load_network(path, device)
-    sampler = Sampler(process_of(state, device), args, state["shape"], device)
+    net, sampler = load_sampler(path, device, args)
     return evaluate(sampler, net, args.eval_samples, make_judge(args, device), run, purpose)
 
 

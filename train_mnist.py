@@ -144,8 +144,10 @@ def take_its_own(args, state: dict) -> None:
             said = f"--{name} {getattr(args, name)}"
             raise Stop(f"{said}: {args.ckpt} brings its own, {value}", code=2)
         setattr(args, name, value)
-    if args.backward_steps > args.timesteps:
-        raise Stop(f"--backward_steps {args.backward_steps} exceeds its {args.timesteps}", code=2)
+    try:
+        cli.check_steps(args)
+    except ValueError as error:
+        raise Stop(f"{args.ckpt}: {error}", code=2) from None
 
 
 def sample_only(args, device) -> None:

@@ -20,15 +20,16 @@ import cli
 import figures
 import report
 from families import NAMES
+from reproduce import SCALES
 from run import guarded
-from sampling import Sampler, load_network, process_of
+from sampling import load_sampler
+from scheduler import Schedule
 from train_mnist import make_parser
 
-CPU = torch.device("cpu")
 NETWORK, SUMS = ASSETS / "mnist.pt", ASSETS / "SHA256SUMS"
 KEPT = ("kind", "args", "schedule", "shape", "step", "ema")  # what drawing needs of a checkpoint
 PLACES = {"data_dir", "runs_dir", "cache_dir", "schedule_from", "resume"}  # of a machine
-SHOWN, STEPS = 40, 20  # images, in rows of ten, and DDIM steps
+SHOWN = 40  # images, in rows of ten
 SHIPPED = ("bayesian", "bilevel zo", "bilevel forward")
 
 
@@ -49,9 +50,7 @@ def ship(folder: Path) -> None:
 
 def draw() -> None:
     """The shipped network's way from noise to digits."""
-    net, state = load_network(str(NETWORK), CPU)
-    args = argparse.Namespace(**state["args"] | {"backward_steps": STEPS})
-    sampler = Sampler(process_of(state, CPU), args, state["shape"], CPU)
+    net, sampler = load_sampler(NETWORK, torch.device("cpu"))
     frames = sampler.film(net, SHOWN, frames=40)
     figures.save_gif(ASSETS / "denoising.gif", frames, columns=10)
 
@@ -62,16 +61,14 @@ def write_schedules(results: Path) -> None:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.json"):
         old.unlink()
-    for path in results.glob("reproduce_*.csv"):
-        if path.stem.endswith("_curves"):
-            continue
-        for row in report.read_csv(path):
+    for scale in SCALES:
+        path = results / f"reproduce_{scale}.csv"
+        for row in report.read_csv(path) if path.exists() else ():
             if row["method"] in SHIPPED:
                 values = {name: float(row[name]) for name in NAMES}
-                content = {"family": "cosine", "timesteps": int(row["timesteps"]), **values}
-                scale, method = path.stem.removeprefix("reproduce_"), row["method"]
-                name = f"{scale}-{method.replace(' ', '-')}-seed{row['seed']}.json"
-                (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+                schedule = Schedule("cosine", int(row["timesteps"]), **values)
+                method = row["method"].replace(" ", "-")
+                schedule.save(folder / f"{scale}-{method}-seed{row['seed']}.json")
 
 
 def seal() -> None:

@@ -1,6 +1,5 @@
 """The method in one picture, drawn with the shipped network: python docs/method.py"""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,9 +9,8 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
 import figures
-from sampling import Sampler, load_network, process_of
+from sampling import load_sampler
 
-CPU = torch.device("cpu")
 CHECKPOINT = DOCS.parent / "assets" / "mnist.pt"
 UPPER, LOWER, INK = "#b5442e", "#2b6ca3", "#333333"
 STAGES = 5  # pictures of each way
@@ -20,11 +18,10 @@ STAGES = 5  # pictures of each way
 
 def two_ways():
     """Digits on their way to noise, and noise on its way to digits: two lists of pictures."""
-    net, state = load_network(str(CHECKPOINT), CPU)
-    process, args = process_of(state, CPU), argparse.Namespace(**state["args"])
-    sampler = Sampler(process, args, state["shape"], CPU)
+    net, sampler = load_sampler(CHECKPOINT, torch.device("cpu"))
+    process = sampler.diffusion
     drawn = sampler.film(net, 40, frames=24)
-    x0, eps = drawn[-1][34:35], torch.randn(1, *state["shape"], generator=torch.manual_seed(1))
+    x0, eps = drawn[-1][34:35], torch.randn(1, *sampler.shape, generator=torch.manual_seed(1))
     levels, times = process.levels(), torch.linspace(0, process.schedule.timesteps, STAGES).long()
     noised = [levels.signal[t] * x0 + levels.noise[t] * eps for t in times]
     chosen = torch.linspace(0, len(drawn) - 1, STAGES).long().tolist()

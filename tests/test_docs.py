@@ -1,10 +1,14 @@
 """The documents name code that is there."""
 
 import ast
+import csv
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from reproduce import ABLATION
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCES = re.findall(r"`(\w+\.py):([\w.]+)`", (ROOT / "docs" / "algorithm.md").read_text())
@@ -26,6 +30,27 @@ def names_in(path):
 @pytest.mark.parametrize("file, name", sorted(set(REFERENCES)))
 def test_an_equation_leads_to_its_code(file, name):
     assert name in names_in(ROOT / file)
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_files():
+    """The ones that are typed: of speed, of the shipped network, of the ablation."""
+    text, docs = (ROOT / "README.md").read_text(), ROOT / "docs" / "results"
+    rows = {row["what"]: row for row in json.loads((docs / "bench.json").read_text())["rows"]}
+    step, sampling, iteration = (
+        next(f"{row['ratio']:.2f}" for what, row in rows.items() if what.startswith(name))
+        for name in ("training step", "sampling an image", "bilevel iteration")
+    )
+    assert f"takes {step} of the plain one's time, a sampling {sampling}, a bilevel" in text
+    assert f"with the published flags {iteration}" in text
+    peaks = [rows[f"peak memory, our {w}"]["GiB"] for w in ("bilevel iteration", "training")]
+    assert "{:.1f} GiB against {:.1f}".format(*peaks) in text
+    shipped = json.loads((ROOT / "assets" / "mnist.json").read_text())
+    assert f"FID {shipped['fid']:.0f} of {shipped['n']:,} images" in text
+    with open(docs / "reproduce_quick.csv") as file:
+        table = list(csv.DictReader(file))
+    fids = [float(r["fid"]) for r in table if r["method"] in ABLATION and r["seed"] == "0"]
+    assert len(fids) == len(ABLATION)
+    assert f"(one seed: {min(fids):.1f} to {max(fids):.1f}, whichever is off)" in text
 
 
 def test_the_readme_links_to_files_and_tests_that_are_there():
