@@ -1,6 +1,6 @@
 """The U-Net's layers, computed fast: the same numbers as convolution, batch norm, SiLU one by one.
 
-* Memory is channels last, where a 1x1 convolution is one matrix product.
+* Memory is channels last, in the gradients too.
 * A feature map is stored with its even channels first, then its odd ones. The shuffle of two halves
   is then their concatenation, and it is weights that are put in order, not images.
 * Where nothing trains, batch norm is a part of the convolution's weights; `frozen` computes them
@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 
-def evens_first(x: Tensor, dim: int) -> Tensor:
-    """Channels along `dim` in the order in which feature maps are stored; a copy."""
-    even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
-    return torch.cat([even, odd], dim)
+def evens_first(x: Tensor, dim: int, parts: int = 1) -> Tensor:
+    """Channels along `dim`, each part of them in the order in which feature maps are stored."""
+    return x.unflatten(dim, (parts, -1, 2)).transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
 
 
 def regroup(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,26 +32,23 @@ def regroup(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x in channels last, also where a single channel leaves the strides open."""
+    """x, or a part of its channels, dense and in channels last; one channel leaves no doubt."""
     x = x.permute(0, 2, 3, 1)
     return x.flatten(2).unflatten(2, x.shape[2:]).permute(0, 3, 1, 2)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1x1 convolution."""
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class ConvBn(nn.Sequential):
     """Convolution and batch norm; `stored` says which side of the weight meets a stored map.
 
-    That is no side, the input ("in"), or both, for a depthwise convolution.
+    That is no side, the input ("in"), both, for a depthwise convolution, or the two halves of the
+    output ("halves").
     """
 
     def __init__(self, a, b, k, stride=1, groups=1, stored=None):
         conv = nn.Conv2d(a, b, k, stride, padding=k // 2, groups=groups)
         super().__init__(conv, nn.BatchNorm2d(b))
         self.stored, self.folded = stored, None
+        self.parts = {"both": 1, "halves": 2}.get(stored)  # of the output, each evens first
 
     def forward(self, x):
         if not self.training:
@@ -61,9 +58,12 @@ class ConvBn(nn.Sequential):
 
     def convolve(self, x, weight, bias):
         conv = self[0]
-        if conv.kernel_size == (1, 1):
-            return linear(x, weight, bias)
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+        options = {"stride": conv.stride, "padding": conv.padding, "groups": conv.groups}
+        if conv.stride == (1, 1) or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return F.conv2d(x, weight, bias, **options)
+        with torch.autocast("cpu", enabled=False):  # whose gradient is slow in bfloat16
+            bias = None if bias is None else bias.float()
+            return F.conv2d(x.float(), weight.float(), bias, **options).to(x.dtype)
 
     def normalise(self, x, bias, scale, shift):
         """Batch norm of x + bias: the bias moves the running mean, and nothing else."""
@@ -79,8 +79,8 @@ class ConvBn(nn.Sequential):
     def in_order(self, weight, *vectors):
         if self.stored == "in":
             weight = evens_first(weight, 1)
-        elif self.stored == "both":
-            weight, *vectors = (evens_first(w, 0) for w in (weight, *vectors))
+        elif self.parts:
+            weight, *vectors = (evens_first(w, 0, self.parts) for w in (weight, *vectors))
         return weight, *vectors
 
     def fold(self):
@@ -99,12 +99,12 @@ class ConvBn(nn.Sequential):
         bn = self[1]
         own = bn.running_mean, bn.running_var
         ahead = bn.momentum / (1 - bn.momentum)  # of which the move leaves a share of momentum
-        if self.stored == "both":
-            stored = [evens_first(v, 0) for v in own]
+        if self.parts:
+            stored = [evens_first(v, 0, self.parts).clone() for v in own]
             stored[0].add_(bias, alpha=ahead)
             yield stored
             for mine, moved in zip(own, stored, strict=True):
-                mine.copy_(moved.view(2, -1).T.flatten())  # evens_first, undone
+                mine.copy_(moved.view(self.parts, 2, -1).mT.flatten())  # evens_first, undone
         else:
             own[0].add_(bias, alpha=ahead)
             yield own
@@ -128,48 +128,57 @@ def depthwise(c, stride=1, stored=None):
 
 def separable(depthwise: ConvBn, pointwise: ConvBnSilu, x: Tensor) -> Tensor:
     """A depthwise and a 1x1 convolution, one after the other."""
-    on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if not (on_cpu and depthwise.training):
+    if x.device.type != "cpu" or not depthwise.training:
         return pointwise(depthwise(x))
-    weight, bias, scale, shift = depthwise.arranged()
-    x = depthwise.convolve(x, weight, None)
+    kernel, bias, scale, shift = depthwise.arranged()
     weight, bias_after, *after = pointwise.arranged()
-    weight, bn = weight.flatten(1), depthwise[1]
     with depthwise.moved_statistics(bias.detach()) as moved:
-        x, mean, i = NormedProduct.apply(x, scale, weight, *moved, bn.momentum, bn.eps)
+        x, mean, i = Separable.apply(x, kernel, scale, weight, *moved, depthwise)
     # what is constant in a channel reaches no further than the next batch norm's running mean
-    constant = bias_after + weight @ (shift - mean * i * scale + 0 * bias)
+    constant = bias_after + weight.flatten(1) @ (shift - mean * i * scale + 0 * bias)
     return F.silu(pointwise.normalise(x, constant, *after))
 
 
-class NormedProduct(torch.autograd.Function):
-    """weight · batch_norm(x) in training, but for a constant, without writing what is between.
+class Separable(torch.autograd.Function):
+    """weight · batch_norm(y) in training, but for a constant, of a depthwise convolution y.
 
-    batch_norm(x) = (x - mean) i gamma + beta, i = 1/sqrt(var + eps). Its scale goes into the
-    weight, whose gradient then also holds gamma's and i's; i's own part of x's gradient is
-    (x - mean) times a number a channel. Batch norm must follow: it takes any constant away, and
-    the gradient that it hands back sums to zero, so that the mean has none.
+    Nothing is written between the two products: batch_norm(y) = (y - mean) i gamma + beta,
+    i = 1/sqrt(var + eps), and its scale goes into the weight, whose gradient then also holds
+    gamma's and i's; i's own part of y's gradient is (y - mean) times a number a channel. Batch norm
+    must follow: it takes any constant away, and the gradient that it hands back sums to zero, so
+    that the mean has none.
     """
 
     @staticmethod
-    def forward(ctx, x, gamma, weight, running_mean, running_var, momentum, eps):
-        mean, var = torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
-        i = (var + eps).rsqrt()
-        ctx.save_for_backward(x, mean, i, gamma, weight)
+    def forward(ctx, x, kernel, gamma, weight, running_mean, running_var, depthwise):
+        bn = depthwise[1]
+        y = depthwise.convolve(x, kernel, None)
+        mean, var = torch.batch_norm_update_stats(y, running_mean, running_var, bn.momentum)
+        i = (var + bn.eps).rsqrt()
+        ctx.save_for_backward(x, y, mean, i, kernel, gamma, weight)
+        ctx.stride = depthwise[0].stride
         ctx.mark_non_differentiable(mean, i)
-        return linear(x, weight * (i * gamma)), mean, i
+        return F.conv2d(y, weight * (i * gamma)[:, None, None]), mean, i
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g, *_):
-        x, mean, i, gamma, weight = ctx.saved_tensors
-        g, rows = (v.permute(0, 2, 3, 1).flatten(0, 2) for v in (g, x))  # (n,out), (n,in)
-        g_scaled = g.mT @ rows  # of weight * i * gamma
-        g_scale = (g_scaled * weight).sum(0)
-        slope = -g_scale * gamma * i**3 / len(rows)  # d i/dx = -i^3 (x - mean)/n
-        g_rows = torch.addmm(-slope * mean, g, weight * (i * gamma)).addcmul_(rows, slope)
-        g_x = g_rows.unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2)
-        return g_x, g_scale * i, g_scaled * (i * gamma), None, None, None, None
+        x, y, mean, i, kernel, gamma, weight = ctx.saved_tensors
+        scale = (i * gamma)[:, None, None]
+        g_scaled = conv2d_weight(y, weight.shape, g).to(weight)
+        g_scale = (g_scaled * weight).sum((0, 2, 3))
+        slope = -g_scale * gamma * i**3 / (y.numel() / len(i))  # d i/dy = -i^3 (y - mean)/n
+        g_y = F.conv2d(g, (weight * scale).transpose(0, 1).to(g), (-slope * mean).to(g))
+        g_y.addcmul_(y, slope[:, None, None].to(g))
+        if ctx.stride == (1, 1):  # the kernel turned round: the way forward is the faster one
+            options = {"padding": 1, "groups": len(i)}
+            g_x = F.conv2d(g_y, kernel.flip(2, 3).to(g_y), **options)
+            g_kernel = conv2d_weight(x.to(g_y), kernel.shape, g_y, **options)
+        else:
+            sides = g_y.to(kernel), x.to(kernel), kernel
+            same = [0], ctx.stride, [1, 1], [1, 1], False, [0, 0], len(i), [True, True, False]
+            g_x, g_kernel, _ = torch.ops.aten.convolution_backward(*sides, *same)
+        return g_x, g_kernel, g_scale * i, g_scaled * scale, None, None, None
 
 
 def compiled(net: nn.Module, how: str, **options) -> nn.Module:
@@ -178,6 +187,12 @@ def compiled(net: nn.Module, how: str, **options) -> nn.Module:
         mode = "reduce-overhead" if how == "graphs" else "default"
         net.compile(**{"mode": mode, "dynamic": False, **options})
     return net
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """x in the precision that autocast would give it at every pass."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 @contextmanager
@@ -189,7 +204,7 @@ def frozen(net: nn.Module) -> Iterator[None]:
     units = [m for m in net.modules() if isinstance(m, ConvBn) and not m.training]
     try:
         for unit in units:
-            unit.folded = unit.fold()
+            unit.folded = [as_autocast(x) for x in unit.fold()]
         yield
     finally:
         for unit in units:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers import ConvBnSilu, channels_last, depthwise, evens_first, linear, regroup, separable
+from layers import ConvBnSilu, channels_last, depthwise, evens_first, regroup, separable
 
 TIME_DIM = 256
 
@@ -112,7 +112,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.embed = nn.Embedding(timesteps, TIME_DIM)
-        self.first = ConvBnSilu(channels, base, 3)
+        self.first = ConvBnSilu(channels, base, 3, stored="halves")
         widths = [base] + [base * m for m in multipliers]
         pairs = list(pairwise(widths))
         self.encoders = nn.ModuleList(Encoder(a, b) for a, b in pairs)
@@ -124,11 +124,11 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:  # (B,C,H,W), t in 1..T -> (B,C,H,W)
         time = self.embed(t - 1)  # (B,256): row 0 of the table is t = 1
         halves, skips = self.first(channels_last(x)).chunk(2, dim=1), []
-        halves = [evens_first(half, 1) for half in halves]
+        halves = [channels_last(half) for half in halves]
         for encoder in self.encoders:
             *halves, skip = encoder(*halves, time)
             skips.append(skip)
         x = torch.cat(through(self.middle, *halves), dim=1)
         for decoder in self.decoders:
             x = decoder(x, skips.pop(), time)
-        return linear(x, evens_first(self.last.weight, 1), self.last.bias)
+        return F.conv2d(x, evens_first(self.last.weight, 1), self.last.bias)

@@ -119,15 +119,18 @@ class Bench:
             self.levels = self.process.levels()
 
     def row(self, what, ours, plain=None, scale=1.0, repeats=None, warm_up=True):
-        """Measure both sides in turn; seconds are of `scale` calls."""
+        """Measure both sides in turn; seconds are of `scale` calls.
+
+        Each measurement comes after a call that is not timed: only our side keeps freed memory.
+        """
         sides = {"ours": ours} | ({"plain": plain} if plain else {})
         times = {name: [] for name in sides}
-        for i in range((repeats or self.args.repeats) + warm_up):
+        for _ in range(repeats or self.args.repeats):
             for name, call in sides.items():
                 keep_freed_memory(name == "ours")
-                seconds = self.seconds(call)
-                if i >= warm_up:
-                    times[name].append(seconds * scale)
+                if warm_up:
+                    call()
+                times[name].append(self.seconds(call) * scale)
         self.add({"what": what} | {name: summary(found) for name, found in times.items()})
         return self.rows[-1]
 
