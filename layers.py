@@ -37,6 +37,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.flatten(2).unflatten(2, x.shape[2:]).permute(0, 3, 1, 2)
 
 
+def silu(x: Tensor) -> Tensor:
+    """SiLU, in its argument's place where no gradient is taken."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ConvBn(nn.Sequential):
     """Convolution and batch norm; `stored` says which side of the weight meets a stored map.
 
@@ -119,7 +124,7 @@ class ConvBnSilu(ConvBn):
         self.append(nn.SiLU())
 
     def forward(self, x):
-        return F.silu(super().forward(x))
+        return silu(super().forward(x))
 
 
 def depthwise(c, stride=1, stored=None):
@@ -136,7 +141,7 @@ def separable(depthwise: ConvBn, pointwise: ConvBnSilu, x: Tensor) -> Tensor:
         x, mean, i = Separable.apply(x, kernel, scale, weight, *moved, depthwise)
     # what is constant in a channel reaches no further than the next batch norm's running mean
     constant = bias_after + weight.flatten(1) @ (shift - mean * i * scale + 0 * bias)
-    return F.silu(pointwise.normalise(x, constant, *after))
+    return silu(pointwise.normalise(x, constant, *after))
 
 
 class Separable(torch.autograd.Function):

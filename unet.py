@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers import ConvBnSilu, channels_last, depthwise, evens_first, regroup, separable
+from layers import ConvBnSilu, channels_last, depthwise, evens_first, regroup, separable, silu
 
 TIME_DIM = 256
 
@@ -58,7 +58,7 @@ class AddTime(nn.Module):
         """The channels may come in parts, each stored evens first."""
         shifts = self.project(time).chunk(len(parts), dim=1)
         pairs = zip(parts, shifts, strict=True)
-        return [F.silu(x + evens_first(shift, 1)[:, :, None, None]) for x, shift in pairs]
+        return [silu(x + evens_first(shift, 1)[:, :, None, None]) for x, shift in pairs]
 
 
 class Encoder(nn.Module):

@@ -1,0 +1,133 @@
+"""What bfloat16 does to the FID and to the upper level's slopes.
+
+python benchmarks/bfloat16.py     trains on the 8x8 digits, writes docs/results/bfloat16.json
+
+Networks are trained in either precision, and each is sampled in both. The slopes are zeroth-order
+ones of the networks trained in float32, with the same noise and directions in both precisions.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from checkpoint import load, newest
+from sampling import evaluate, load_sampler, make_judge
+from scheduler import Schedule
+from upper import UpperLevel, evaluating
+
+RESULT = ROOT / "docs" / "results" / "bfloat16.json"
+WORDS = """--cpu --dataset digits --model_base_dim 32 --batch_size 64 --timesteps 100 --lr 0.03
+    --backward_steps 20 --fid_samples 0 --eval_samples 0"""
+CPU, PRECISIONS = torch.device("cpu"), ("float32", "bfloat16")
+SLOPES = argparse.Namespace(
+    zo_samples=36, zo_directions=1, ZO_type="two", delta=0.01, noise="common", upper_gradient="zo",
+    truncation=1.0, compile="off", backward_steps=20, seed=0,
+)  # fmt: skip
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--images", type=int, default=2000, help="of each FID")
+    parser.add_argument("--directions", type=int, default=24, help="slopes of each network")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--quick", action="store_true", help="one short run; writes nothing")
+    args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.epochs, args.images, args.directions = 1, 1, 60, 2
+    return args
+
+
+def trained(folder: Path, args, precision: str, seed: int) -> Path:
+    """A network's checkpoint after a training in that precision."""
+    folder = folder / f"{precision}-{seed}"
+    words = [*WORDS.split(), "--epochs", args.epochs, "--seed", seed, "--threads", args.threads]
+    words += ["--runs_dir", folder] + ["--amp"] * (precision == "bfloat16")
+    command = [sys.executable, ROOT / "train_mnist.py", *words]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    return newest(next(folder.iterdir()))
+
+
+def fids(checkpoint: Path, images: int) -> dict:
+    """The FID of one network's images, sampled in either precision from the same noise."""
+    net, sampler = load_sampler(checkpoint, CPU)
+    judge, found = judge_of(checkpoint), {}
+    for precision in PRECISIONS:
+        sampler.amp = precision == "bfloat16"
+        found[precision] = evaluate(sampler, net, images, judge, None, "evaluation")["fid"]
+    return found
+
+
+def slopes(checkpoint: Path, directions: int) -> dict:
+    """How far bfloat16 moves the zeroth-order slopes: root mean squares over directions."""
+    net, sampler = load_sampler(checkpoint, CPU)
+    schedule = Schedule("cosine", sampler.diffusion.schedule.timesteps, learned=True)
+    found = {"schedule": [], "weights": []}
+    for precision in PRECISIONS:
+        args = argparse.Namespace(**vars(SLOPES), amp=precision == "bfloat16")
+        counter = argparse.Namespace(evaluations=Counter())
+        upper = UpperLevel(sampler, judge_of(checkpoint), schedule, args, counter)
+        with torch.no_grad(), evaluating(net):
+            levels = sampler.diffusion.levels()
+            of_q = [upper.slope_of_schedule(net, i, "") for i in range(directions)]
+            of_z = [upper.slope_of_weights(net, levels, i, "") for i in range(directions)]
+        for name, each in (("schedule", of_q), ("weights", of_z)):
+            found[name].append(torch.stack([slope.gradient for slope in each]).double())
+    return {
+        name: {
+            "size": rms(exact),
+            "moved": rms(rough - exact),
+            "correlation": torch.corrcoef(torch.stack([exact, rough]).flatten(1))[0, 1].item(),
+        }
+        for name, (exact, rough) in found.items()
+    }
+
+
+def judge_of(checkpoint: Path) -> tuple:
+    """Extractor and reference of the checkpoint's own run."""
+    own = load(checkpoint)["args"]
+    return make_judge(argparse.Namespace(**own), CPU)
+
+
+def rms(x: torch.Tensor) -> float:
+    return x.square().mean().sqrt().item()
+
+
+def main():
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    rows, moved = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(args.seeds):
+            for precision in PRECISIONS:
+                checkpoint = trained(Path(folder), args, precision, seed)
+                sampled = fids(checkpoint, args.images)
+                rows.append({"seed": seed, "trained": precision, "fid": sampled})
+                print(json.dumps(rows[-1]), flush=True)
+                if precision == "float32":
+                    moved.append({"seed": seed, **slopes(checkpoint, args.directions)})
+                    print(json.dumps(moved[-1]), flush=True)
+    if args.quick:
+        return
+    record = {
+        "command": " ".join(["python benchmarks/bfloat16.py", *sys.argv[1:]]),
+        "run": " ".join(["train_mnist.py", *WORDS.split(), f"--epochs {args.epochs}"]),
+        "images": args.images,
+        "directions": args.directions,
+        "fids": rows,
+        "slopes": moved,
+    }
+    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
