@@ -133,7 +133,7 @@ def depthwise(c, stride=1, stored=None):
 
 def separable(depthwise: ConvBn, pointwise: ConvBnSilu, x: Tensor) -> Tensor:
     """A depthwise and a 1x1 convolution, one after the other."""
-    if x.device.type != "cpu" or not depthwise.training:
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not depthwise.training:
         return pointwise(depthwise(x))
     kernel, bias, scale, shift = depthwise.arranged()
     weight, bias_after, *after = pointwise.arranged()
@@ -147,6 +147,7 @@ def separable(depthwise: ConvBn, pointwise: ConvBnSilu, x: Tensor) -> Tensor:
 class Separable(torch.autograd.Function):
     """weight · batch_norm(y) in training, but for a constant, of a depthwise convolution y.
 
+    In full precision only: in bfloat16 gamma's gradient, a small difference, would be rounding.
     Nothing is written between the two products: batch_norm(y) = (y - mean) i gamma + beta,
     i = 1/sqrt(var + eps), and its scale goes into the weight, whose gradient then also holds
     gamma's and i's; i's own part of y's gradient is (y - mean) times a number a channel. Batch norm
@@ -170,19 +171,18 @@ class Separable(torch.autograd.Function):
     def backward(ctx, g, *_):
         x, y, mean, i, kernel, gamma, weight = ctx.saved_tensors
         scale = (i * gamma)[:, None, None]
-        g_scaled = conv2d_weight(y, weight.shape, g).to(weight)
+        g_scaled = conv2d_weight(y, weight.shape, g)  # of weight i gamma
         g_scale = (g_scaled * weight).sum((0, 2, 3))
         slope = -g_scale * gamma * i**3 / (y.numel() / len(i))  # d i/dy = -i^3 (y - mean)/n
-        g_y = F.conv2d(g, (weight * scale).transpose(0, 1).to(g), (-slope * mean).to(g))
-        g_y.addcmul_(y, slope[:, None, None].to(g))
+        g_y = F.conv2d(g, (weight * scale).transpose(0, 1), -slope * mean)
+        g_y.addcmul_(y, slope[:, None, None])
         if ctx.stride == (1, 1):  # the kernel turned round: the way forward is the faster one
             options = {"padding": 1, "groups": len(i)}
-            g_x = F.conv2d(g_y, kernel.flip(2, 3).to(g_y), **options)
-            g_kernel = conv2d_weight(x.to(g_y), kernel.shape, g_y, **options)
+            g_x = F.conv2d(g_y, kernel.flip(2, 3), **options)
+            g_kernel = conv2d_weight(x, kernel.shape, g_y, **options)
         else:
-            sides = g_y.to(kernel), x.to(kernel), kernel
             same = [0], ctx.stride, [1, 1], [1, 1], False, [0, 0], len(i), [True, True, False]
-            g_x, g_kernel, _ = torch.ops.aten.convolution_backward(*sides, *same)
+            g_x, g_kernel, _ = torch.ops.aten.convolution_backward(g_y, x, kernel, *same)
         return g_x, g_kernel, g_scale * i, g_scaled * scale, None, None, None
 
 

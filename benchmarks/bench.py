@@ -2,8 +2,9 @@
 
 python benchmarks/bench.py --threads 2     prints the table, writes docs/results/bench.json
 python benchmarks/bench.py --quick         small, in a few minutes; writes nothing
-python benchmarks/bench.py --compile --threads 2     what torch.compile brings; compiled.json
-python benchmarks/bench.py --report        writes the tables of both files into docs/speed.md
+python benchmarks/bench.py --threads 2 --amp         our side in bfloat16; bench_bfloat16.json
+python benchmarks/bench.py --threads 2 --compile     what torch.compile brings; compiled.json
+python benchmarks/page.py                  writes the tables of the three into docs/speed.md
 
 Images and reference are drawn: nothing is read or downloaded. InceptionV3 has random weights, which
 cost what the official ones cost.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from statistics import median
@@ -43,12 +45,10 @@ from train_mnist_bilevel_ZO import loss_difference, make_schedule_optimizer, ste
 from unet import UNet
 from upper import UpperLevel, evaluating, flat
 
-RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "speed.md"
-FILES = ("bench.json", "compiled.json")
+RESULTS = ROOT / "docs" / "results"
 INNER_LOOP = 10  # of the published command
-SIZES = ("device", "threads", "base", "batch_size", "steps", "images")
+SIZES = ("device", "threads", "base", "batch_size", "images")
 PEAKS = ("plain training", "our training", "our bilevel iteration")
-MARK = "<!-- what follows is written by benchmarks/bench.py --report -->\n"
 SETUP = """
 import sys
 sys.argv = ["train_mnist.py", "--cpu", "--dataset", "digits"]
@@ -79,7 +79,7 @@ def parse_arguments():
     add("--extractor", default="inception", choices=["inception", "mnist"], help="of the FIDs")
     add("--quick", action="store_true", help="base 8, batch 16, 3 steps, the mnist extractor")
     add("--compile", action="store_true", help="only what torch.compile brings, a quarter hour")
-    add("--report", action="store_true", help="measure nothing, write the page")
+    add("--amp", action="store_true", help="our side in bfloat16, where that changes anything")
     add("--peak", choices=PEAKS, help="print one peak of memory in bytes, and stop")
     args = parser.parse_args()
     if args.quick:
@@ -104,7 +104,7 @@ class Bench:
         self.process = Diffusion(self.schedule, device=d)
         self.flags = argparse.Namespace(
             seed=0, timesteps=1000, backward_steps=args.steps, sampler="ddim", tau_type="linear",
-            no_clip=False, amp=False, compile="off", zo_samples=args.images, zo_directions=1,
+            no_clip=False, amp=args.amp, compile="off", zo_samples=args.images, zo_directions=1,
             ZO_type="two", delta=0.01, noise="common", upper_gradient="zo", truncation=1.0,
         )  # fmt: skip
         self.sampler = Sampler(self.process, self.flags, (1, 28, 28), d)
@@ -154,13 +154,28 @@ class Bench:
     def train(self, net, extra=None):
         """A training step, always on the same images."""
         random = stream(self.device, 0, "bench")
-        more = {"levels": self.levels, "extra": extra}
+        amp = self.args.amp and net is not self.plain
+        more = {"amp": amp, "levels": self.levels, "extra": extra}
         denoising_step(
             self.process, net, self.optimizers[net], self.x0, random, "the benchmark", **more
         )
 
+    def precision(self, net):
+        amp = self.args.amp and net is not self.plain
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=amp)
+
+    @contextmanager
+    def passes(self, *nets):
+        """Around single passes: what a sampling does once for all of its own."""
+        with torch.inference_mode(), evaluating(*nets), ExitStack() as stack:
+            for net in nets:
+                stack.enter_context(self.precision(net))
+                stack.enter_context(frozen(net))
+            yield
+
     def forward(self, net):
-        with torch.inference_mode(), evaluating(net), frozen(net):
+        """One pass of a sampling."""
+        with self.precision(net):
             net(self.noise, torch.tensor([500], device=self.device))
 
     def sample(self, net):
@@ -194,12 +209,13 @@ class Bench:
             lambda: self.train(theirs),
             repeats=args.repeats + 2,
         )
-        self.row(
-            f"forward of {args.images} images",
-            lambda: self.forward(ours),
-            lambda: self.forward(theirs),
-            repeats=4 * args.repeats + 1,
-        )
+        with self.passes(ours, theirs):
+            self.row(
+                f"forward of {args.images} images, as in a sampling",
+                lambda: self.forward(ours),
+                lambda: self.forward(theirs),
+                repeats=4 * args.repeats + 1,
+            )
         self.row(
             f"sampling an image, {args.steps} steps",
             lambda: self.sample(ours),
@@ -207,22 +223,26 @@ class Bench:
             1 / args.images,
             warm_up=args.quick,
         )
-        self.fid_rows()
         self.iteration()
         self.memory_rows()
-        self.setup_row()
-        self.search_row()
+        if not args.amp:
+            self.fid_rows()
+            self.setup_row()
+            self.search_row()
 
     def compiled_rows(self):
         """Both passes compiled, beside themselves uncompiled, and the first call of each."""
         net, theirs = compiled(deepcopy(self.ours), "fused"), self.ours
         self.optimizers[net] = make_optimizer(net.parameters(), 1e-3)
         print(line(None))
-        for what, call in (("training step", self.train), ("forward", self.forward)):
-            first = self.seconds(lambda call=call: call(net))
-            self.add({"what": f"{what}: the first call", "ours": summary([first])})
-            sides = lambda call=call: call(net), lambda call=call: call(theirs)
-            self.row(f"{what}, compiled and not", *sides)
+        self.compiled_row("training step", self.train, net, theirs)
+        with self.passes(net, theirs):
+            self.compiled_row("forward", self.forward, net, theirs)
+
+    def compiled_row(self, what, call, net, theirs):
+        first = self.seconds(lambda: call(net))
+        self.add({"what": f"{what}: the first call", "ours": summary([first])})
+        self.row(f"{what}, compiled and not", lambda: call(net), lambda: call(theirs))
 
     def fid_rows(self):
         """From features to the distance."""
@@ -291,6 +311,7 @@ class Bench:
         for what in PEAKS:
             same = {k: v for k, v in vars(self.args).items() if k in SIZES} | {"steps": 2}
             words = [w for k, v in same.items() for w in (f"--{k}", str(v))]
+            words += ["--amp"] * self.args.amp
             here = [sys.executable, __file__, "--peak", what, "--extractor", "mnist", *words]
             found = subprocess.run(here, capture_output=True, text=True, check=True)
             self.rows.append({"what": f"peak memory, {what}", "GiB": int(found.stdout) / 2**30})
@@ -408,50 +429,8 @@ def line(row):
     return text + (f" {row['plain']['median']:9.4f} {row['ratio']:6.3f}" if "ratio" in row else "")
 
 
-def table(record):
-    """A record's times as a table, and its peaks of memory."""
-    rows = ["| | ours, s | spread | plain, s | spread | ratio |", "|---|---|---|---|---|---|"]
-    memory = []
-    for row in record["rows"]:
-        if "GiB" in row:
-            memory.append(f"{row['what'].removeprefix('peak memory, ')} {row['GiB']:.2f} GiB")
-            continue
-        cells = [row["what"]]
-        for side in ("ours", "plain"):
-            s = row.get(side)
-            cells += [f"{s['median']:.3g}", f"{s['least']:.3g}–{s['most']:.3g}"] if s else ["", ""]
-        cells.append(f"{row['ratio']:.2f}" if "ratio" in row else "")
-        rows.append(f"| {' | '.join(cells)} |")
-    return f"`{record['command']}`: {record['machine']}.\n\n" + "\n".join(rows) + "\n", memory
-
-
-def report(record, compilation=None):
-    """The records as the page's last part."""
-    text, memory = table(record)
-    work = record["work"]
-    speed, copy = work["product, GFLOP/s"], work["copy, GB/s"]
-    text += f"\nPeak memory: {'; '.join(memory)}.\n\nA training step's work, and its floors "
-    text += f"at {speed:.0f} GFLOP/s (a matrix product) and {copy:.1f} GB/s (a copy):\n\n"
-    text += "| | GFLOP | floor, s | GB through operators | floor, s | operators |\n"
-    text += "|---|---|---|---|---|---|\n"
-    for side in ("ours", "plain"):
-        w = work[side]
-        text += f"| {side} | {w['GFLOP']:.1f} | {w['GFLOP'] / speed:.2f} | {w['GB']:.1f} "
-        text += f"| {w['GB'] / copy:.2f} | {w['operators']} |\n"
-    if compilation:
-        text += "\nCompiled, with our own passes as they are in the place of the plain ones:\n\n"
-        text += table(compilation)[0]
-    page = PAGE.read_text().split(MARK)[0] + MARK + "\n" + text
-    PAGE.write_text(page)
-
-
 def main():
     args = parse_arguments()
-    if args.report:
-        main_file, other = (RESULTS / name for name in FILES)
-        compilation = json.loads(other.read_text()) if other.exists() else None
-        report(json.loads(main_file.read_text()), compilation)
-        return
     torch.set_num_threads(args.threads)
     bench = Bench(args)
     if args.peak:
@@ -464,21 +443,31 @@ def main():
         bench.measure()
         work = bench.work()
         print(json.dumps(work, indent=1))
-    if args.quick:
-        return
+    if not args.quick:
+        name = "compiled" if args.compile else "bench_bfloat16" if args.amp else "bench"
+        (RESULTS / f"{name}.json").write_text(
+            json.dumps(record(args, bench, work), indent=1) + "\n"
+        )
+
+
+def record(args, bench, work) -> dict:
+    """What was measured, and on what."""
     cuda = args.device != "cpu"
     where = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU"
-    record = {
-        "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
-        "machine": f"torch {torch.__version__}, {where}, {args.threads} threads, float32; median, "
+    precision = "our side in bfloat16" if args.amp else "float32"
+    machine = (
+        f"torch {torch.__version__}, {where}, {args.threads} threads, {precision}; median, "
         f"least and most of {args.repeats} measurements or more (one, where these agree), the "
         "sides in turn; the plain version's two samplings are timed once for their three phases; "
-        f"the machine's load at the end {os.getloadavg()[0]:.1f}",
+        f"the machine's load at the end {os.getloadavg()[0]:.1f}"
+    )
+    return {
+        "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
+        "machine": machine,
         "extractor": f"{args.extractor}, random weights" if args.extractor != "mnist" else "mnist",
         "rows": bench.rows,
         "work": work,
     }
-    (RESULTS / FILES[args.compile]).write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from harness import TwoLayers
 from torch.func import jvp, vmap
 
 import optim
-from layers import compiled, frozen
+from layers import channels_last, compiled, frozen
 from model import Diffusion
 from scheduler import Schedule
-from unet import UNet
+from unet import Bottleneck, Downsample, UNet
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import plain
@@ -147,6 +147,36 @@ def test_bfloat16_changes_the_loss_by_less_than_a_percent():
     assert losses[1] != losses[0] and losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_unit_in_bfloat16_is_that_of_float32_to_its_rounding(stride):
+    """Output and gradients, each to 4 % of its size, but those that are small differences."""
+    unit = Downsample(16, 32) if stride == 2 else Bottleneck(32, 32)
+    x, seen = channels_last(torch.randn(64, 16, 8, 8)), []
+    for amp in (False, True):
+        net, leaf = copy.deepcopy(unit), x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            out = torch.cat(net(leaf) if stride == 2 else net(leaf, leaf), 1)
+        (out * torch.linspace(-1, 1, 32)[:, None, None]).sum().backward()
+        first = {side: net.get_submodule(side)[0][0].weight.grad for side in ("left", "right")}
+        moved = {name: buffer.float() for name, buffer in net.named_buffers()}
+        seen.append({"out": out, "x": leaf.grad, **first, **moved})
+    assert seen[1]["out"].dtype == torch.bfloat16
+    for name, exact in seen[0].items():
+        assert (seen[1][name].float() - exact).norm() <= 0.04 * exact.norm(), name
+
+
+@torch.inference_mode()
+def test_freezing_in_bfloat16_computes_the_same_bits():
+    ours, _ = pair(8, torch.float32)
+    ours.eval()
+    x, _ = batch(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = ours(x, torch.tensor([3]))
+        with frozen(ours):
+            assert ours.first.folded[0].dtype == torch.bfloat16
+            assert torch.equal(ours(x, torch.tensor([3])), expected)
+
+
 def test_folding_is_faithful_where_a_channel_is_dead_or_large():
     ours, theirs = pair()
     for net in (ours, theirs):
@@ -180,6 +210,7 @@ def test_a_compiled_network_is_one_graph_and_the_same():
 
 def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsys):
     import bench
+    import page
 
     monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--repeats", "1"])
     args = bench.parse_arguments()
@@ -197,7 +228,7 @@ def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsy
         "machine": "y",
         "rows": [*found.rows, {"what": "peak memory, z", "GiB": 1}],
     }
-    text, memory = bench.table(record)
+    text, memory = page.table(record)
     assert memory == ["z 1.00 GiB"] and text.count("\n|") == len(found.rows) + 2
 
 

@@ -1,0 +1,65 @@
+"""The tables of bench.py's records as the last part of docs/speed.md: python benchmarks/page.py"""
+
+import json
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULTS, PAGE = DOCS / "results", DOCS / "speed.md"
+RECORDS = {
+    "Measured in float32": "bench",
+    "Measured in bfloat16": "bench_bfloat16",
+    "Compiled, beside ourselves uncompiled": "compiled",
+}
+MARK = "<!-- what follows is written by benchmarks/page.py -->\n"
+
+
+def table(record):
+    """A record's times as a table, and its peaks of memory."""
+    rows = ["| | ours, s | spread | plain, s | spread | ratio |", "|---|---|---|---|---|---|"]
+    memory = []
+    for row in record["rows"]:
+        if "GiB" in row:
+            memory.append(f"{row['what'].removeprefix('peak memory, ')} {row['GiB']:.2f} GiB")
+            continue
+        cells = [row["what"]]
+        for side in ("ours", "plain"):
+            s = row.get(side)
+            cells += [f"{s['median']:.3g}", f"{s['least']:.3g}–{s['most']:.3g}"] if s else ["", ""]
+        cells.append(f"{row['ratio']:.2f}" if "ratio" in row else "")
+        rows.append(f"| {' | '.join(cells)} |")
+    return f"`{record['command']}`: {record['machine']}.\n\n" + "\n".join(rows) + "\n", memory
+
+
+def floors(work):
+    """A training step's work as a table."""
+    speed, copy = work["product, GFLOP/s"], work["copy, GB/s"]
+    text = "| | GFLOP | floor, s | GB through operators | floor, s | operators |\n"
+    text += "|---|---|---|---|---|---|\n"
+    for side in ("ours", "plain"):
+        w = work[side]
+        text += f"| {side} | {w['GFLOP']:.1f} | {w['GFLOP'] / speed:.2f} | {w['GB']:.1f} "
+        text += f"| {w['GB'] / copy:.2f} | {w['operators']} |\n"
+    return f"at {speed:.0f} GFLOP/s (a matrix product) and {copy:.1f} GB/s (a copy):\n\n{text}"
+
+
+def page(records: dict) -> str:
+    """All tables of the records that are there."""
+    text = ""
+    for title, record in records.items():
+        rows, memory = table(record)
+        text += f"\n## {title}\n\n{rows}"
+        if memory:
+            text += f"\nPeak memory: {'; '.join(memory)}.\n"
+        if record["work"]:
+            text += f"\nA training step's work, and its floors {floors(record['work'])}"
+    return text
+
+
+def main():
+    found = {title: RESULTS / f"{name}.json" for title, name in RECORDS.items()}
+    records = {k: json.loads(path.read_text()) for k, path in found.items() if path.exists()}
+    PAGE.write_text(PAGE.read_text().split(MARK)[0] + MARK + page(records))
+
+
+if __name__ == "__main__":
+    main()
