@@ -39,7 +39,7 @@ def main() -> None:
             for i in range(args.runs):
                 script = Script(Path(folder) / str(i), kind)
                 script.folder.mkdir()
-                folder_of_run, met = killed_twice(script, flags, rng)
+                folder_of_run, met = killed_twice(script, flags, rng, whole.only)
                 kills += met
                 good += same(result(folder_of_run), expected)
             rows[kind] = {"runs": args.runs, "same_bits": good, "kills": kills}

@@ -42,6 +42,26 @@ def floors(work):
     return f"at {speed:.0f} GFLOP/s (a matrix product) and {copy:.1f} GB/s (a copy):\n\n{text}"
 
 
+def precision(record):
+    """FIDs and slopes in both precisions."""
+    text = f"`{record['command']}`: `{record['run']}` for each seed and precision; "
+    text += f"FID of {record['images']:,} images.\n\n"
+    text += "| seed | trained in | sampled in float32 | in bfloat16 |\n|---|---|---|---|\n"
+    for row in record["fids"]:
+        both = " | ".join(f"{row['fid'][kind]:.2f}" for kind in ("float32", "bfloat16"))
+        text += f"| {row['seed']} | {row['trained']} | {both} |\n"
+    text += "\nZeroth-order slopes, with the same noise and directions in both, "
+    text += f"{record['directions']} directions a network:\n\n"
+    text += "| seed | of | size (rms) | moved by bfloat16 (rms) | correlation |\n"
+    text += "|---|---|---|---|---|\n"
+    for row in record["slopes"]:
+        for of in ("schedule", "weights"):
+            s = row[of]
+            text += f"| {row['seed']} | {of} | {s['size']:.4g} | {s['moved']:.3g} "
+            text += f"| {s['correlation']:.4f} |\n"
+    return text
+
+
 def page(records: dict) -> str:
     """All tables of the records that are there."""
     text = ""
@@ -58,7 +78,11 @@ def page(records: dict) -> str:
 def main():
     found = {title: RESULTS / f"{name}.json" for title, name in RECORDS.items()}
     records = {k: json.loads(path.read_text()) for k, path in found.items() if path.exists()}
-    PAGE.write_text(PAGE.read_text().split(MARK)[0] + MARK + page(records))
+    text = page(records)
+    bfloat16 = RESULTS / "bfloat16.json"
+    if bfloat16.exists():
+        text += f"\n## What bfloat16 does\n\n{precision(json.loads(bfloat16.read_text()))}"
+    PAGE.write_text(PAGE.read_text().split(MARK)[0] + MARK + text)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Most tests here are about the run, not about the network or the figures: unless 
 real ones, a network of two layers takes the U-Net's place and no figures are drawn at the end.
 """
 
+import json
 import multiprocessing
 import os
 import random
@@ -106,16 +107,18 @@ class Script:
         return folder
 
 
-def killed_twice(script: Script, flags: list, rng: random.Random) -> tuple[Path, int]:
+def killed_twice(script: Script, flags: list, rng: random.Random, like: Path) -> tuple[Path, int]:
     """A run killed at a random moment and again while it resumes, then left to finish.
 
-    Returns its folder and how many of the kills met a run that had not finished.
+    The moments lie within the time that the run `like` took undisturbed. Returns the folder and how
+    many of the kills met a run that had not finished.
     """
+    seconds = json.loads((like / "summary.json").read_text())["seconds"]
     kills, process = 0, script.start(*flags)
     while process.is_alive() and not list(script.folder.glob("runs/*/args.json")):
         process.join(0.01)
     for _ in range(2):
-        process.join(0.6 * rng.random())
+        process.join(seconds * rng.random())
         kills += process.is_alive()
         process.kill()
         process.join()

@@ -33,11 +33,16 @@ def result(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing disturbed."""
+def undisturbed(tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
     script = Script(tmp_path_factory.mktemp("whole"))
     assert script.run(*TINY) == 0, script.said()
-    return result(script.only)
+    return script.only
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed):
+    return result(undisturbed)
 
 
 def test_a_run_leaves_its_folder_in_order(tmp_path):
@@ -81,12 +86,12 @@ def test_the_same_seed_gives_the_same_bits(tmp_path, whole):
     assert not same(result(other.only)["net"], whole["net"])
 
 
-def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path, whole):
+def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path, undisturbed, whole):
     rng, kills = random.Random(0), 0
     for trial in range(3):
         script = Script(tmp_path / str(trial))
         script.folder.mkdir()
-        folder, met = killed_twice(script, TINY, rng)
+        folder, met = killed_twice(script, TINY, rng, undisturbed)
         assert same(result(folder), whole)
         kills += met
     assert kills > 0
