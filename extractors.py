@@ -65,6 +65,7 @@ class FidInception(nn.Module):
         with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: state):
             self.body = inception.fid_inception_v3()
         self.head, self.body.fc = self.body.fc, nn.Identity()
+        self.body.to(memory_format=torch.channels_last)  # of the weights, which the maps follow
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.body(x)  # (N,3,299,299) -> (N,2048)

@@ -109,6 +109,7 @@ class Bench:
         )  # fmt: skip
         self.sampler = Sampler(self.process, self.flags, (1, 28, 28), d)
         self.extractor = make_extractor(args.extractor, d)
+        self.plain_extractor = deepcopy(self.extractor).to(memory_format=torch.contiguous_format)
         self.reference = drawn_reference(self.extractor.dim, d)
         run = argparse.Namespace(evaluations=Counter())
         judge = (self.extractor, self.reference)
@@ -187,7 +188,7 @@ class Bench:
 
     def plain_sides(self):
         """Both sides of a zeroth-order difference."""
-        fixed = self.sampler, self.levels, self.extractor, self.reference, self.noise
+        fixed = self.sampler, self.levels, self.plain_extractor, self.reference, self.noise
         with evaluating(self.plain):
             for _ in range(2):
                 plain.side(self.plain, *fixed)
