@@ -53,6 +53,13 @@ class MnistClassifier(nn.Module):
         return F.pad(x, [(MNIST_SIDE - DIGIT_SIDE) // 2] * 4, value=-1.0)
 
 
+class GlobalMean(nn.Module):
+    """Adaptive average pooling to one pixel, but known to vmap in channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
 class FidInception(nn.Module):
     """pytorch-fid's network up to its last pooling, and the 1008 logits of its last layer."""
 
@@ -65,6 +72,7 @@ class FidInception(nn.Module):
         with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: state):
             self.body = inception.fid_inception_v3()
         self.head, self.body.fc = self.body.fc, nn.Identity()
+        self.body.avgpool = GlobalMean()
         self.body.to(memory_format=torch.channels_last)  # of the weights, which the maps follow
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,15 +35,18 @@ def test_an_equation_leads_to_its_code(file, name):
 def test_the_numbers_of_the_readme_are_those_of_the_files():
     """The ones that are typed: of speed, of the shipped network, of the ablation."""
     text, docs = (ROOT / "README.md").read_text(), ROOT / "docs" / "results"
-    rows = {row["what"]: row for row in json.loads((docs / "bench.json").read_text())["rows"]}
-    step, sampling, iteration = (
-        next(f"{row['ratio']:.2f}" for what, row in rows.items() if what.startswith(name))
-        for name in ("training step", "sampling an image", "bilevel iteration")
-    )
-    assert f"takes {step} of the plain one's time, a sampling {sampling}, a bilevel" in text
-    assert f"with the published flags {iteration}" in text
-    peaks = [rows[f"peak memory, our {w}"]["GiB"] for w in ("bilevel iteration", "training")]
-    assert "{:.1f} GiB against {:.1f}".format(*peaks) in text
+    for name, says in (
+        ("bench", "takes {} of the plain one's time, a sampling {}, a bilevel iteration with the "
+         "published flags {}, and that\nneeds no more memory than training, {} GiB against {}."),
+        ("bench_bfloat16", "they take {}, {} and {}, and {} GiB against {};"),
+    ):  # fmt: skip
+        rows = {r["what"]: r for r in json.loads((docs / f"{name}.json").read_text())["rows"]}
+        ratios = (
+            next(f"{row['ratio']:.2f}" for what, row in rows.items() if what.startswith(start))
+            for start in ("training step", "sampling an image", "bilevel iteration")
+        )
+        peaks = (rows[f"peak memory, our {of}"]["GiB"] for of in ("bilevel iteration", "training"))
+        assert says.format(*ratios, *(f"{peak:.1f}" for peak in peaks)) in text
     shipped = json.loads((ROOT / "assets" / "mnist.json").read_text())
     assert f"FID {shipped['fid']:.0f} of {shipped['n']:,} images" in text
     with open(docs / "reproduce_quick.csv") as file:
