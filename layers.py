@@ -64,11 +64,11 @@ class ConvBn(nn.Sequential):
     def convolve(self, x, weight, bias):
         conv = self[0]
         options = {"stride": conv.stride, "padding": conv.padding, "groups": conv.groups}
-        if conv.stride == (1, 1) or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        autocast = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if conv.stride == (1, 1) or not (autocast and torch.is_grad_enabled()):
             return F.conv2d(x, weight, bias, **options)
-        with torch.autocast("cpu", enabled=False):  # whose gradient is slow in bfloat16
-            bias = None if bias is None else bias.float()
-            return F.conv2d(x.float(), weight.float(), bias, **options).to(x.dtype)
+        with torch.autocast("cpu", enabled=False):  # the gradient is slow in bfloat16
+            return F.conv2d(x.to(weight), weight, bias, **options).to(x)
 
     def normalise(self, x, bias, scale, shift):
         """Batch norm of x + bias: the bias moves the running mean, and nothing else."""
@@ -131,14 +131,14 @@ def depthwise(c, stride=1, stored=None):
     return ConvBn(c, c, 3, stride, c, stored)
 
 
-def separable(depthwise: ConvBn, pointwise: ConvBnSilu, x: Tensor) -> Tensor:
+def separable(across: ConvBn, pointwise: ConvBnSilu, x: Tensor) -> Tensor:
     """A depthwise and a 1x1 convolution, one after the other."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not depthwise.training:
-        return pointwise(depthwise(x))
-    kernel, bias, scale, shift = depthwise.arranged()
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not across.training:
+        return pointwise(across(x))
+    kernel, bias, scale, shift = across.arranged()
     weight, bias_after, *after = pointwise.arranged()
-    with depthwise.moved_statistics(bias.detach()) as moved:
-        x, mean, i = Separable.apply(x, kernel, scale, weight, *moved, depthwise)
+    with across.moved_statistics(bias.detach()) as moved:
+        x, mean, i = Separable.apply(x, kernel, scale, weight, *moved, across)
     # what is constant in a channel reaches no further than the next batch norm's running mean
     constant = bias_after + weight.flatten(1) @ (shift - mean * i * scale + 0 * bias)
     return silu(pointwise.normalise(x, constant, *after))
@@ -156,13 +156,13 @@ class Separable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, kernel, gamma, weight, running_mean, running_var, depthwise):
-        bn = depthwise[1]
-        y = depthwise.convolve(x, kernel, None)
+    def forward(ctx, x, kernel, gamma, weight, running_mean, running_var, across):
+        conv, bn = across[0], across[1]
+        y = across.convolve(x, kernel, None)
         mean, var = torch.batch_norm_update_stats(y, running_mean, running_var, bn.momentum)
         i = (var + bn.eps).rsqrt()
         ctx.save_for_backward(x, y, mean, i, kernel, gamma, weight)
-        ctx.stride = depthwise[0].stride
+        ctx.options = {k: getattr(conv, k) for k in ("stride", "padding", "groups")}
         ctx.mark_non_differentiable(mean, i)
         return F.conv2d(y, weight * (i * gamma)[:, None, None]), mean, i
 
@@ -176,13 +176,13 @@ class Separable(torch.autograd.Function):
         slope = -g_scale * gamma * i**3 / (y.numel() / len(i))  # d i/dy = -i^3 (y - mean)/n
         g_y = F.conv2d(g, (weight * scale).transpose(0, 1), -slope * mean)
         g_y.addcmul_(y, slope[:, None, None])
-        if ctx.stride == (1, 1):  # the kernel turned round: the way forward is the faster one
-            options = {"padding": 1, "groups": len(i)}
-            g_x = F.conv2d(g_y, kernel.flip(2, 3), **options)
-            g_kernel = conv2d_weight(x, kernel.shape, g_y, **options)
+        g_kernel = conv2d_weight(x, kernel.shape, g_y, **ctx.options)
+        if ctx.options["stride"] == (1, 1):  # turned round: the way forward is the faster one
+            g_x = F.conv2d(g_y, kernel.flip(2, 3), **ctx.options)
         else:
-            same = [0], ctx.stride, [1, 1], [1, 1], False, [0, 0], len(i), [True, True, False]
-            g_x, g_kernel, _ = torch.ops.aten.convolution_backward(g_y, x, kernel, *same)
+            stride, padding, groups = ctx.options.values()
+            same = [0], stride, padding, [1, 1], False, [0, 0], groups, [True, False, False]
+            g_x = torch.ops.aten.convolution_backward(g_y, x, kernel, *same)[0]
         return g_x, g_kernel, g_scale * i, g_scaled * scale, None, None, None
 
 
@@ -197,7 +197,8 @@ def compiled(net: nn.Module, how: str, **options) -> nn.Module:
 def as_autocast(x: Tensor) -> Tensor:
     """x in the precision that autocast would give it at every pass."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    cast = torch.is_autocast_enabled(kind) and x.dtype == torch.float32
+    return x.to(torch.get_autocast_dtype(kind)) if cast else x
 
 
 @contextmanager

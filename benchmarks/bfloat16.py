@@ -8,6 +8,7 @@ ones of the networks trained in float32, with the same noise and directions in b
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,7 @@ def main():
     record = {
         "command": " ".join(["python benchmarks/bfloat16.py", *sys.argv[1:]]),
         "run": " ".join(["train_mnist.py", *WORDS.split(), f"--epochs {args.epochs}"]),
+        "machine": f"torch {torch.__version__}, {platform.machine()} CPU, {args.threads} thread",
         "images": args.images,
         "directions": args.directions,
         "fids": rows,

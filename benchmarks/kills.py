@@ -4,8 +4,7 @@
 
 Each run is killed with SIGKILL, killed again while it resumes, and then left alone; its weights,
 averaged network, optimizer, CSV files and pictures are compared with those of a run that nothing
-disturbed, a network of two layers in the U-Net's place. Writes docs/results/kills.json: 25 of 25
-the same bits for train_mnist.py and for train_mnist_bilevel_ZO.py, on two CPU cores.
+disturbed, a network of two layers in the U-Net's place. Writes docs/results/kills.json.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import pytest
 from reproduce import ABLATION
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import page
+
 REFERENCES = re.findall(r"`(\w+\.py):([\w.]+)`", (ROOT / "docs" / "algorithm.md").read_text())
 
 
@@ -45,8 +49,12 @@ def test_the_numbers_of_the_readme_are_those_of_the_files():
             next(f"{row['ratio']:.2f}" for what, row in rows.items() if what.startswith(start))
             for start in ("training step", "sampling an image", "bilevel iteration")
         )
-        peaks = (rows[f"peak memory, our {of}"]["GiB"] for of in ("bilevel iteration", "training"))
-        assert says.format(*ratios, *(f"{peak:.1f}" for peak in peaks)) in text
+        peaks = [
+            f"{rows[f'peak memory, our {of}']['GiB']:.1f}"
+            for of in ("bilevel iteration", "training")
+        ]
+        assert says.format(*ratios, *peaks) in text
+        assert ("no more memory" in says) == (peaks[0] <= peaks[1])
     shipped = json.loads((ROOT / "assets" / "mnist.json").read_text())
     assert f"FID {shipped['fid']:.0f} of {shipped['n']:,} images" in text
     with open(docs / "reproduce_quick.csv") as file:
@@ -54,6 +62,10 @@ def test_the_numbers_of_the_readme_are_those_of_the_files():
     fids = [float(r["fid"]) for r in table if r["method"] in ABLATION and r["seed"] == "0"]
     assert len(fids) == len(ABLATION)
     assert f"(one seed: {min(fids):.1f} to {max(fids):.1f}, whichever is off)" in text
+
+
+def test_the_page_on_speed_ends_with_the_tables_of_the_files():
+    assert page.PAGE.read_text().endswith(page.MARK + page.whole())
 
 
 def test_the_readme_links_to_files_and_tests_that_are_there():
