@@ -274,7 +274,10 @@ def add_machine(parser):
         "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of every random stream"
     )
     group.add_argument(
-        "--threads", type=count_or_none, default=0, help="CPU threads; 0: as many as torch takes"
+        "--threads",
+        type=count_or_none,
+        default=0,
+        help="CPU threads; 0: as many as torch takes; on a busy machine take fewer",
     )
     group.add_argument(
         "--save_seconds",

@@ -220,7 +220,7 @@ def loss_difference(args, process, theta_z, theta_y, x0, update: int) -> torch.T
     q, slopes = list(process.schedule.parameters()), []
     with evaluating(theta_z, theta_y):
         for net, random in zip((theta_z, theta_y), randoms, strict=True):
-            loss = process.loss(net, x0, *draw(x0, args.timesteps, random))
+            loss = process.loss(net, x0, *draw(x0, args.timesteps, random))  # never in bfloat16
             # in turn: both graphs at once would need more memory than a training step
             slopes.append(torch.stack(torch.autograd.grad(loss, q)))
     return slopes[0] - slopes[1]
@@ -272,7 +272,8 @@ def report(args, run: Run, at: dict, seen: dict, schedule: Schedule, echo: bool)
     stuck = [name for name in grad if bounds[name] < 1e-5]
     noisy = [name for name in grad if spread[name] > abs(grad[name])]
     if stuck:
-        run.log(f"warning: on the bound: {', '.join(stuck)}; a lower --lr_beta may free it", echo)
+        advice = "where it did not start there, a lower --lr_beta may free it"
+        run.log(f"warning: on the bound: {', '.join(stuck)}; {advice}", echo)
     if noisy:
         better = "more --zo_samples, a higher --gamma"
         if args.upper_gradient == "zo":

@@ -42,7 +42,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_files():
     for name, says in (
         ("bench", "takes {} of the plain one's time, a sampling {}, a bilevel iteration with the "
          "published flags {}, and that\nneeds no more memory than training, {} GiB against {}."),
-        ("bench_bfloat16", "they take {}, {} and {}, and {} GiB against {};"),
+        ("bench_bfloat16", "they take {0}, {1} and {2} of\nthe plain one's time in float32, "
+         "a training step {4} GiB and an iteration {3};"),
     ):  # fmt: skip
         rows = {r["what"]: r for r in json.loads((docs / f"{name}.json").read_text())["rows"]}
         ratios = (
@@ -55,6 +56,20 @@ def test_the_numbers_of_the_readme_are_those_of_the_files():
         ]
         assert says.format(*ratios, *peaks) in text
         assert ("no more memory" in says) == (peaks[0] <= peaks[1])
+    found = json.loads((docs / "bfloat16.json").read_text())["fids"]
+    fids = {row["trained"]: {} for row in found}
+    for row in found:
+        fids[row["trained"]][row["seed"]] = row["fid"]["float32"]
+    exact = fids["float32"]
+    moved = [fids["bfloat16"][seed] - fid for seed, fid in exact.items()]
+    span = max(exact.values()) - min(exact.values())
+    assert (
+        f"by {min(moved):+.1f} to {max(moved):+.1f}, where the seeds themselves span {span:.1f}"
+        in text
+    )
+    first = json.loads((docs / "first_run.json").read_text())
+    says = ", ".join(f"{name} {first[name]:.5g}" for name in ("epochs", "steps", "loss"))
+    assert f"finished: {says}, seconds {first['seconds']}" in text
     shipped = json.loads((ROOT / "assets" / "mnist.json").read_text())
     assert f"FID {shipped['fid']:.0f} of {shipped['n']:,} images" in text
     with open(docs / "reproduce_quick.csv") as file:
