@@ -78,7 +78,7 @@ def parse_arguments():
     add("--images", type=int, default=36, help="images of a sampling")
     add("--extractor", default="inception", choices=["inception", "mnist"], help="of the FIDs")
     add("--quick", action="store_true", help="base 8, batch 16, 3 steps, the mnist extractor")
-    add("--compile", action="store_true", help="only what torch.compile brings, a quarter hour")
+    add("--compile", action="store_true", help="only what torch.compile brings, minutes")
     add("--amp", action="store_true", help="our side in bfloat16, where that changes anything")
     add("--peak", choices=PEAKS, help="print one peak of memory in bytes, and stop")
     args = parser.parse_args()
@@ -156,15 +156,16 @@ class Bench:
     def train(self, net, extra=None):
         """A training step, always on the same images."""
         random = stream(self.device, 0, "bench")
-        amp = self.args.amp and net is not self.plain
-        more = {"amp": amp, "levels": self.levels, "extra": extra}
+        more = {"amp": self.amp(net), "levels": self.levels, "extra": extra}
         denoising_step(
             self.process, net, self.optimizers[net], self.x0, random, "the benchmark", **more
         )
 
+    def amp(self, net):
+        return self.args.amp and net is not self.plain
+
     def precision(self, net):
-        amp = self.args.amp and net is not self.plain
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=amp)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp(net))
 
     @contextmanager
     def passes(self, *nets):

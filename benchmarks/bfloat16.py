@@ -58,17 +58,17 @@ def trained(folder: Path, args, precision: str, seed: int) -> Path:
     return newest(next(folder.iterdir()))
 
 
-def fids(checkpoint: Path, images: int) -> dict:
+def fids(checkpoint: Path, judge: tuple, images: int) -> dict:
     """The FID of one network's images, sampled in either precision from the same noise."""
     net, sampler = load_sampler(checkpoint, CPU)
-    judge, found = judge_of(checkpoint), {}
+    found = {}
     for precision in PRECISIONS:
         sampler.amp = precision == "bfloat16"
         found[precision] = evaluate(sampler, net, images, judge, None, "evaluation")["fid"]
     return found
 
 
-def slopes(checkpoint: Path, directions: int) -> dict:
+def slopes(checkpoint: Path, judge: tuple, directions: int) -> dict:
     """How far bfloat16 moves the zeroth-order slopes: root mean squares over directions."""
     net, sampler = load_sampler(checkpoint, CPU)
     schedule = Schedule("cosine", sampler.diffusion.schedule.timesteps, learned=True)
@@ -76,7 +76,7 @@ def slopes(checkpoint: Path, directions: int) -> dict:
     for precision in PRECISIONS:
         args = argparse.Namespace(**vars(SLOPES), amp=precision == "bfloat16")
         counter = argparse.Namespace(evaluations=Counter())
-        upper = UpperLevel(sampler, judge_of(checkpoint), schedule, args, counter)
+        upper = UpperLevel(sampler, judge, schedule, args, counter)
         with torch.no_grad(), evaluating(net):
             levels = sampler.diffusion.levels()
             of_q = [upper.slope_of_schedule(net, i, "") for i in range(directions)]
@@ -93,12 +93,6 @@ def slopes(checkpoint: Path, directions: int) -> dict:
     }
 
 
-def judge_of(checkpoint: Path) -> tuple:
-    """Extractor and reference of the checkpoint's own run."""
-    own = load(checkpoint)["args"]
-    return make_judge(argparse.Namespace(**own), CPU)
-
-
 def rms(x: torch.Tensor) -> float:
     return x.square().mean().sqrt().item()
 
@@ -111,11 +105,12 @@ def main():
         for seed in range(args.seeds):
             for precision in PRECISIONS:
                 checkpoint = trained(Path(folder), args, precision, seed)
-                sampled = fids(checkpoint, args.images)
+                judge = make_judge(argparse.Namespace(**load(checkpoint)["args"]), CPU)
+                sampled = fids(checkpoint, judge, args.images)
                 rows.append({"seed": seed, "trained": precision, "fid": sampled})
                 print(json.dumps(rows[-1]), flush=True)
                 if precision == "float32":
-                    moved.append({"seed": seed, **slopes(checkpoint, args.directions)})
+                    moved.append({"seed": seed, **slopes(checkpoint, judge, args.directions)})
                     print(json.dumps(moved[-1]), flush=True)
     if args.quick:
         return

@@ -50,11 +50,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_files():
             next(f"{row['ratio']:.2f}" for what, row in rows.items() if what.startswith(start))
             for start in ("training step", "sampling an image", "bilevel iteration")
         )
-        peaks = [
-            f"{rows[f'peak memory, our {of}']['GiB']:.1f}"
-            for of in ("bilevel iteration", "training")
-        ]
-        assert says.format(*ratios, *peaks) in text
+        peaks = [rows[f"peak memory, our {of}"]["GiB"] for of in ("bilevel iteration", "training")]
+        assert says.format(*ratios, *(f"{peak:.1f}" for peak in peaks)) in text
         assert ("no more memory" in says) == (peaks[0] <= peaks[1])
     found = json.loads((docs / "bfloat16.json").read_text())["fids"]
     fids = {row["trained"]: {} for row in found}
