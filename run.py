@@ -55,6 +55,7 @@ def setup(args) -> torch.device:
     if device.type in there and (device.index or 0) >= there[device.type]:
         raise Stop(f"--device {name}: not on this machine; use --device auto or --cpu", code=2)
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # set_device refuses a bare "cuda"
         torch.cuda.set_device(device)
     keep_freed_memory()
     return device
