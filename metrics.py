@@ -1,64 +1,18 @@
 """How good generated images are: FID, Inception Score and KID, to be trusted and differentiated.
 
-Every number is made in float64 from the features of one extractor (extractors.py). An FID depends
-on its number of samples, so `evaluate` names n, extractor and reference (docs/metrics.md).
+Every number is computed in float64 from features alone. A FID depends on its number of samples, on
+the extractor of the features and on the reference: common/judging.py names all three beside it.
 """
-
-import cli
-
-
-def make_parser() -> cli.Parser:
-    parser = cli.Parser(
-        "Judge a run's averaged network again; the numbers go into its summary.json."
-    )
-    parser.add_argument("--run", required=True, help="the run's folder, whole or as in runs/00003")
-    parser.add_argument(
-        "--eval_samples", type=cli.number(int, 2), default=10000, help="images drawn"
-    )
-    parser.add_argument(
-        "--extractor", choices=["mnist", "inception"], help="default: the run's own"
-    )
-    parser.add_argument("--inception_weights", metavar="FILE", help="instead of a download")
-    parser.add_argument("--data_dir", help="folder that holds MNIST/raw; default: the run's own")
-    parser.add_argument("--cache_dir", help="of the reference statistics; default: the run's own")
-    parser.add_argument(
-        "--device", type=cli.device, default="auto", help="auto, cpu, mps, cuda or cuda:N"
-    )
-    return parser
-
-
-if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
-    ARGS = make_parser().parse_args()
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from data import fingerprint, load_images, to_unit
-from extractors import EXTRACTORS, Extractor, load_extractor
-from reference_cache import read_moments, write_moments
-
-__all__ = [
-    "EXTRACTORS",
-    "Extractor",
-    "FeatureStatistics",
-    "Reference",
-    "evaluate",
-    "frechet_distance",
-    "inception_score",
-    "kid",
-    "load_extractor",
-    "real_batches",
-    "reference_statistics",
-]
 EPS = torch.finfo(torch.float64).eps
-CACHE_VERSION = 1
 
 
 @dataclass
@@ -285,80 +239,3 @@ class FeatureStatistics:
             self.scatter += scatter.addr_(offset, offset, alpha=weight)
             self.mean = self.mean + offset * (len(x) / self.n)
         self.merged, self.waiting = self.n, []
-
-
-def evaluate(
-    batches: Iterable[Tensor], extractor: Extractor, reference: Reference, splits: int = 10
-) -> dict[str, float | int | str]:
-    """FID and Inception Score of generated images in [-1, 1], with what they were measured by."""
-    if extractor.name != reference.extractor or (
-        reference.weights_hash and extractor.weights_hash != reference.weights_hash
-    ):
-        raise ValueError(
-            f"the reference was made with {reference.extractor} {reference.weights_hash}, "
-            f"the images are measured with {extractor.name} {extractor.weights_hash}"
-        )
-    statistics = FeatureStatistics()
-    with torch.no_grad():
-        for x in batches:
-            statistics.update(*extractor(x))
-    fid = statistics.fid(reference)
-    is_mean, is_std = statistics.inception_score(splits)
-    return {
-        "fid": fid,
-        "is_mean": is_mean,
-        "is_std": is_std,
-        "n": statistics.n,
-        "extractor": extractor.name,
-        "reference": reference.name,
-    }
-
-
-def real_batches(
-    pixels: Tensor, device: torch.device | str = "cpu", size: int = 500
-) -> Iterator[Tensor]:
-    """A real data set's uint8 images, batch by batch in [-1, 1] as generated ones are."""
-    for part in pixels.split(size):
-        yield to_unit(part.to(device))
-
-
-def reference_statistics(
-    dataset: str,
-    data_dir: str,
-    split: str,
-    extractor: Extractor,
-    device: torch.device | str,
-    cache_dir: str = "cache",
-) -> Reference:
-    """The statistics of a data set's split, from the cache where it holds them."""
-    pixels = load_images(dataset, data_dir, split)
-    key = {
-        "data": fingerprint(pixels),
-        "split": f"{dataset} {split}",
-        "extractor": extractor.name,
-        "weights": extractor.weights_hash,
-        "version": CACHE_VERSION,
-    }
-    name = f"{dataset}-{split}-{extractor.name}-{key['data'][:8]}-{key['weights'][:8]}.npz"
-    path = Path(cache_dir) / name
-    moments = read_moments(path, key)
-    if moments is None:
-        statistics = FeatureStatistics()
-        with torch.no_grad():
-            for x in real_batches(pixels, device):
-                statistics.update(extractor(x)[0])
-        moments = [part.cpu().numpy() for part in statistics.moments()]
-        write_moments(path, key, *moments)
-    home = "cpu" if torch.device(device).type == "mps" else device  # mps has no float64
-    mean, cov = (torch.from_numpy(part).to(home) for part in moments)
-    label = f"{dataset} {split}, {len(pixels)} images"
-    return Reference(mean, cov, len(pixels), label, extractor.name, extractor.weights_hash)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from run import guarded
-    from sampling import judge_again
-
-    sys.exit(guarded(judge_again, ARGS, "metrics.py"))

@@ -10,7 +10,7 @@ was interrupted goes on where it stopped. A search gets as many trials as the ze
 run pays for. Every network is judged on noise that chose nothing, with and without clipping.
 """
 
-import cli
+from common import cli
 
 # the flags of a scale: shared by all, a baseline's and a trial's, the bilevel method's
 SCALES = {
@@ -128,16 +128,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import checkpoint
-import report
-from cli import Stop
-from data import images_to_plan, to_unit
-from families import NAMES
+from common import checkpoint
+from common.data import images_to_plan, to_unit
+from common.errors import Stop, guarded
+from common.families import NAMES
+from common.judging import judge_checkpoint
+from common.machine import progress_bar, setup, stream
+from common.networks import make_network
+from common.run import forward_passes
+from common.sampling import fixed_schedules
+from common.training import denoising_step, make_optimizer
+from comparison import report
 from model import Diffusion
-from optim import denoising_step, make_optimizer
-from run import forward_passes, guarded, progress_bar, setup, stream
-from sampling import fixed_schedules, judge_checkpoint, make_network
-from search import Ledger
+from search.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from families import FAMILIES, MIN_GAP, complete, read_schedule
+from common.families import FAMILIES, MIN_GAP, complete, read_schedule
 
 MAX_BETA = 0.999
 FLOOR = 1e-9  # f is cut off below: sigmoid and linear reach 0 at the end of time

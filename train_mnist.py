@@ -6,18 +6,18 @@ python train_mnist.py --schedule_from schedule.json     a schedule that a bileve
 python train_mnist.py --resume latest                   go on with a run that was interrupted
 """
 
-import cli
+from common import cli, flags
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser("Train a diffusion model on MNIST with a fixed noise schedule.")
-    cli.add_data(parser)
-    cli.add_network(parser)
-    cli.add_schedule(parser)
-    cli.add_training(parser)
-    cli.add_evaluation(parser)
-    cli.add_runtime(parser)
-    output = cli.add_output(parser)
+    flags.add_data(parser)
+    flags.add_network(parser)
+    flags.add_schedule(parser)
+    flags.add_training(parser)
+    flags.add_evaluation(parser)
+    flags.add_runtime(parser)
+    output = flags.add_output(parser)
     output.add_argument(
         "--sample_only",
         action="store_true",
@@ -27,7 +27,8 @@ def make_parser() -> cli.Parser:
 
 
 def check(args) -> None:
-    cli.check_schedule(args)
+    flags.check_common(args)
+    flags.check_schedule(args)
     if args.sample_only and not args.ckpt:
         raise ValueError("--sample_only needs --ckpt, the checkpoint to draw from")
     for flag in ("resume", "dry_run"):
@@ -42,25 +43,18 @@ import sys
 
 import torch
 
-import figures
-from cli import Stop
-from data import Batches
-from families import NAMES
-from layers import compiled
+from common import figures
+from common.data import Batches
+from common.errors import Stop, guarded
+from common.families import NAMES
+from common.judging import evaluate, make_judge
+from common.loop import end_of_epoch, run_script
+from common.machine import progress_bar, setup, stream
+from common.networks import compiled, load_network, make_network
+from common.run import Run
+from common.sampling import Sampler, fixed_schedules, process_of
+from common.training import LRSchedule, denoising_step, make_ema, make_optimizer
 from model import Diffusion
-from optim import LRSchedule, denoising_step, make_ema, make_optimizer
-from run import Run, guarded, progress_bar, setup, stream
-from sampling import (
-    Sampler,
-    end_of_epoch,
-    evaluate,
-    fixed_schedules,
-    load_network,
-    make_judge,
-    make_network,
-    process_of,
-    run_script,
-)
 from scheduler import Schedule
 
 
@@ -145,7 +139,7 @@ def take_its_own(args, state: dict) -> None:
             raise Stop(f"{said}: {args.ckpt} brings its own, {value}", code=2)
         setattr(args, name, value)
     try:
-        cli.check_steps(args)
+        flags.check_steps(args)
     except ValueError as error:
         raise Stop(f"{args.ckpt}: {error}", code=2) from None
 

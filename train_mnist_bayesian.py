@@ -9,8 +9,8 @@ python train_mnist_bayesian.py --resume latest          go on with a search that
 import argparse
 from itertools import product
 
-import cli
-from families import FAMILIES, NAMES, complete
+from common import cli, flags
+from common.families import FAMILIES, NAMES, complete
 
 # what is searched, unless --start_range and its likes say otherwise
 RANGES = {
@@ -22,14 +22,14 @@ RANGES = {
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser("Search for the noise schedule that gives the lowest FID.")
-    cli.add_data(parser)
-    cli.add_network(parser)
-    cli.add_schedule(parser)
-    cli.add_training(parser)
+    flags.add_data(parser)
+    flags.add_network(parser)
+    flags.add_schedule(parser)
+    flags.add_training(parser)
     add_search(parser.add_argument_group("search"))
-    cli.add_evaluation(parser)
-    cli.add_runtime(parser)
-    cli.add_output(parser)
+    flags.add_evaluation(parser)
+    flags.add_runtime(parser)
+    flags.add_output(parser)
     return parser
 
 
@@ -58,9 +58,9 @@ def add_search(group) -> None:
         )
         words = f"where {name} is searched (default: {own})"
         options = {"type": cli.parameter, "nargs": 2, "metavar": ("LOW", "HIGH")}
-        add(f"{name}_range", argparse.SUPPRESS, words, **options)
+        add(f"{name}_range", None, words, **options)
     words = "parameters held at the values that --start and its likes give them"
-    add("fix", argparse.SUPPRESS, words, choices=NAMES, nargs="+")
+    add("fix", None, words, choices=NAMES, nargs="+")
     words = "leave out trial 0, the schedule of --start and its likes"
     add("no_warm_start", False, words, action="store_true")
     add(
@@ -84,7 +84,8 @@ def add_search(group) -> None:
 
 
 def check(args) -> None:
-    cli.check_schedule(args)
+    flags.check_common(args)
+    flags.check_schedule(args)
     own = RANGES.get(args.scheduler_type)
     if not own:
         raise ValueError(f"--scheduler_type {args.scheduler_type} has no parameter to search")
@@ -139,14 +140,17 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-import figures
 import train_mnist
-from cli import Stop
-from run import Run, guarded, peak_memory, progress_bar
-from sampling import judge_checkpoint, run_script
+from common import checkpoint, figures
+from common.errors import Stop, guarded
+from common.judging import judge_checkpoint
+from common.loop import run_script
+from common.machine import peak_memory, progress_bar
+from common.run import Run
 from scheduler import Schedule
-from search import Ledger, Points, Workers, fitted
+from search.ledger import Ledger
+from search.points import Points, fitted
+from search.trials import Workers
 
 
 def search(args, run: Run, images: torch.Tensor) -> dict:

@@ -10,10 +10,8 @@ as in Algorithm 6 of arXiv 2502.08808. The published command:
         --lr_beta 0.05 0.05 1 0.05 --initial_epoch 2 --epochs 3
 """
 
-import argparse
-
-import cli
-from families import FAMILIES, NAMES, complete
+from common import cli, flags
+from common.families import FAMILIES, NAMES, complete
 
 # what --recipe stands for; a flag that is given counts more
 RECIPES = {
@@ -24,21 +22,21 @@ RECIPES = {
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser("Learn the noise schedule while training (bilevel, zeroth-order).")
-    cli.add_data(parser)
-    cli.add_network(parser)
+    flags.add_data(parser)
+    flags.add_network(parser)
     group = parser.add_argument_group("schedule")
     families = ["cosine", "linear", "sigmoid"]
     group.add_argument("--scheduler", choices=families, default="cosine", help="family")
     for name in NAMES:
         words = f"{name} at the start (default: the family's own)"
-        suppress = argparse.SUPPRESS
+        suppress = None
         group.add_argument(f"--initial_{name}", type=cli.parameter, default=suppress, help=words)
-    cli.add_process(group)
-    cli.add_training(parser, epochs=3)
+    flags.add_process(group)
+    flags.add_training(parser, epochs=3)
     add_bilevel(parser.add_argument_group("bilevel"))
-    cli.add_evaluation(parser)
-    cli.add_runtime(parser)
-    cli.add_output(parser)
+    flags.add_evaluation(parser)
+    flags.add_runtime(parser)
+    flags.add_output(parser)
     return parser
 
 
@@ -66,21 +64,22 @@ def add_bilevel(group) -> None:
     words = "paper: independent noise, theta_z recopied, 36 images an FID"
     add("recipe", "ours", words, choices=list(RECIPES))
     words = "starting noise on the sides of a difference (default: the recipe's)"
-    add("noise", argparse.SUPPRESS, words, choices=["common", "independent"])
+    add("noise", None, words, choices=["common", "independent"])
     words = "goes its own way, or is theta_y again each iteration (default: the recipe's)"
-    add("theta_z", argparse.SUPPRESS, words, choices=["kept", "recopied"])
+    add("theta_z", None, words, choices=["kept", "recopied"])
     words = "images of each FID of the upper level (default: the recipe's)"
-    add("zo_samples", argparse.SUPPRESS, words, type=cli.number(int, 2))
+    add("zo_samples", None, words, type=cli.number(int, 2))
 
 
 def check(args) -> None:
+    flags.check_common(args)
     given = {name: getattr(args, f"initial_{name}") for name in NAMES}
     for name, value in complete(args.scheduler, given).items():
         setattr(args, f"initial_{name}", value)
     for name, value in RECIPES[args.recipe].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    cli.check_steps(args)
+    flags.check_steps(args)
     if args.upper_gradient == "forward" and args.noise == "independent":
         raise ValueError("--upper_gradient forward has no two sides for --noise independent")
 
@@ -94,15 +93,27 @@ from copy import deepcopy
 
 import torch
 
-import figures
-from data import Batches
-from layers import compiled
+from common import figures
+from common.data import Batches
+from common.errors import check_finite, guarded
+from common.judging import evaluate, make_judge
+from common.loop import end_of_epoch, run_script
+from common.machine import peak_memory, progress_bar, stream
+from common.networks import compiled, make_network
+from common.run import Run
+from common.sampling import Sampler
+from common.training import (
+    AdamW,
+    LRSchedule,
+    denoising_step,
+    draw,
+    make_ema,
+    make_optimizer,
+    one_cycle,
+)
+from common.upper_level import UpperLevel, evaluating
 from model import Diffusion
-from optim import AdamW, LRSchedule, denoising_step, draw, make_ema, make_optimizer, one_cycle
-from run import Run, check_finite, guarded, peak_memory, progress_bar, stream
-from sampling import Sampler, end_of_epoch, evaluate, make_judge, make_network, run_script
 from scheduler import Schedule
-from upper import UpperLevel, evaluating
 
 
 def train(args, run: Run, images: torch.Tensor) -> dict:

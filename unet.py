@@ -1,18 +1,28 @@
 """The small U-Net: ShuffleNet-v2 units, batch norm, SiLU, no attention. Convolutions have a bias.
 
 With base 64, multipliers (2, 4) and T = 1000 it has 1,084,897 parameters; a forward pass of one
-28x28 image is 239 MFLOP. Feature maps are stored with their even channels first (layers.py).
+28x28 image is 239 MFLOP. common/fast_unet.py is the same network, faster on a CPU.
 """
 
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layers import ConvBnSilu, channels_last, depthwise, evens_first, regroup, separable, silu
-
 TIME_DIM = 256
+
+
+def conv_bn_silu(a, b, k):
+    return nn.Sequential(nn.Conv2d(a, b, k, padding=k // 2), nn.BatchNorm2d(b), nn.SiLU())
+
+
+def depthwise_bn(c, stride=1):
+    return nn.Sequential(nn.Conv2d(c, c, 3, stride, 1, groups=c), nn.BatchNorm2d(c))
+
+
+def shuffle(left, right):
+    """Interleave the channels of two halves: the channel shuffle in 2 groups."""
+    return torch.stack([left, right], dim=2).flatten(1, 2)  # 2 x (B,c,H,W) -> (B,2c,H,W)
 
 
 class Bottleneck(nn.Module):
@@ -21,14 +31,12 @@ class Bottleneck(nn.Module):
     def __init__(self, a, b):
         super().__init__()
         a, b = a // 2, b // 2
-        self.left = nn.Sequential(depthwise(a, stored="both"), ConvBnSilu(a, b, 1, stored="in"))
-        self.right = nn.Sequential(
-            ConvBnSilu(a, a, 1, stored="in"), depthwise(a), ConvBnSilu(a, b, 1)
-        )
+        self.left = nn.Sequential(depthwise_bn(a), conv_bn_silu(a, b, 1))
+        self.right = nn.Sequential(conv_bn_silu(a, a, 1), depthwise_bn(a), conv_bn_silu(a, b, 1))
 
-    def forward(self, left, right):
-        enter, *rest = self.right
-        return separable(*self.left, left), separable(*rest, enter(right))
+    def forward(self, x):
+        left, right = x.chunk(2, dim=1)
+        return shuffle(self.left(left), self.right(right))
 
 
 class Downsample(nn.Module):
@@ -37,14 +45,11 @@ class Downsample(nn.Module):
     def __init__(self, a, b):
         super().__init__()
         b = b // 2
-        self.left = nn.Sequential(depthwise(a, 2, stored="both"), ConvBnSilu(a, b, 1, stored="in"))
-        self.right = nn.Sequential(
-            ConvBnSilu(a, b, 1, stored="in"), depthwise(b, 2), ConvBnSilu(b, b, 1)
-        )
+        self.left = nn.Sequential(depthwise_bn(a, 2), conv_bn_silu(a, b, 1))
+        self.right = nn.Sequential(conv_bn_silu(a, b, 1), depthwise_bn(b, 2), conv_bn_silu(b, b, 1))
 
     def forward(self, x):
-        enter, *rest = self.right
-        return separable(*self.left, x), separable(*rest, enter(x))
+        return shuffle(self.left(x), self.right(x))
 
 
 class AddTime(nn.Module):
@@ -54,11 +59,8 @@ class AddTime(nn.Module):
         super().__init__()
         self.project = nn.Sequential(nn.Linear(TIME_DIM, h), nn.SiLU(), nn.Linear(h, c))
 
-    def forward(self, time, *parts):
-        """The channels may come in parts, each stored evens first."""
-        shifts = self.project(time).chunk(len(parts), dim=1)
-        pairs = zip(parts, shifts, strict=True)
-        return [silu(x + evens_first(shift, 1)[:, :, None, None]) for x, shift in pairs]
+    def forward(self, x, time):
+        return nn.functional.silu(x + self.project(time)[:, :, None, None])
 
 
 class Encoder(nn.Module):
@@ -72,9 +74,9 @@ class Encoder(nn.Module):
         self.time = AddTime(b, b // 2)
         self.down = Downsample(b // 2, b)
 
-    def forward(self, left, right, time):
-        skip = torch.cat(through(self.bottlenecks, left, right), dim=1)
-        return *regroup(*self.down(*self.time(time, skip))), skip
+    def forward(self, x, time):
+        skip = self.bottlenecks(x)
+        return self.down(self.time(skip, time)), skip
 
 
 class Decoder(nn.Module):
@@ -90,18 +92,8 @@ class Decoder(nn.Module):
         self.last = Bottleneck(b // 2, a // 2)
 
     def forward(self, x, skip, time):
-        # the two would be concatenated, and are the halves of what that gives
-        halves = regroup(*through(self.bottlenecks, self.up(x), skip))  # 2 x (B,b/4,2H,2W)
-        return torch.cat(self.last(*self.time(time, *halves)), dim=1)
-
-
-def through(bottlenecks, left, right):
-    """Bottlenecks one after the other; the last one's halves, not yet shuffled."""
-    first, *others = bottlenecks
-    left, right = first(left, right)
-    for bottleneck in others:
-        left, right = bottleneck(*regroup(left, right))
-    return left, right
+        x = self.bottlenecks(torch.cat([self.up(x), skip], dim=1))  # (B,b/2,2H,2W)
+        return self.last(self.time(x, time))
 
 
 class UNet(nn.Module):
@@ -112,7 +104,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.embed = nn.Embedding(timesteps, TIME_DIM)
-        self.first = ConvBnSilu(channels, base, 3, stored="halves")
+        self.first = conv_bn_silu(channels, base, 3)
         widths = [base] + [base * m for m in multipliers]
         pairs = list(pairwise(widths))
         self.encoders = nn.ModuleList(Encoder(a, b) for a, b in pairs)
@@ -123,12 +115,11 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:  # (B,C,H,W), t in 1..T -> (B,C,H,W)
         time = self.embed(t - 1)  # (B,256): row 0 of the table is t = 1
-        halves, skips = self.first(channels_last(x)).chunk(2, dim=1), []
-        halves = [channels_last(half) for half in halves]
+        x, skips = self.first(x), []
         for encoder in self.encoders:
-            *halves, skip = encoder(*halves, time)
+            x, skip = encoder(x, time)
             skips.append(skip)
-        x = torch.cat(through(self.middle, *halves), dim=1)
+        x = self.middle(x)
         for decoder in self.decoders:
             x = decoder(x, skips.pop(), time)
-        return F.conv2d(x, evens_first(self.last.weight, 1), self.last.bias)
+        return self.last(x)

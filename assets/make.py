@@ -1,7 +1,7 @@
 """What lies in assets/ beside the classifier, made from a run and from the results.
 
-python assets/make.py --run runs/00003-train-seed0    its network and its GIF
-python assets/make.py --schedules                     the learned schedules of docs/results
+python -m assets.make --run runs/00003-train-seed0    its network and its GIF
+python -m assets.make --schedules                     the learned schedules of docs/results
 """
 
 import argparse
@@ -11,18 +11,15 @@ import sys
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parent
-sys.path.insert(0, str(ASSETS.parent))
 
 import torch
 
-import checkpoint
-import cli
-import figures
-import report
-from families import NAMES
+from common import checkpoint, cli, figures
+from common.errors import guarded
+from common.families import NAMES
+from common.sampling import load_sampler
+from comparison import report
 from reproduce import SCALES
-from run import guarded
-from sampling import load_sampler
 from scheduler import Schedule
 from train_mnist import make_parser
 

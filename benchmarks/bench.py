@@ -1,10 +1,10 @@
 """What is fast, measured: our paths beside the plain ones of plain.py, in turn in one process.
 
-python benchmarks/bench.py --threads 2     prints the table, writes docs/results/bench.json
-python benchmarks/bench.py --quick         small, in a few minutes; writes nothing
-python benchmarks/bench.py --threads 2 --amp         our side in bfloat16; bench_bfloat16.json
-python benchmarks/bench.py --threads 2 --compile     what torch.compile brings; compiled.json
-python benchmarks/page.py                  writes the tables of the three into docs/speed.md
+python -m benchmarks.bench --threads 2     prints the table, writes docs/results/bench.json
+python -m benchmarks.bench --quick         small, in a few minutes; writes nothing
+python -m benchmarks.bench --threads 2 --amp         our side in bfloat16; bench_bfloat16.json
+python -m benchmarks.bench --threads 2 --compile     what torch.compile brings; compiled.json
+python -m benchmarks.page                  writes the tables of the three into docs/speed.md
 
 Images and reference are drawn: nothing is read or downloaded. InceptionV3 has random weights, which
 cost what the official ones cost.
@@ -30,20 +30,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import plain
-
-from extractors import Extractor, FidInception, load_extractor
-from layers import compiled, frozen
+from benchmarks import plain
+from common.extractors import Extractor, FidInception, load_extractor
+from common.fast_layers import frozen
+from common.fast_unet import UNet
+from common.machine import keep_freed_memory, peak_memory, stream
+from common.networks import compiled
+from common.sampling import Sampler
+from common.training import denoising_step, make_optimizer
+from common.upper_level import UpperLevel, evaluating, flat
 from metrics import FeatureStatistics, Reference, frechet_distance
 from model import Diffusion
-from optim import denoising_step, make_optimizer
-from run import keep_freed_memory, peak_memory, stream
-from sampling import Sampler
 from scheduler import Schedule
 from train_mnist_bilevel_ZO import loss_difference, make_schedule_optimizer, step_schedule
-from unet import UNet
-from upper import UpperLevel, evaluating, flat
+from unet import UNet as PlainUNet
 
 RESULTS = ROOT / "docs" / "results"
 INNER_LOOP = 10  # of the published command
@@ -53,12 +53,12 @@ SETUP = """
 import sys
 sys.argv = ["train_mnist.py", "--cpu", "--dataset", "digits"]
 import train_mnist as script
-import cli, data, run, sampling
+from common import cli, data, judging, machine, networks
 args = cli.parse(script.make_parser(), "train", script.check, sys.argv[1:])
-device = run.setup(args)
+device = machine.setup(args)
 images = data.load_images(args.dataset, args.data_dir, "train").to(device)
-sampling.make_judge(args, device)
-net = sampling.make_network(args, device)
+judging.make_judge(args, device)
+net = networks.make_network(args, device)
 script.make_optimizer(net.parameters(), args.lr), script.make_ema(net, args, args.epochs)
 """
 
@@ -94,7 +94,7 @@ class Bench:
         torch.manual_seed(0)
         d = self.device = torch.device(args.device)
         self.args, self.rows = args, []
-        self.ours, self.plain = UNet(args.base).to(d), plain.UNet(args.base).to(d)
+        self.ours, self.plain = UNet(args.base).to(d), PlainUNet(args.base).to(d)
         self.plain.load_state_dict(self.ours.state_dict())
         self.optimizers = {
             self.ours: make_optimizer(self.ours.parameters(), 1e-3),
@@ -465,7 +465,7 @@ def record(args, bench, work) -> dict:
         f"sides in turn; the machine's load at the end {os.getloadavg()[0]:.1f}"
     )
     return {
-        "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.bench", *sys.argv[1:]]),
         "machine": machine,
         "extractor": f"{args.extractor}, random weights" if args.extractor != "mnist" else "mnist",
         "rows": bench.rows,

@@ -1,6 +1,6 @@
 """What bfloat16 does to the FID and to the upper level's slopes.
 
-python benchmarks/bfloat16.py     trains on the 8x8 digits, writes docs/results/bfloat16.json
+python -m benchmarks.bfloat16     trains on the 8x8 digits, writes docs/results/bfloat16.json
 
 Networks are trained in either precision, and each is sampled in both. The slopes are zeroth-order
 ones of the networks trained in float32, with the same noise and directions in both precisions.
@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from checkpoint import load, newest
-from sampling import evaluate, load_sampler, make_judge
+from common.checkpoint import load, newest
+from common.judging import evaluate, make_judge
+from common.sampling import load_sampler
+from common.upper_level import UpperLevel, evaluating
 from scheduler import Schedule
-from upper import UpperLevel, evaluating
 
 RESULT = ROOT / "docs" / "results" / "bfloat16.json"
 WORDS = """--cpu --dataset digits --model_base_dim 32 --batch_size 64 --timesteps 100 --lr 0.03
@@ -115,7 +115,7 @@ def main():
     if args.quick:
         return
     record = {
-        "command": " ".join(["python benchmarks/bfloat16.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.bfloat16", *sys.argv[1:]]),
         "run": " ".join(["train_mnist.py", *WORDS.split(), f"--epochs {args.epochs}"]),
         "machine": f"torch {torch.__version__}, {platform.machine()} CPU, {args.threads} thread",
         "images": args.images,

@@ -1,7 +1,7 @@
 """Estimates of dFID/dq on a trained network: how far from the truth, for how many evaluations.
 
-    python benchmarks/estimators.py --ckpt CHECKPOINT --data_dir data     measures and draws
-    python benchmarks/estimators.py --figure                              only draws again
+    python -m benchmarks.estimators --ckpt CHECKPOINT --data_dir data     measures and draws
+    python -m benchmarks.estimators --figure                              only draws again
 
 One schedule (the checkpoint's), one network, many draws of each estimate: two points with
 independent noise, with common noise, with several directions, one point, and forward mode. The
@@ -10,14 +10,12 @@ docs/results/estimators.csv, a row an estimate and parameter, and docs/figures/e
 """
 
 import csv
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import cli
+from common import cli
 
 RESULTS = ROOT / "docs" / "results" / "estimators.csv"
 FIGURE = ROOT / "docs" / "figures" / "estimators.png"
@@ -46,11 +44,13 @@ from collections import Counter
 
 import torch
 
-import figures
-from families import NAMES
-from sampling import Sampler, load_network, make_judge, process_of
+from common import figures
+from common.families import NAMES
+from common.judging import make_judge
+from common.networks import load_network
+from common.sampling import Sampler, process_of
+from common.upper_level import UpperLevel
 from scheduler import Schedule
-from upper import UpperLevel
 
 
 def estimates(args) -> dict[str, dict]:

@@ -1,19 +1,17 @@
 """How fast FID is beside the general eigenproblem (eigvals of C·C_r) that torchmetrics solves.
 
-python benchmarks/fid.py            prints the table, writes docs/results/fid_speed.json
-python benchmarks/fid.py --quick    128 dimensions, writes nothing
+python -m benchmarks.fid            prints the table, writes docs/results/fid_speed.json
+python -m benchmarks.fid --quick    128 dimensions, writes nothing
 """
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 from metrics import FeatureStatistics, Reference, frechet_distance
 
 
@@ -104,7 +102,7 @@ def main():
     out = ROOT / "docs" / "results" / "fid_speed.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "command": "python benchmarks/fid.py",
+        "command": "python -m benchmarks.fid",
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "repeats": args.repeats,

@@ -1,28 +1,20 @@
 """What FID reads when the truth is known: its bias at small n, and its floor on real images.
 
-python benchmarks/fid_bias.py --data_dir data    writes docs/results/fid_bias.csv and the figure
-python benchmarks/fid_bias.py --data_dir data --floor    writes docs/results/fid_floor.csv
+python -m benchmarks.fid_bias --data_dir data    writes docs/results/fid_bias.csv and the figure
+python -m benchmarks.fid_bias --data_dir data --floor    writes docs/results/fid_floor.csv
 """
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from data import load_images
-from metrics import (
-    Reference,
-    evaluate,
-    frechet_distance,
-    kid,
-    load_extractor,
-    real_batches,
-    reference_statistics,
-)
+from common.data import load_images
+from common.extractors import load_extractor
+from common.judging import evaluate, real_batches, reference_statistics
+from metrics import Reference, frechet_distance, kid
 
 SIZES = (36, 100, 300, 1000, 3000, 10000)
 SCALE = 1.2  # the drawn Gaussian's standard deviation over the reference's

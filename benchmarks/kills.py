@@ -1,6 +1,6 @@
 """How many runs that are killed at random moments, twice each, end with the same bits.
 
-    python benchmarks/kills.py --runs 25
+    python -m benchmarks.kills --runs 25
 
 Each run is killed with SIGKILL, killed again while it resumes, and then left alone; its weights,
 averaged network, optimizer, CSV files and pictures are compared with those of a run that nothing
@@ -10,12 +10,10 @@ disturbed, a network of two layers in the U-Net's place. Writes docs/results/kil
 import argparse
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from harness import Script, killed_twice
 from test_bilevel import TINY as BILEVEL

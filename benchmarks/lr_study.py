@@ -1,7 +1,7 @@
 """How fast the runs of the learning-rate study are together, beside one after another.
 
-python benchmarks/lr_study.py            prints the table, writes docs/results/lr_speed.json
-python benchmarks/lr_study.py --quick    2 steps a turn, writes nothing
+python -m benchmarks.lr_study            prints the table, writes docs/results/lr_speed.json
+python -m benchmarks.lr_study --quick    2 steps a turn, writes nothing
 
 Plain is what one would write first: a module, AdamW with its defaults, clip_grad_norm_, an
 averaged model, a run at a time. Both take the same batches, and turns, in one process. The floor is
@@ -13,7 +13,6 @@ import copy
 import json
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "studies")]
-import together
-from lr_schedules import SCHEDULES, SETS
+from common.training import LRSchedule
 from model import Diffusion
-from optim import LRSchedule
 from scheduler import Schedule
-from stack import BLOCKS, EMBEDDING, HIDDEN
+from studies.lr_schedules import together
+from studies.lr_schedules.__main__ import SCHEDULES, SETS
+from studies.lr_schedules.stack import BLOCKS, EMBEDDING, HIDDEN
 
 BATCH, RATE, STEPS, EPOCH = 256, 3e-4, 10000, 390
 SIDE = 1024  # of the large product

@@ -1,4 +1,4 @@
-"""The tables of bench.py's records as the last part of docs/speed.md: python benchmarks/page.py"""
+"""The tables of bench.py's records as the last part of docs/speed.md: python -m benchmarks.page"""
 
 import json
 from pathlib import Path

@@ -1,15 +1,13 @@
-"""The method in one picture, drawn with the shipped network: python docs/method.py"""
+"""The method in one picture, drawn with the shipped network: python -m docs.method"""
 
-import sys
 from pathlib import Path
 
 import torch
 
 DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent))
 
-import figures
-from sampling import load_sampler
+from common import figures
+from common.sampling import load_sampler
 
 CHECKPOINT = DOCS.parent / "assets" / "mnist.pt"
 UPPER, LOWER, INK = "#b5442e", "#2b6ca3", "#333333"

@@ -1,14 +1,12 @@
 """The tests run from the repository's root, as a user does, and offline."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite's numbers are the CPU's, on any machine
 torch.set_num_threads(1)  # small tensors: a second thread only waits, worse so beside other work
 MNIST_DIR = Path(os.environ.get("MNIST_DIR", ROOT.parent / "shared" / "datasets")).resolve()

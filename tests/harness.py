@@ -50,22 +50,19 @@ def main(script: str, argv: list[str], output: str, sabotage=None, real=False) -
     """Parse and run as the command line would; ends the process with the script's exit code."""
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115
     module = __import__(SCRIPTS[script])
-    import cli
-    import figures
-    import run
-    import sampling
-    import search
+    from common import cli, errors, figures, networks
+    from search import trials
 
-    search.CONTEXT = multiprocessing.get_context("fork")  # trials with these changes, and at once
+    trials.CONTEXT = multiprocessing.get_context("fork")  # trials with these changes, and at once
     if not real:
-        sampling.UNet, figures.plot_search, module.fitted = TwoLayers, *[lambda *_: None] * 2
-        module.leave_figures = search.train_mnist.leave_figures = lambda *_: None
+        networks.UNet, figures.plot_search, module.fitted = TwoLayers, *[lambda *_: None] * 2
+        module.leave_figures = trials.train_mnist.leave_figures = lambda *_: None
     parser = module.make_parser()
     parser.prog = f"{SCRIPTS[script]}.py"
     args = cli.parse(parser, script, module.check, argv)
     if sabotage:
         sabotage()
-    code = run.guarded(module.main, args, parser.prog)
+    code = errors.guarded(module.main, args, parser.prog)
     sys.stdout.flush()
     os._exit(code)
 

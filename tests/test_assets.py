@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from extractors import load_extractor
-from families import read_schedule
-from sampling import load_network, process_of
+from common.extractors import load_extractor
+from common.families import read_schedule
+from common.networks import load_network
+from common.sampling import process_of
 
 ASSETS = ROOT / "assets"
 FILES = [p for p in ASSETS.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]

@@ -15,16 +15,24 @@ from scipy.stats import norm
 from test_checkpoint import same
 from test_runs import DieAtStep, result
 
-import checkpoint
+from common import checkpoint
+from common.fast_unet import UNet
+from common.machine import stream
+from common.sampling import Sampler
+from common.upper_level import (
+    UpperLevel,
+    evaluating,
+    flat,
+    one_point,
+    set_weights,
+    two_point,
+    weights_kept,
+)
 from metrics import Reference
 from model import Diffusion
-from run import stream
-from sampling import Sampler
 from scheduler import Schedule
 from train_mnist_bilevel_ZO import follow_noise, loss_difference, make_schedule_optimizer
 from train_mnist_bilevel_ZO import step_schedule as move
-from unet import UNet
-from upper import UpperLevel, evaluating, flat, one_point, set_weights, two_point, weights_kept
 
 F64 = torch.float64
 TINY = """
@@ -449,9 +457,9 @@ class PoisonFid:
         self.call, self.images = call, images
 
     def __call__(self):
-        import upper
+        from common import upper_level
 
-        real, seen = upper.frechet_distance, 0
+        real, seen = upper_level.frechet_distance, 0
 
         def poisoned(*words):
             nonlocal seen
@@ -463,7 +471,7 @@ class PoisonFid:
                 return real(features * torch.inf, reference)
             return real(features, reference) * torch.nan
 
-        upper.frechet_distance = poisoned
+        upper_level.frechet_distance = poisoned
 
 
 @pytest.mark.parametrize("images", [False, True])

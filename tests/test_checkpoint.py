@@ -10,8 +10,8 @@ import pytest
 import torch
 from harness import CONTEXT, kill_self, mutated
 
-import checkpoint
-from cli import Stop
+from common import checkpoint
+from common.errors import Stop
 
 STATE = {"step": 3, "weights": torch.arange(100.0), "lr": 1e-3, "files": {"scores.csv": 12}}
 

@@ -12,10 +12,8 @@ import torchvision
 from harness import Script, mutated
 from sklearn.datasets import load_digits
 
-import data
-import figures
-from cli import Stop
-from data import (
+from common import data, figures
+from common.data import (
     DIGITS_TEST_EVERY,
     MNIST_FILES,
     Batches,
@@ -25,6 +23,7 @@ from data import (
     to_pixels,
     to_unit,
 )
+from common.errors import Stop
 
 LABELS, IMAGES = (MNIST_FILES["test", what][0] for what in ("labels", "images"))
 

@@ -4,7 +4,6 @@ import ast
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ import pytest
 from reproduce import ABLATION
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import page
+from benchmarks import page
 
-REFERENCES = re.findall(r"`(\w+\.py):([\w.]+)`", (ROOT / "docs" / "algorithm.md").read_text())
+REFERENCES = re.findall(r"`([\w/]+\.py):([\w.]+)`", (ROOT / "docs" / "algorithm.md").read_text())
 
 
 def names_in(path):

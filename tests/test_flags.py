@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import cli
 import train_mnist
 import train_mnist_bayesian
 import train_mnist_bilevel_ZO
+from common import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {
@@ -199,7 +199,10 @@ BY_NAME |= {f"initial_{name}" for name in ("start", "end", "tau", "epsilon")}
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_is_read_and_explained(script):
-    source = "\n".join(p.read_text() for p in ROOT.glob("*.py"))
+    source = "\n".join(
+        p.read_text()
+        for p in [*ROOT.glob("*.py"), *ROOT.glob("common/*.py"), *ROOT.glob("search/*.py")]
+    )
     for action in SCRIPTS[script].make_parser()._actions:
         assert action.help
         if action.dest not in BY_NAME:
@@ -207,7 +210,7 @@ def test_every_flag_is_read_and_explained(script):
 
 
 @pytest.mark.parametrize("script", [
-    "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "metrics", "reproduce",
+    "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "common/evaluate", "reproduce",
 ])  # fmt: skip
 def test_help_and_errors_do_not_import_torch(script):
     code = (
@@ -233,14 +236,14 @@ def test_every_name_of_a_gpu_sets_the_device_up(name, monkeypatch):
     """torch.cuda.set_device refuses a device without an index, on any machine."""
     import torch
 
-    import run
+    from common import machine
 
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
     index = 1 if name == "cuda:1" else 0
-    assert run.setup(parse("train", "--device", name)) == torch.device("cuda", index)
+    assert machine.setup(parse("train", "--device", name)) == torch.device("cuda", index)
     assert chosen == [index]
 
 

@@ -1,4 +1,4 @@
-"""metrics.py as a command: judges a run again and leaves the numbers in its summary."""
+"""common.evaluate: judges a run again and leaves the numbers in its summary."""
 
 import json
 import subprocess
@@ -10,9 +10,7 @@ import torch
 from harness import Script, TwoLayers
 from test_runs import TINY
 
-import metrics
-import run
-import sampling
+from common import errors, evaluate, networks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,13 +26,13 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def judge(tmp_path, monkeypatch, capsys):
     """Runs the command in this process; returns the exit code and what it said on stderr."""
-    monkeypatch.setattr(sampling, "UNet", TwoLayers)
+    monkeypatch.setattr(networks, "UNet", TwoLayers)
     threads = torch.get_num_threads()
 
     def judged(*words):
         argv = [*map(str, words), "--cache_dir", str(tmp_path / "cache")]
-        code = run.guarded(
-            sampling.judge_again, metrics.make_parser().parse_args(argv), "metrics.py"
+        code = errors.guarded(
+            evaluate.judge_again, evaluate.make_parser().parse_args(argv), "metrics.py"
         )
         judged.out, err = capsys.readouterr()
         return code, err
@@ -109,13 +107,13 @@ def test_a_damaged_checkpoint_is_named(trained, judge, tmp_path):
 ])  # fmt: skip
 def test_wrong_flags_are_one_line(capsys, flags):
     with pytest.raises(SystemExit) as stopped:
-        metrics.make_parser().parse_args(flags.split())
+        evaluate.make_parser().parse_args(flags.split())
     assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_command_itself(tmp_path):
-    command = [sys.executable, str(ROOT / "metrics.py"), "--run", "runs/00003"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+def test_the_command_itself():
+    command = [sys.executable, "-m", "common.evaluate", "--run", "runs/00003"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("metrics.py: --run runs/00003: no such run")
+    assert done.stderr.startswith("evaluate: --run runs/00003: no such run")
     assert done.stderr.count("\n") == 1

@@ -17,22 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jvp, vmap
 
-import extractors
-import metrics
-from cli import Stop
-from data import fingerprint, load_images, load_labels, to_unit
-from extractors import FidInception, MnistClassifier, resize
-from metrics import (
-    FeatureStatistics,
-    Reference,
-    evaluate,
-    frechet_distance,
-    inception_score,
-    kid,
-    load_extractor,
-    real_batches,
-    reference_statistics,
-)
+from common import extractors
+from common.data import fingerprint, load_images, load_labels, to_unit
+from common.errors import Stop
+from common.extractors import MnistClassifier, load_extractor, resize
+from common.judging import real_batches, reference_statistics, score_images
+from metrics import FeatureStatistics, Reference, frechet_distance, inception_score, kid
 
 
 def normal(*shape):
@@ -631,7 +621,7 @@ def test_cache_is_not_used_for_other_weights(mnist, cached):
     reference = again(other, path)
     assert len(list(path.parent.iterdir())) == 2 and reference.weights_hash == "0" * 16
     with pytest.raises(ValueError, match="made with mnist 0000"):
-        evaluate([], mnist, reference)
+        score_images([], mnist, reference)
 
 
 def test_cache_that_cannot_be_written_is_done_without(mnist, tmp_path):
@@ -643,25 +633,25 @@ def test_cache_that_cannot_be_written_is_done_without(mnist, tmp_path):
 def test_evaluate_reports_plain_numbers_and_what_they_were_measured_by(mnist, cached):
     reference, _ = cached
     pixels = load_images("digits", "", "test")
-    scores = evaluate(real_batches(pixels, size=77), mnist, reference, splits=5)
+    scores = score_images(real_batches(pixels, size=77), mnist, reference, splits=5)
     assert json.loads(json.dumps(scores)) == scores
     assert 0 <= scores["fid"] < 1e-4 * float(reference.trace)
     assert 1 < scores["is_mean"] <= 10 and scores["is_std"] > 0
     assert (scores["n"], scores["extractor"]) == (360, "mnist")
     assert scores["reference"] == "digits test, 360 images"
     noise = [torch.randn(90, 1, 8, 8).clamp(-1, 1) for _ in range(2)]
-    assert evaluate(noise, mnist, reference)["fid"] > 10 * (scores["fid"] + 1e-3)
+    assert score_images(noise, mnist, reference)["fid"] > 10 * (scores["fid"] + 1e-3)
 
 
 def test_evaluate_refuses_what_it_cannot_measure(mnist, cached):
     reference, _ = cached
     x = torch.rand(12, 1, 8, 8)
     with pytest.raises(ValueError, match="at least 2 samples, not 0"):
-        evaluate([], mnist, reference)
+        score_images([], mnist, reference)
     with pytest.raises(ValueError, match="10 splits needs that many samples, not 6"):
-        evaluate([x[:6]], mnist, reference)
+        score_images([x[:6]], mnist, reference)
     with pytest.raises(ValueError, match="finite"):
-        evaluate([x, x * math.nan], mnist, reference)
+        score_images([x, x * math.nan], mnist, reference)
 
 
 # --- scripts -------------------------------------------------------------------------------
@@ -676,8 +666,8 @@ def test_import_needs_none_of_the_other_libraries():
 
 def test_train_classifier_writes_what_load_extractor_reads(mnist_dir, tmp_path, monkeypatch):
     """The whole script, on the first images of both splits."""
-    import data
-    import train_classifier
+    from assets import train_classifier
+    from common import data
 
     for name in ("load_images", "load_labels"):
         part = functools.partial(lambda load, *words: load(*words)[:500], getattr(data, name))
@@ -694,7 +684,7 @@ def test_train_classifier_writes_what_load_extractor_reads(mnist_dir, tmp_path, 
 
 
 def test_folding_batch_norm_changes_nothing():
-    from train_classifier import folded, with_batch_norm
+    from assets.train_classifier import folded, with_batch_norm
 
     net, x = with_batch_norm(), torch.rand(50, 1, 28, 28) * 2 - 1
     for _ in range(3):
@@ -705,21 +695,16 @@ def test_folding_batch_norm_changes_nothing():
 
 @pytest.mark.parametrize("flags", [["--epochs", "0"], ["--lr", "nan"], ["--unknown", "1"]])
 def test_train_classifier_refuses_wrong_flags(flags):
-    from train_classifier import parse_arguments
+    from assets.train_classifier import parse_arguments
 
     with pytest.raises(SystemExit):
         parse_arguments(flags)
 
 
 def test_distorted_images_are_still_images():
-    from train_classifier import distort
+    from assets.train_classifier import distort
 
     x = torch.rand(64, 1, 28, 28) * 2 - 1
     moved = distort(x)
     assert moved.shape == x.shape and moved.min() >= -1 and moved.max() <= 1 + 1e-6
     assert (moved != x).flatten(1).any(1).all()
-
-
-def test_module_exports_what_it_promises():
-    assert all(hasattr(metrics, name) for name in metrics.__all__)
-    assert FidInception.dim == 2048 and MnistClassifier.dim == 128

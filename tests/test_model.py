@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from common.fast_unet import UNet
 from model import Diffusion, visited_times
 from scheduler import Schedule
-from unet import UNet
 
 MEAN, STD = 0.3, 0.5
 F64 = {"dtype": torch.float64}

@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 
-import cli
-import report
 import reproduce
-from data import load_images
-from run import forward_passes
+from common import errors
+from common.data import load_images
+from common.run import forward_passes
+from comparison import report
 
 TINY = {
     "what": "a rehearsal",
@@ -117,7 +117,7 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     reproduce.main(tiny())  # nothing is missing: nothing is run
     assert before == {p: p.stat().st_mtime_ns for p in runs.rglob("summary.json")}
     monkeypatch.setitem(TINY, "train", "--epochs 2 --fid_samples 0")
-    with pytest.raises(cli.Stop, match=r"ran with --epochs 1, now it is 2"):
+    with pytest.raises(errors.Stop, match=r"ran with --epochs 1, now it is 2"):
         reproduce.main(tiny())
     reproduce.main(tiny("--dry_run"))
     assert "4 runs" in capsys.readouterr().out
@@ -145,5 +145,5 @@ def test_a_difference_is_paired_and_judged():
 
 
 def test_a_report_without_results_is_one_line(tiny):
-    with pytest.raises(cli.Stop, match="no results yet"):
+    with pytest.raises(errors.Stop, match="no results yet"):
         reproduce.main(tiny("--report"))

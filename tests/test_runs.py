@@ -12,8 +12,7 @@ import torch
 from harness import Script, killed_twice
 from test_checkpoint import same
 
-import checkpoint
-import run
+from common import checkpoint, run
 
 # a run of ten steps
 TINY = """

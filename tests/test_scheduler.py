@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families import FAMILIES, MIN_GAP, complete
+from common.families import FAMILIES, MIN_GAP, complete
 from scheduler import Schedule, log_alpha_bar
 
 LEARNED = ["cosine", "sigmoid", "linear"]

@@ -12,10 +12,11 @@ from functools import partial
 import pytest
 from harness import Script, kill_self
 
-import search
 import train_mnist
-from cli import Stop
-from search import Ledger, Points, grid
+from common.errors import Stop
+from search import ledger, trials
+from search.ledger import Ledger
+from search.points import Points, grid
 
 RANGES = {"start": (0.0, 0.4), "end": (0.8, 1.0), "tau": (1.0, 4.0), "epsilon": (0.005, 0.04)}
 DEFAULT = {"start": 0.0, "end": 1.0, "tau": 1.0, "epsilon": 0.008}
@@ -41,7 +42,7 @@ def rows_of(script):
 
 def weights_of(script):
     """The last checkpoint of each trial, without what depends on the clock."""
-    import checkpoint
+    from common import checkpoint
 
     folders = sorted((script.only / "trials").iterdir())
     states = [checkpoint.load_newest(folder / "checkpoints")[0] for folder in folders]
@@ -141,7 +142,7 @@ def test_random_points_fill_the_ranges():
 
 
 def row(trial, **given):
-    base = dict.fromkeys(search.COLUMNS) | {"status": "ok", "objective": 10.0 - trial}
+    base = dict.fromkeys(ledger.COLUMNS) | {"status": "ok", "objective": 10.0 - trial}
     return base | {"trial": trial, "parameters": DEFAULT, "half": 20.0 + trial} | given
 
 
@@ -348,13 +349,13 @@ def interrupted(trial, number):
             time.sleep(0.5 if number == signal.SIGTERM else 60)
         return real(*args)
 
-    real_trial = search.Trial.__init__
+    real_trial = trials.Trial.__init__
 
     def named(self, folder, *rest, **facts):
         os.environ["TRIAL"] = folder.name
         real_trial(self, folder, *rest, **facts)
 
-    train_mnist.denoising_step, search.Trial.__init__ = step, named
+    train_mnist.denoising_step, trials.Trial.__init__ = step, named
 
 
 @pytest.mark.parametrize("trial, jobs, number", [

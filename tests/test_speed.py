@@ -10,14 +10,13 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
-import optim
-from layers import channels_last, compiled, frozen
+import unet
+from common import training
+from common.fast_layers import channels_last, frozen
+from common.fast_unet import Bottleneck, Downsample, UNet
+from common.networks import compiled
 from model import Diffusion
 from scheduler import Schedule
-from unet import Bottleneck, Downsample, UNet
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import plain
 
 F64 = {"dtype": torch.float64}
 
@@ -27,7 +26,7 @@ def pair(base=8, dtype=torch.float64, steps=2, **options):
     ours = UNet(base, timesteps=20, **options).to(dtype)
     for parameter in ours.parameters():  # no weight is 0 or 1, where an error could hide
         parameter.data += 0.1 * torch.randn_like(parameter)
-    theirs = plain.UNet(base, timesteps=20, **options).to(dtype)
+    theirs = unet.UNet(base, timesteps=20, **options).to(dtype)
     theirs.load_state_dict(ours.state_dict())
     for _ in range(steps):
         x, t = batch(dtype=dtype, channels=options.get("channels", 1))
@@ -128,7 +127,7 @@ def test_sampling_frozen_agrees_with_sampling_plainly(kind):
     process, x = Diffusion(Schedule("cosine", 20)), torch.randn(6, 1, 8, 8)
     other = net
     if isinstance(net, UNet):
-        other = plain.UNet(8, timesteps=20).eval()
+        other = unet.UNet(8, timesteps=20).eval()
         other.load_state_dict(net.state_dict())
     with torch.inference_mode():
         expected = process.sample(other, x, 10)
@@ -214,8 +213,7 @@ def test_a_compiled_network_is_one_graph_and_the_same():
 
 
 def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsys):
-    import bench
-    import page
+    from benchmarks import bench, page
 
     monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--repeats", "1"])
     args = bench.parse_arguments()
@@ -240,9 +238,9 @@ def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsy
 def test_adamw_is_torchs_to_the_bit():
     nets, seen = [torch.nn.Linear(5, 3) for _ in range(2)], []
     nets[1].load_state_dict(nets[0].state_dict())
-    for net, kind in zip(nets, (optim.AdamW, torch.optim.AdamW), strict=True):
+    for net, kind in zip(nets, (training.AdamW, torch.optim.AdamW), strict=True):
         optimizer = kind(net.parameters(), lr=0.01, fused=True)
-        cycle, random = optim.one_cycle(optimizer, 0.01, 6), torch.manual_seed(2)
+        cycle, random = training.one_cycle(optimizer, 0.01, 6), torch.manual_seed(2)
         for _ in range(6):
             net(torch.randn(4, 5, generator=random)).square().sum().backward()
             optimizer.step(), cycle.step(), optimizer.zero_grad()

@@ -16,24 +16,15 @@ from torch.nn.utils import parameters_to_vector
 from torch.optim import lr_scheduler
 
 ROOT = Path(__file__).resolve().parent.parent
-for folder in ("studies", "benchmarks"):
-    sys.path.insert(0, str(ROOT / folder))
-import lr_study
-from lr_study import Plain
-
-import checkpoint
-import cli
-import judging
-import lr_report
-import lr_schedules
-import points
-import run
-import stack
-import together
+from benchmarks import lr_study
+from benchmarks.lr_study import Plain
+from common import checkpoint, cli, errors, run
+from common.training import LRSchedule
 from model import Diffusion
-from optim import LRSchedule
 from scheduler import Schedule
-from together import Recipe, Together
+from studies.lr_schedules import __main__ as lr_schedules
+from studies.lr_schedules import judging, points, report, stack, together
+from studies.lr_schedules.together import Recipe, Together
 
 SCHEDULES = lr_schedules.SCHEDULES
 
@@ -244,13 +235,13 @@ TINY = """--cpu --threads 1 --steps 12 --batch_size 8 --points 60 --eval_points 
 def parse(*words):
     parser = lr_schedules.make_parser()
     words = [str(word) for word in words]
-    return cli.parse(parser, "lr_schedules", lr_schedules.check, words, cli.check_device)
+    return cli.parse(parser, "lr_schedules", lr_schedules.check, words)
 
 
 def study(folder, *words):
     """The script's main in this process; the run's folder."""
     args = parse(*TINY, "--runs_dir", folder, *words)
-    code = run.guarded(lr_schedules.main, args, "lr_schedules.py")
+    code = errors.guarded(lr_schedules.main, args, "lr_schedules.py")
     (made,) = Path(folder).glob("[0-9]*")
     return code, made
 
@@ -299,9 +290,9 @@ def test_the_study_runs_resumes_and_reports(tiny, tmp_path, monkeypatch, capsys)
     assert code == 0 and same(kept(resumed), kept(whole))
     assert study(folder, *words)[0] == 0 and "nothing to resume" in capsys.readouterr().out
 
-    monkeypatch.setattr(lr_report, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(report, "DOCS", tmp_path / "docs")
     _, sweep = study(tmp_path / "sweep", "--sweep", "--sets", "line", "--steps", 3)
-    lr_report.publish([whole, sweep])
+    report.publish([whole, sweep])
     text = (tmp_path / "docs" / "lr_schedules.md").read_text()
     assert "2 seeds" in text and " nan" not in text
     mean = np.mean([float(r["loss"]) for r in rows if r["set"] == "line" and
@@ -310,13 +301,13 @@ def test_the_study_runs_resumes_and_reports(tiny, tmp_path, monkeypatch, capsys)
     figures = re.findall(r"\((figures/\S+)\)", text)
     assert len(figures) == 4
     assert all((tmp_path / "docs" / name).stat().st_size > 1000 for name in figures)
-    lr_report.publish([])
+    report.publish([])
     assert (tmp_path / "docs" / "lr_schedules.md").read_text() == text
     _, third = study(tmp_path / "third", "--seed", 2)
     for _ in range(2):  # another seed joins the others, once
-        lr_report.publish([third])
+        report.publish([third])
         assert "3 seeds" in (tmp_path / "docs" / "lr_schedules.md").read_text()
-        known = lr_report.read_csv(tmp_path / "docs" / "results" / "lr_results.csv")
+        known = report.read_csv(tmp_path / "docs" / "results" / "lr_results.csv")
         assert sorted({row["seed"] for row in known}) == [0, 1, 2] and len(known) == 3 * 5
 
 
@@ -350,7 +341,7 @@ def test_without_dino_the_other_sets_run_and_a_line_says_how_to_get_it(
     sets = {row["set"] for row in csv.DictReader((folder / "results.csv").open())}
     assert sets == {"line"}
     args = parse(*TINY, "--sets", "dino", "--runs_dir", tmp_path / "none")
-    assert run.guarded(lr_schedules.main, args, "lr_schedules.py") == 2
+    assert errors.guarded(lr_schedules.main, args, "lr_schedules.py") == 2
     assert not (tmp_path / "none").exists()
 
 
@@ -370,7 +361,7 @@ def test_wrong_flags_are_one_line(words, capsys):
 def test_the_script_answers_before_torch_is_imported():
     code = (
         "import runpy, sys\n"
-        "sys.argv = ['studies/lr_schedules.py', '--no_such_flag']\n"
+        "sys.argv = ['studies/lr_schedules/__main__.py', '--no_such_flag']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as stopped: code = stopped.code\n"
         "assert code == 2 and not {'torch', 'numpy', 'sklearn'} & set(sys.modules), code\n"
@@ -379,7 +370,7 @@ def test_the_script_answers_before_torch_is_imported():
 
 
 def test_every_flag_is_read_and_explained():
-    files = [*(ROOT / "studies").glob("*.py"), ROOT / "run.py"]
+    files = [*(ROOT / "studies" / "lr_schedules").glob("*.py"), *(ROOT / "common").glob("*.py")]
     source = "\n".join(path.read_text() for path in files)
     for action in lr_schedules.make_parser()._actions:
         assert action.help
@@ -389,16 +380,16 @@ def test_every_flag_is_read_and_explained():
 
 def test_reports_take_finished_runs_only(tmp_path, capsys):
     (tmp_path / "args.json").write_text(json.dumps({"kind": "lr_schedules", "arguments": {}}))
-    with pytest.raises(cli.Stop, match="not a finished run"):
-        lr_report.publish([tmp_path])
+    with pytest.raises(errors.Stop, match="not a finished run"):
+        report.publish([tmp_path])
 
 
 def test_the_digits_go_through_the_training_script(monkeypatch, tmp_path):
-    import sampling
     import train_mnist
+    from common import loop
 
     seen = []
-    monkeypatch.setattr(sampling, "run_script", lambda *given: seen.append(given))
+    monkeypatch.setattr(loop, "run_script", lambda *given: seen.append(given))
     args = parse("--digits", "--cpu", "--seed", 3, "--runs_dir", tmp_path)
     lr_schedules.main(args)
     assert [given[1].lr_schedule for given in seen] == SCHEDULES

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cli import Stop
-from run import stream
+from common.errors import Stop
+from common.machine import stream
 
 # SHA-256 of the four unpacked files: torchvision checks what it downloads, never what it reads.
 MNIST_FILES = {

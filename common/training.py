@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from layers import compiled
+from common.errors import check_finite
+from common.networks import compiled
 from model import Diffusion, Levels
-from run import check_finite
 
 
 class AdamW(torch.optim.AdamW):

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
-from cli import Stop
+from common.errors import Stop, check_finite
+from common.machine import stream
+from common.run import Run
+from common.sampling import Sampler
 from metrics import frechet_distance
 from model import Levels
-from run import Run, check_finite, stream
-from sampling import Sampler
 from scheduler import Schedule, log_alpha_bar
 
 

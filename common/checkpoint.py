@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from cli import Stop
+from common.errors import Stop
 
 MAGIC = b"DIFFCKP1"
 HEADER = struct.Struct("<8sQ32s")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import Stop
+from common.errors import Stop
 
 # a flipped bit in a zip header can claim encryption or an unknown method: RuntimeError
 READ_ERRORS = (

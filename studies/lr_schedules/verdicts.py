@@ -4,9 +4,9 @@ import statistics
 
 from scipy.stats import spearmanr
 
-from lr_report import NAMES, PAPER, Numbers, table
 from scheduler import Schedule
-from together import TIMESTEPS
+from studies.lr_schedules.report import NAMES, PAPER, Numbers, table
+from studies.lr_schedules.together import TIMESTEPS
 
 NEAR = 1.25  # a KL within this factor of the constant rate's counts as equal
 FIGURES = """## Figures
@@ -32,7 +32,7 @@ def head(numbers: Numbers) -> str:
 
 A study after *Optimizing Diffusion Models: A Comparative Study of Learning Rate Schedules*: DDPM on
 2-D points, five courses of AdamW's learning rate. This page is written by
-`python studies/lr_schedules.py --report` from `docs/results/lr_*.csv`.
+`python -m studies.lr_schedules --report` from `docs/results/lr_*.csv`.
 
 Here: {seeds}, {steps} steps a run. All runs of a seed share first weights, batches, times and
 noise: they differ in their learning rate alone. The evaluation loss is that of the averaged network
@@ -242,7 +242,7 @@ def of_the_speed(speed: dict | None, numbers: Numbers) -> str:
 
 {table(head, rows)}
 
-`python benchmarks/lr_study.py`: medians of {speed["turns"]} turns of {speed["steps"]} steps in one
+`python -m benchmarks.lr_study`: medians of {speed["turns"]} turns of {speed["steps"]} steps in one
 process, {threads}, load average {speed["load"]:.1f} on the machine. Together is
 {speed["ratio"]:.2f} times as fast ({speed["ratio_lowest"]:.2f} to {speed["ratio_highest"]:.2f} over
 the turns). A step is {speed["gflop_per_step"]:.1f} GFLOP of matrix products in float32; a large

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
-import figures
-from families import FAMILIES
-from run import forward_passes
+from common import figures
+from common.families import FAMILIES
+from common.run import forward_passes
 from scheduler import Schedule
 
 COSTS = ("training", "upper", "sampling")

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from figures import save, subplots
+from common.figures import save, subplots
 
 SMOOTH = 5  # rows of losses.csv: a single batch's loss is noise on top of the curve
 
 
 def draw_all(folder: Path, numbers, losses, points, sweep) -> None:
     """All figures of the report for which there are numbers."""
-    from lr_report import NAMES
+    from studies.lr_schedules.report import NAMES
 
     folder.mkdir(parents=True, exist_ok=True)
     clouds = {}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import to_pixels
+from common.data import to_pixels
 from scheduler import Schedule
 
 MIN_CELL = 56  # pixels: small images are enlarged so that a person can see them

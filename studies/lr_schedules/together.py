@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from common.machine import stream
+from common.training import LRSchedule, draw, make_optimizer
 from model import Diffusion
-from optim import LRSchedule, draw, make_optimizer
-from run import stream
-from stack import Net, Stack, clip_rows_
+from studies.lr_schedules.stack import Net, Stack, clip_rows_
 
 TIMESTEPS = 100
 MAX_NORM = 0.5

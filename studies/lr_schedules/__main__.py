@@ -1,10 +1,10 @@
 """Compare learning-rate schedules on 2-D data: five of them on circle, dino, line and moons.
 
-python studies/lr_schedules.py                       the study: 4 x 5 runs of 10,000 steps a seed
-python studies/lr_schedules.py --sweep --sets dino   schedules that die early beside ones that last
-python studies/lr_schedules.py --digits              the five on 8x8 digits, judged by FID
-python studies/lr_schedules.py --resume latest       go on with a run that was interrupted
-python studies/lr_schedules.py --report RUN ...      put runs' numbers into docs/lr_schedules.md
+python -m studies.lr_schedules                       the study: 4 x 5 runs of 10,000 steps a seed
+python -m studies.lr_schedules --sweep --sets dino   schedules that die early beside ones that last
+python -m studies.lr_schedules --digits              the five on 8x8 digits, judged by FID
+python -m studies.lr_schedules --resume latest       go on with a run that was interrupted
+python -m studies.lr_schedules --report RUN ...      put runs' numbers into docs/lr_schedules.md
 
 The runs of a seed are trained together (together.py). They share first weights, batches, times and
 noise, so they differ in their learning rate alone.
@@ -13,9 +13,8 @@ noise, so they differ in their learning rate alone.
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import cli
+ROOT = Path(__file__).resolve().parent.parent.parent
+from common import cli, errors, flags
 
 KIND = "lr_schedules"
 # a training of some minutes on the embedded digits; FID needs a network that draws a little
@@ -31,8 +30,8 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser("Compare learning-rate schedules of a diffusion model on 2-D data.")
     add_study(parser)
     add_schedules(parser)
-    cli.add_machine(parser)
-    cli.add_output(parser).set_defaults(log_freq=100)
+    flags.add_machine(parser)
+    flags.add_output(parser).set_defaults(log_freq=100)
     return parser
 
 
@@ -91,6 +90,7 @@ def add_schedules(parser) -> None:
 
 
 def check(args) -> None:
+    flags.check_device(args)
     if args.report is not None and args.resume:
         raise ValueError("--report and --resume contradict each other")
     if args.digits and args.sweep:
@@ -100,17 +100,19 @@ def check(args) -> None:
 
 
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
-    ARGS = cli.parse(make_parser(), KIND, check, common=cli.check_device)
+    ARGS = cli.parse(make_parser(), KIND, check)
 
 import torch
 
-import lr_report
-from judging import HELD_OUT, REAL, TRAIN, judge
+from common.errors import check_finite, guarded
+from common.machine import progress_bar, setup
+from common.run import Run
 from model import Diffusion
-from points import DINO_PACKAGE, dino_points, points
-from run import Run, check_finite, guarded, progress_bar, setup
 from scheduler import Schedule
-from together import TIMESTEPS, Recipe, Together, batch, first_net
+from studies.lr_schedules import report
+from studies.lr_schedules.judging import HELD_OUT, REAL, TRAIN, judge
+from studies.lr_schedules.points import DINO_PACKAGE, dino_points, points
+from studies.lr_schedules.together import TIMESTEPS, Recipe, Together, batch, first_net
 
 
 def recipes(args) -> list[Recipe]:
@@ -153,7 +155,7 @@ def load(args, device) -> dict[str, dict[int, torch.Tensor]]:
             print(f"dino is left out ({error}): pip install {DINO_PACKAGE} brings its points")
             names.remove("dino")
     if not names:
-        raise cli.Stop("no data set is left to train on", code=2)
+        raise errors.Stop("no data set is left to train on", code=2)
     sizes = {TRAIN: args.points, HELD_OUT: args.eval_points, REAL: args.points}
     return {
         name: {
@@ -189,8 +191,8 @@ def study(args, run: Run, data: dict) -> None:
     total = args.seeds * args.steps
     run.finish({"seeds": args.seeds, "steps": total}, drawn=0)  # counted as they were drawn
     if not args.sweep:
-        rows = lr_report.rows_of(run.folder)
-        print(lr_report.tables(rows["lr_results"], rows["lr_timing"]))
+        rows = report.rows_of(run.folder)
+        print(report.tables(rows["lr_results"], rows["lr_timing"]))
         print(f"--report {run.folder} puts them, and the figures, into docs/lr_schedules.md")
 
 
@@ -232,7 +234,7 @@ def train(args, run: Run, at: dict, groups: dict, process, data: dict) -> None:
 def digits(args) -> None:
     """The five schedules through train_mnist.py's own training: a run's folder each."""
     import train_mnist
-    from sampling import run_script
+    from common.loop import run_script
 
     own = {n: getattr(args, n) for n in ("seed", "threads", "device", "runs_dir", "save_seconds")}
     own["device"] = "cpu" if args.cpu else args.device
@@ -245,7 +247,7 @@ def digits(args) -> None:
 
 def main(args) -> None:
     if args.report is not None:
-        lr_report.publish([Path(folder) for folder in args.report])
+        report.publish([Path(folder) for folder in args.report])
         return
     if args.digits:
         digits(args)

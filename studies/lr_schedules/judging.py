@@ -5,14 +5,15 @@ import time
 import torch
 from torch import Tensor
 
-from cli import Stop
-from lr_report import SHOWN
+from common.errors import Stop
+from common.machine import progress_bar, stream
+from common.run import Run
+from common.training import draw
 from model import Diffusion
-from optim import draw
-from points import kl_divergence
-from run import Run, progress_bar, stream
-from stack import Net
-from together import TIMESTEPS, Recipe, Together
+from studies.lr_schedules.points import kl_divergence
+from studies.lr_schedules.report import SHOWN
+from studies.lr_schedules.stack import Net
+from studies.lr_schedules.together import TIMESTEPS, Recipe, Together
 
 # seeds of the data, the same for every run: the paper's moons are those of 42
 TRAIN, HELD_OUT, REAL = 42, 43, 44

@@ -186,14 +186,6 @@ class Separable(torch.autograd.Function):
         return g_x, g_kernel, g_scale * i, g_scaled * scale, None, None, None
 
 
-def compiled(net: nn.Module, how: str, **options) -> nn.Module:
-    """The same network, its passes compiled if `how` says so; weights and names stay."""
-    if how != "off":
-        mode = "reduce-overhead" if how == "graphs" else "default"
-        net.compile(**{"mode": mode, "dynamic": False, **options})
-    return net
-
-
 def as_autocast(x: Tensor) -> Tensor:
     """x in the precision that autocast would give it at every pass."""
     kind = x.device.type

@@ -1,6 +1,6 @@
 """Trains the classifier behind the `mnist` feature extractor from scratch, and writes assets/.
 
-python train_classifier.py --data_dir data
+python -m assets.train_classifier --data_dir data
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from cli import Stop
+from common.errors import Stop
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     args = parse_arguments(argv)
     import torch
 
-    from data import fingerprint, load_images, load_labels, to_unit
+    from common.data import fingerprint, load_images, load_labels, to_unit
 
     torch.manual_seed(args.seed)
     split = {}
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         "test_images": len(labels),
         "errors": len(labels) - right,
         "parameters": sum(value.numel() for value in weights.values()),
-        "command": "python train_classifier.py " + " ".join(argv),
+        "command": "python -m assets.train_classifier " + " ".join(argv),
         "seconds": round(seconds),
         "data": {name: fingerprint(part[0]) for name, part in split.items()},
         "arguments": {k: v for k, v in vars(args).items() if k not in ("data_dir", "out")},
@@ -100,7 +100,7 @@ def with_batch_norm():
     """The classifier with batch norm behind each convolution and dropout before the last layer."""
     from torch import nn
 
-    from extractors import MnistClassifier
+    from common.extractors import MnistClassifier
 
     plain = MnistClassifier()
     layers = nn.Sequential()
@@ -116,7 +116,7 @@ def folded(net):
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    from extractors import MnistClassifier
+    from common.extractors import MnistClassifier
 
     plain, layers = MnistClassifier(), list(net.eval().cpu())
     kept = []
@@ -151,7 +151,7 @@ def count_right(weights, x, labels):
     """How many test images the weights as shipped, in float32, classify as labelled."""
     import torch
 
-    from extractors import MnistClassifier
+    from common.extractors import MnistClassifier
 
     net = MnistClassifier()
     net.load_state_dict(weights)

@@ -9,9 +9,9 @@ import json
 import statistics
 from pathlib import Path
 
-from cli import Stop
+from common.errors import Stop
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 SHOWN = 300  # points of each run that are kept for the figures
 NAMES = {
     "constant": "constant",
@@ -207,8 +207,7 @@ def tables(results: list[dict], timing: list[dict]) -> str:
 
 
 def write_report() -> None:
-    import lr_figures
-    import lr_verdicts
+    from studies.lr_schedules import figures, verdicts
 
     path = DOCS / "results" / "lr_speed.json"
     speed = json.loads(path.read_text()) if path.exists() else None
@@ -217,16 +216,16 @@ def write_report() -> None:
         for name in ("results", "timing", "losses", "points", "sweep", "digits")
     )
     numbers = Numbers(results, timing)
-    lr_figures.draw_all(DOCS / "figures", numbers, losses, points, sweep)
+    figures.draw_all(DOCS / "figures", numbers, losses, points, sweep)
     sections = [
-        lr_verdicts.head(numbers),
+        verdicts.head(numbers),
         tables(results, timing),
-        lr_verdicts.of_the_process(numbers),
-        lr_verdicts.of_the_paper(numbers),
-        lr_verdicts.FIGURES,
-        lr_verdicts.of_the_sweep(sweep),
-        lr_verdicts.of_the_digits(digits),
-        lr_verdicts.of_the_speed(speed, numbers),
+        verdicts.of_the_process(numbers),
+        verdicts.of_the_paper(numbers),
+        verdicts.FIGURES,
+        verdicts.of_the_sweep(sweep),
+        verdicts.of_the_digits(digits),
+        verdicts.of_the_speed(speed, numbers),
     ]
     text = "\n\n".join(section for section in sections if section)
     (DOCS / "lr_schedules.md").write_text(text + "\n")

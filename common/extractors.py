@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cli import Stop
+from common.errors import Stop
 
 EXTRACTORS = ("mnist", "inception")
-MNIST_WEIGHTS = Path(__file__).resolve().parent / "assets" / "mnist_classifier.pt"
+MNIST_WEIGHTS = Path(__file__).resolve().parent.parent / "assets" / "mnist_classifier.pt"
 MNIST_SIDE, DIGIT_SIDE = 28, 20  # MNIST's digits fill 20x20 pixels of its 28x28 images
 INCEPTION_SIDE = 299
 INCEPTION_HASH = "6726825d"  # the start of the SHA-256 of the official file
@@ -135,7 +135,7 @@ def _bilinear(size, side):
 
 def _load_mnist():
     record = MNIST_WEIGHTS.with_suffix(".json")
-    remedy = "restore it with git checkout, or make it again with python train_classifier.py"
+    remedy = "restore it with git checkout, or make it again with python -m assets.train_classifier"
     try:
         expected = json.loads(record.read_text())["sha256"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,0 +1,1 @@
+"""What is shipped, and the commands that made it."""

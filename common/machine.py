@@ -1,0 +1,68 @@
+"""The machine a script runs on: device, threads, memory, random streams, progress bars."""
+
+import ctypes
+import hashlib
+import re
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from common.errors import Stop
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def stream(device, seed: int, *names) -> torch.Generator:
+    """The random stream of one purpose, such as stream(device, seed, "noise", step)."""
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def setup(args) -> torch.device:
+    """Threads and device; a device that is not there is a Stop."""
+    if getattr(args, "threads", 0):
+        torch.set_num_threads(args.threads)
+    name = "cpu" if args.cpu else args.device
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    device = torch.device(name)
+    if device.type in there and (device.index or 0) >= there[device.type]:
+        raise Stop(f"--device {name}: not on this machine; use --device auto or --cpu", code=2)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # set_device refuses a bare "cuda"
+        torch.cuda.set_device(device)
+    keep_freed_memory()
+    return device
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Whether glibc keeps what is freed for the next step, whose pages then cost no faults."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt:
+        # 32 MiB is what glibc grows to by itself, and the most that older ones take
+        if not mallopt(M_MMAP_THRESHOLD, 2**31 - 1 if keep else 2**25):
+            mallopt(M_MMAP_THRESHOLD, 2**25)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)
+
+
+def progress_bar(**options) -> tqdm:
+    """A tqdm bar on a terminal, nothing elsewhere: logs stay clean."""
+    return tqdm(disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes at the peak, of this process and of the GPU."""
+    try:  # what getrusage says begins with what the parent had when it forked
+        status = Path("/proc/self/status").read_text()
+        peak = {"host": 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])}
+    except (OSError, TypeError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak

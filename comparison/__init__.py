@@ -1,0 +1,1 @@
+"""The comparison of methods that reproduce.py runs."""

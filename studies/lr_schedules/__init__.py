@@ -1,0 +1,1 @@
+"""Learning-rate schedules on 2-D data."""
