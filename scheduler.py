@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.families import FAMILIES, MIN_GAP, complete, read_schedule
+from common.families import complete, project, read_schedule, to_bounds
 
 MAX_BETA = 0.999
 FLOOR = 1e-9  # f is cut off below: sigmoid and linear reach 0 at the end of time
@@ -77,9 +77,23 @@ class Schedule(nn.Module):
     def learned(self) -> bool:
         return any(parameter.requires_grad for parameter in self.parameters())
 
+    def vector(self) -> Tensor:
+        """The parameters as one vector, (p,): a copy that no gradient flows through."""
+        numbers = [parameter.detach() for parameter in self.parameters()]
+        return torch.stack(numbers) if numbers else torch.empty(0, dtype=torch.float64)
+
     def values(self) -> dict[str, float]:
         """The parameters as plain numbers."""
-        return {name: parameter.item() for name, parameter in self.named_parameters()}
+        return dict(zip(self.q, self.vector().tolist(), strict=True))  # one wait for the device
+
+    def set_gradient_(self, gradient: Tensor) -> None:
+        """Hand the optimizer of the parameters their gradient, (p,)."""
+        for parameter, slope in zip(self.parameters(), gradient, strict=True):
+            parameter.grad = slope.clone()
+
+    def curve(self, q: Tensor) -> Tensor:
+        """log alpha_bar (T+1,) with the vector q (p,) in place of the parameters."""
+        return log_alpha_bar(self.family, self.timesteps, dict(zip(self.q, q, strict=True)))
 
     def log_alpha_bar(self) -> Tensor:  # (T+1,)
         return log_alpha_bar(self.family, self.timesteps, self.q)
@@ -94,25 +108,14 @@ class Schedule(nn.Module):
     @torch.no_grad()
     def project_(self) -> "Schedule":
         """Move the parameters to the nearest point inside their bounds, in place."""
-        q, bounds = self.q, FAMILIES[self.family]
-        if "start" in q:
-            _, low, high = bounds["start"]
-            middle = (q["start"] + q["end"]) / 2
-            middle = middle.clamp(low + MIN_GAP / 2, high - MIN_GAP / 2)
-        for name, parameter in q.items():
-            parameter.clamp_(*bounds[name][1:])
-        if "start" in q and not self.values()["end"] - self.values()["start"] >= MIN_GAP:
-            # rounding may leave the gap an ulp short: an outward nudge keeps `complete` content
-            q["start"].copy_((middle - MIN_GAP / 2 * (1 + 1e-6)).clamp(min=low))
-            q["end"].copy_((q["start"] + MIN_GAP * (1 + 1e-6)).clamp(max=high))
+        inside = project(self.family, self.values())
+        for name, parameter in self.q.items():
+            parameter.fill_(inside[name])
         return self
 
     def to_bounds(self) -> dict[str, float]:
         """Each parameter's distance to its nearest bound; start and end also bound each other."""
-        values, bounds = self.values(), FAMILIES[self.family]
-        gap = values.get("end", math.inf) - values.get("start", 0.0) - MIN_GAP
-        near = {n: min(v - bounds[n][1], bounds[n][2] - v) for n, v in values.items()}
-        return {n: min(d, gap) if n in ("start", "end") else d for n, d in near.items()}
+        return to_bounds(self.family, self.values())
 
     def to_dict(self) -> dict:
         return {"family": self.family, "timesteps": self.timesteps, **self.values()}

@@ -14,9 +14,8 @@ from common.families import FAMILIES, NAMES, complete
 
 # what is searched, unless --start_range and its likes say otherwise
 RANGES = {
-    "cosine": {"start": (0.0, 0.4), "end": (0.8, 1.0), "tau": (1.0, 4.0), "epsilon": (0.005, 0.04)},
-    "sigmoid": {"start": (-4.0, 0.0), "end": (1.0, 4.0), "tau": (0.3, 1.0), "epsilon": (-0.5, 0.5)},
-    "linear": {"start": (0.0, 0.4), "end": (0.8, 1.0)},
+    family: {name: parameter.search for name, parameter in table.items()}
+    for family, table in FAMILIES.items()
 }
 
 

@@ -248,8 +248,7 @@ def make_schedule_optimizer(schedule: Schedule, lr_beta, updates: int):
 def step_schedule(schedule: Schedule, optimizer, cycle, gradient, where: str) -> None:
     """AdamW, OneCycle, projection onto the bounds."""
     check_finite(gradient.abs().sum().item(), "the gradient", where)
-    for parameter, slope in zip(schedule.parameters(), gradient, strict=True):
-        parameter.grad = slope.clone()
+    schedule.set_gradient_(gradient)
     optimizer.step()
     cycle.step()
     schedule.project_()

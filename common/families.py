@@ -1,4 +1,4 @@
-"""The families of noise schedules: parameters, defaults and bounds, in plain Python.
+"""The families of noise schedules, in plain Python: parameters, defaults, bounds, search ranges.
 
 The formulas are in scheduler.py. This table stands apart from them so that a script can refuse a
 schedule before torch is imported.
@@ -7,26 +7,40 @@ schedule before torch is imported.
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 NAMES = ("start", "end", "tau", "epsilon")
 MIN_GAP = 1e-3  # end - start: below it the curve has no room to fall
 INF = math.inf
 
-# family -> parameter -> (default, lowest, highest)
-FAMILIES = {
+
+class Parameter(NamedTuple):
+    """One number of a schedule; `search` is where a search looks for it unless told otherwise."""
+
+    default: float
+    low: float
+    high: float
+    search: tuple[float, float]
+
+
+# family -> parameter -> what is known of it; scheduler.LOG_F has the formula of the same name
+FAMILIES: dict[str, dict[str, Parameter]] = {
     "cosine": {
-        "start": (0.0, 0.0, 1.0),
-        "end": (1.0, 0.0, 1.0),
-        "tau": (1.0, 1.0, INF),
-        "epsilon": (0.008, 0.0, 1.0),
+        "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
+        "end": Parameter(1.0, 0.0, 1.0, search=(0.8, 1.0)),
+        "tau": Parameter(1.0, 1.0, INF, search=(1.0, 4.0)),
+        "epsilon": Parameter(0.008, 0.0, 1.0, search=(0.005, 0.04)),
     },
     "sigmoid": {
-        "start": (-3.0, -INF, INF),
-        "end": (3.0, -INF, INF),
-        "tau": (1.0, 0.1, 1.0),
-        "epsilon": (0.0, -INF, INF),
+        "start": Parameter(-3.0, -INF, INF, search=(-4.0, 0.0)),
+        "end": Parameter(3.0, -INF, INF, search=(1.0, 4.0)),
+        "tau": Parameter(1.0, 0.1, 1.0, search=(0.3, 1.0)),
+        "epsilon": Parameter(0.0, -INF, INF, search=(-0.5, 0.5)),
     },
-    "linear": {"start": (0.0, 0.0, 1.0), "end": (1.0, 0.0, 1.0)},
+    "linear": {
+        "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
+        "end": Parameter(1.0, 0.0, 1.0, search=(0.8, 1.0)),
+    },
     "ddpm": {},
     "ddpm_unscaled": {},
 }
@@ -36,16 +50,16 @@ def complete(family: str, given: dict) -> dict[str, float]:
     """The family's parameters with defaults filled in; ValueError names what is out of bounds."""
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}, not one of {', '.join(FAMILIES)}")
-    bounds = FAMILIES[family]
-    unknown = [name for name, value in given.items() if value is not None and name not in bounds]
+    table = FAMILIES[family]
+    unknown = [name for name, value in given.items() if value is not None and name not in table]
     if unknown:
         raise ValueError(f"{unknown[0]}: the {family} schedule has no such parameter")
     values = {}
-    for name, (default, low, high) in bounds.items():
-        value = default if given.get(name) is None else _number(name, given[name])
-        if not (low <= value <= high and math.isfinite(value)):
+    for name, p in table.items():
+        value = p.default if given.get(name) is None else _number(name, given[name])
+        if not (p.low <= value <= p.high and math.isfinite(value)):
             raise ValueError(
-                f"{name} is {value:g}, outside [{low:g}, {high:g}] ({family} schedule)"
+                f"{name} is {value:g}, outside [{p.low:g}, {p.high:g}] ({family} schedule)"
             )
         values[name] = value
     if "start" in values and not values["end"] - values["start"] >= MIN_GAP:
@@ -54,6 +68,28 @@ def complete(family: str, given: dict) -> dict[str, float]:
             f"end must exceed start by at least {MIN_GAP:g} ({family} schedule)"
         )
     return values
+
+
+def project(family: str, values: dict[str, float]) -> dict[str, float]:
+    """The nearest parameters inside the bounds."""
+    table = FAMILIES[family]
+    inside = {name: min(max(v, table[name].low), table[name].high) for name, v in values.items()}
+    if "start" in inside and not inside["end"] - inside["start"] >= MIN_GAP:
+        low, high = table["start"].low, table["start"].high
+        middle = (values["start"] + values["end"]) / 2
+        middle = min(max(middle, low + MIN_GAP / 2), high - MIN_GAP / 2)
+        # rounding may leave the gap an ulp short: an outward nudge keeps `complete` content
+        inside["start"] = max(middle - MIN_GAP / 2 * (1 + 1e-6), low)
+        inside["end"] = min(inside["start"] + MIN_GAP * (1 + 1e-6), high)
+    return inside
+
+
+def to_bounds(family: str, values: dict[str, float]) -> dict[str, float]:
+    """Each parameter's distance to its nearest bound; start and end also bound each other."""
+    table = FAMILIES[family]
+    gap = values.get("end", math.inf) - values.get("start", 0.0) - MIN_GAP
+    near = {n: min(v - table[n].low, table[n].high - v) for n, v in values.items()}
+    return {n: min(d, gap) if n in ("start", "end") else d for n, d in near.items()}
 
 
 def read_schedule(path: str) -> tuple[str, int, dict[str, float]]:

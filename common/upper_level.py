@@ -21,7 +21,7 @@ from common.run import Run
 from common.sampling import Sampler
 from metrics import frechet_distance
 from model import Levels
-from scheduler import Schedule, log_alpha_bar
+from scheduler import Schedule
 
 
 class Slope(NamedTuple):
@@ -47,9 +47,7 @@ class UpperLevel:
         self.where = "the start"  # the phase, for what goes wrong in it
 
     def levels(self, q: Tensor) -> Levels:
-        values = dict(zip(self.schedule.q, q, strict=True))
-        curve = log_alpha_bar(self.schedule.family, self.schedule.timesteps, values)
-        return self.sampler.diffusion.levels_of(curve)
+        return self.sampler.diffusion.levels_of(self.schedule.curve(q))
 
     def fid(self, net: nn.Module, levels: Levels, noise: Tensor) -> Tensor:
         """F from given starting noise."""
@@ -92,7 +90,7 @@ class UpperLevel:
             images = self.sampler(net, noises.flatten(0, 1), levels=levels)
             return torch.stack([self.distance(part) for part in images.unflatten(0, (k, n))])
 
-        q = torch.stack([p.detach() for p in self.schedule.parameters()])
+        q = self.schedule.vector()
         with evaluating(net):
             if self.args.upper_gradient == "zo":
                 return self._zeroth_order(values, q, where, "q", step)

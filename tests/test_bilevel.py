@@ -146,7 +146,7 @@ def small_upper(net=None, n=8, family="cosine", **flags):
 def test_forward_mode_agrees_with_central_differences(family, n, no_clip, net):
     """At the FID itself, through every DDIM step; n on both sides of the feature dimension."""
     upper, net, schedule, noise = small_upper(net, n=n, family=family, no_clip=no_clip)
-    q = torch.stack([p.detach() for p in schedule.parameters()])
+    q = schedule.vector()
     with torch.no_grad():
         slope = upper.forward_slope(net, q, noise)
         assert slope.value == pytest.approx(
@@ -165,7 +165,7 @@ def test_truncation_leaves_out_the_start_of_the_chain():
     for truncation in (1.0, 0.5, 1e-6):
         torch.manual_seed(3)
         upper, net, schedule, noise = small_upper(TwoLayers(timesteps=40), truncation=truncation)
-        q = torch.stack([p.detach() for p in schedule.parameters()])
+        q = schedule.vector()
         with torch.no_grad():
             slopes.append(upper.forward_slope(net, q, noise).gradient)
     assert (slopes[2] == 0).all() and not torch.allclose(slopes[0], slopes[1])
@@ -176,7 +176,7 @@ def test_the_mean_of_many_directions_is_the_forward_slope():
         TwoLayers(timesteps=40), upper_gradient="zo", zo_directions=300, delta=1e-4
     )
     upper.sampler.noise = lambda *_: noise
-    exact = upper.forward_slope(net, torch.stack(list(schedule.parameters())).detach(), noise)
+    exact = upper.forward_slope(net, schedule.vector(), noise)
     estimate = upper.slope_of_schedule(net, 0, "here")
     error = (estimate.gradient - exact.gradient).abs() / estimate.spread
     assert error.max() < 4 and estimate.spread.max() < exact.gradient.norm()
@@ -190,7 +190,7 @@ def test_weights_are_bit_for_bit_what_they_were(fails):
     upper.sampler.noise = lambda n, *_: torch.randn(n, 1, 8, 8, dtype=F64)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     modes = [m.training for m in net.modules()]
-    levels = upper.levels(torch.stack(list(schedule.parameters())).detach())
+    levels = upper.levels(schedule.vector())
     calls, fid = 0, upper.fid
 
     def failing(*words):
@@ -203,11 +203,9 @@ def test_weights_are_bit_for_bit_what_they_were(fails):
     upper.fid = failing
     if fails:
         with pytest.raises(RuntimeError):
-            upper.slope_of_weights(
-                net, upper.levels(torch.stack(list(schedule.parameters()))), 0, ""
-            )
+            upper.slope_of_weights(net, upper.levels(schedule.vector()), 0, "")
     else:
-        levels = upper.levels(torch.stack(list(schedule.parameters())).detach())
+        levels = upper.levels(schedule.vector())
         slope = upper.slope_of_weights(net, levels, 0, "")
         assert slope.gradient.norm() > 0 and calls == 4
     assert same(dict(net.state_dict()), before)
@@ -230,7 +228,7 @@ def test_a_perturbation_moves_the_fid_by_the_slope():
     """The zeroth-order slope over weights, against the directional derivative by autograd."""
     upper, net, schedule, noise = small_upper(TwoLayers(timesteps=40), zo_directions=1, delta=1e-5)
     upper.sampler.noise = lambda n, *_: noise
-    levels = upper.levels(torch.stack(list(schedule.parameters())).detach())
+    levels = upper.levels(schedule.vector())
     slope = upper.slope_of_weights(net, levels, 0, "")
     upper.fid(net, levels, noise).backward()
     gradient = torch.cat([p.grad.flatten() for p in net.parameters()])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.families import FAMILIES, MIN_GAP, complete
-from scheduler import Schedule, log_alpha_bar
+from scheduler import LOG_F, Schedule, log_alpha_bar
 
 LEARNED = ["cosine", "sigmoid", "linear"]
 HIGHEST = {"tau": 50.0, "start": 100.0, "end": 100.0, "epsilon": 5.0}  # where there is no bound
@@ -22,12 +22,12 @@ def inside(family):
     @st.composite
     def draw(pick):
         values = {}
-        for name, (_, low, high) in FAMILIES[family].items():
-            low, high = max(low, -HIGHEST[name]), min(high, HIGHEST[name])
+        for name, p in FAMILIES[family].items():
+            low, high = max(p.low, -HIGHEST[name]), min(p.high, HIGHEST[name])
             values[name] = pick(st.floats(low, high))
         low, high = sorted([values["start"], values["end"]])
         if high - low < MIN_GAP * 1.001:
-            top = min(FAMILIES[family]["end"][2], HIGHEST["end"])
+            top = min(FAMILIES[family]["end"].high, HIGHEST["end"])
             low = min(low, top - 2 * MIN_GAP)
             high = low + 2 * MIN_GAP
         return {**values, "start": low, "end": high}
@@ -96,7 +96,7 @@ def test_default_ends_in_noise():
 @pytest.mark.parametrize("family", LEARNED)
 def test_start_and_end_cut_the_curve(family):
     """The curve of (start, end) is the piece of the whole curve between them, rescaled."""
-    low, high = (FAMILIES[family][name][0] for name in ("start", "end"))
+    low, high = (FAMILIES[family][name].default for name in ("start", "end"))
     whole = Schedule(family, 1000).alpha_bar()
     for a, b in ((200, 1000), (0, 800), (200, 800)):
         start, end = (low + (high - low) * k / 1000 for k in (a, b))
@@ -178,6 +178,57 @@ def test_projection_is_the_nearest_point():
         a, b = np.sort(rng.random((2, 200_000)), axis=0)
         others = np.hypot(a - start, b - end)[b - a >= MIN_GAP]
         assert ours <= others.min() + 1e-5
+
+
+def test_a_vector_is_a_copy_of_the_parameters_and_gives_their_curve():
+    schedule = Schedule("cosine", 20, learned=True, start=0.1, end=0.9, tau=1.3)
+    q = schedule.vector()
+    assert q.tolist() == list(schedule.values().values()) and not q.requires_grad
+    assert torch.equal(schedule.curve(q), schedule.log_alpha_bar())
+    q[0] = 0.3
+    assert schedule.values()["start"] == 0.1
+    assert Schedule("ddpm", 20).vector().shape == (0,) and Schedule("ddpm", 20).values() == {}
+
+
+def test_a_gradient_is_given_by_parameter():
+    schedule = Schedule("cosine", 20, learned=True, start=0.5, end=0.9, tau=3.0, epsilon=0.5)
+    optimizer = torch.optim.SGD(schedule.parameters(), lr=0.1)
+    gradient = torch.tensor([1.0, -0.5, 2.0, 0.25], dtype=torch.float64)
+    before = schedule.vector()
+    schedule.set_gradient_(gradient)
+    gradient.zero_()  # the caller's own from now on
+    optimizer.step()
+    moved = torch.tensor([-0.1, 0.05, -0.2, -0.025], dtype=torch.float64)
+    torch.testing.assert_close(schedule.vector() - before, moved)
+    with pytest.raises(ValueError, match="zip"):
+        schedule.set_gradient_(gradient[:3])
+
+
+def test_numbers_are_read_from_the_device_at_once(monkeypatch):
+    """Each .item() waits for a GPU: the parameters come as one list."""
+    schedule, reads, read = Schedule("cosine", 20, learned=True), [], torch.Tensor.tolist
+
+    def counted(tensor):
+        reads.append(tensor.shape)
+        return read(tensor)
+
+    def item(_):
+        raise AssertionError("one parameter was read by itself")
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    monkeypatch.setattr(torch.Tensor, "item", item)
+    schedule.values()
+    schedule.project_()
+    schedule.to_bounds()
+    assert reads == [(4,)] * 3
+
+
+def test_every_family_has_its_formula_and_its_ranges_lie_inside_its_bounds():
+    for family, table in FAMILIES.items():
+        assert (family in LOG_F) == bool(table)
+        for p in table.values():
+            assert p.low <= p.default <= p.high
+            assert p.low <= p.search[0] < p.search[1] <= p.high
 
 
 def test_schedule_survives_its_json(tmp_path):
