@@ -1,93 +1,116 @@
-"""What lies in assets/ beside the classifier, made from a run and from the results.
+"""Make what lies in assets/ beside the classifier, from a run and from the results.
 
 python -m assets.make --run runs/00003-train-seed0    its network and its GIF
 python -m assets.make --schedules                     the learned schedules of docs/results
+python -m assets.make                                 only the hashes in SHA256SUMS
 """
+
+import sys
+from pathlib import Path
+
+from common import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__.splitlines()[0])
+    parser.prog = "python -m assets.make"
+    parser.add_argument(
+        "--run", type=Path, help="finished run of train_mnist.py whose network is shipped"
+    )
+    parser.add_argument(
+        "--schedules",
+        action="store_true",
+        help="Write schedules/ anew from the tables of reproduce.py in docs/results.",
+    )
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
 
 import argparse
 import hashlib
 import json
-import sys
-from pathlib import Path
-
-ASSETS = Path(__file__).resolve().parent
 
 import torch
 
-from common import checkpoint, cli, figures
-from common.errors import guarded
+import train_mnist
+from common import checkpoint, figures
+from common.errors import Stop, guarded
 from common.families import NAMES
 from common.sampling import load_sampler
 from comparison import report
 from reproduce import SCALES
 from scheduler import Schedule
-from train_mnist import make_parser
 
-NETWORK, SUMS = ASSETS / "mnist.pt", ASSETS / "SHA256SUMS"
-KEPT = ("kind", "args", "schedule", "shape", "step", "ema")  # what drawing needs of a checkpoint
-PLACES = {"data_dir", "runs_dir", "cache_dir", "schedule_from", "resume"}  # of a machine
-SHOWN = 40  # images, in rows of ten
-SHIPPED = ("bayesian", "bilevel zo", "bilevel forward")
+ASSETS = Path(__file__).resolve().parent
+RESULTS = ASSETS.parent / "docs" / "results"
+NETWORK = "mnist.pt"
+# what drawing needs of a checkpoint
+KEPT = ("kind", "args", "schedule", "shape", "step", "ema")
+# flags that name a place on the machine of the run
+PLACES = {"data_dir", "runs_dir", "cache_dir", "schedule_from", "resume"}
+FACTS = ("commit", "versions", "device", "threads")
+GIF_IMAGES, GIF_COLUMNS, GIF_FRAMES = 40, 10, 40
+SHIPPED_METHODS = ("bayesian", "bilevel zo", "bilevel forward")
+SEALED = (".pt", ".json", ".png", ".gif")
 
 
-def ship(folder: Path) -> None:
+def ship(run: Path, assets: Path) -> None:
     """A run's averaged network as a checkpoint of its own, and how it was made."""
-    state = checkpoint.load(checkpoint.newest(folder))
-    about = json.loads((folder / "args.json").read_text())
-    summary = json.loads((folder / "summary.json").read_text())
+    path = checkpoint.newest(run)
+    if not path or not (run / "summary.json").exists():
+        raise Stop(f"--run {run}: not the folder of a finished run", code=2)
+    state = checkpoint.load(path)
+    about = json.loads((run / "args.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
     state["args"] = {k: v for k, v in state["args"].items() if k not in PLACES}
-    checkpoint.save(NETWORK, {name: state[name] for name in KEPT})
-    words = cli.words(make_parser(), argparse.Namespace(**state["args"]))
-    facts = {k: about[k] for k in ("commit", "versions", "device", "threads")}
-    text = json.dumps(
-        {"command": " ".join(["python train_mnist.py", *words]), **facts} | summary, indent=2
-    )
-    NETWORK.with_suffix(".json").write_text(text + "\n")
+    checkpoint.save(assets / NETWORK, {name: state[name] for name in KEPT})
+    flags = cli.words(train_mnist.make_parser(), argparse.Namespace(**state["args"]))
+    record = {"command": " ".join(["python train_mnist.py", *flags])}
+    record |= {name: about[name] for name in FACTS} | summary
+    (assets / NETWORK).with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def draw() -> None:
+def draw_gif(assets: Path) -> None:
     """The shipped network's way from noise to digits."""
-    net, sampler = load_sampler(NETWORK, torch.device("cpu"))
-    frames = sampler.film(net, SHOWN, frames=40)
-    figures.save_gif(ASSETS / "denoising.gif", frames, columns=10)
+    net, sampler = load_sampler(assets / NETWORK, torch.device("cpu"))
+    frames = sampler.film(net, GIF_IMAGES, frames=GIF_FRAMES)
+    figures.save_gif(assets / "denoising.gif", frames, columns=GIF_COLUMNS)
 
 
-def write_schedules(results: Path) -> None:
+def write_schedules(results: Path, assets: Path) -> None:
     """schedules/SCALE-METHOD-seedN.json, each to be given to --schedule_from."""
-    folder = ASSETS / "schedules"
+    folder = assets / "schedules"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.json"):
         old.unlink()
     for scale in SCALES:
         path = results / f"reproduce_{scale}.csv"
         for row in report.read_csv(path) if path.exists() else ():
-            if row["method"] in SHIPPED:
+            if row["method"] in SHIPPED_METHODS:
                 values = {name: float(row[name]) for name in NAMES}
                 schedule = Schedule("cosine", int(row["timesteps"]), **values)
                 method = row["method"].replace(" ", "-")
                 schedule.save(folder / f"{scale}-{method}-seed{row['seed']}.json")
 
 
-def seal() -> None:
+def seal(assets: Path) -> None:
     """SHA256SUMS over all of it, as sha256sum writes it."""
-    files = [p for p in sorted(ASSETS.rglob("*")) if p.suffix in (".pt", ".json", ".png", ".gif")]
-    lines = [
-        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(ASSETS)}" for p in files
-    ]
-    SUMS.write_text("\n".join(lines) + "\n")
+    files = [p for p in sorted(assets.rglob("*")) if p.suffix in SEALED]
+    digests = (hashlib.sha256(p.read_bytes()).hexdigest() for p in files)
+    lines = [f"{d}  {p.relative_to(assets)}" for d, p in zip(digests, files, strict=True)]
+    (assets / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
-def main(args) -> None:
+def main(args, assets: Path = ASSETS) -> None:
     if args.run:
-        ship(args.run)
-        draw()
+        ship(args.run, assets)
+        draw_gif(assets)
     if args.schedules:
-        write_schedules(ASSETS.parent / "docs" / "results")
-    seal()
+        write_schedules(RESULTS, assets)
+    seal(assets)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="the run whose network is shipped")
-    parser.add_argument("--schedules", action="store_true", help="write schedules/")
-    sys.exit(guarded(main, parser.parse_args(), "make.py"))
+    sys.exit(guarded(main, ARGS, "make"))

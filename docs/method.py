@@ -1,22 +1,43 @@
-"""The method in one picture, drawn with the shipped network: python -m docs.method"""
+"""Draw the method in one picture, with the shipped network.
+
+python -m docs.method     writes docs/figures/method.png
+"""
 
 from pathlib import Path
 
-import torch
+from common import cli
 
 DOCS = Path(__file__).resolve().parent
+CHECKPOINT = DOCS.parent / "assets" / "mnist.pt"
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__.splitlines()[0])
+    parser.prog = "python -m docs.method"
+    parser.add_argument(
+        "--ckpt", type=Path, default=CHECKPOINT, help="checkpoint of the network that draws"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DOCS / "figures" / "method.png", help="picture to write"
+    )
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
+import torch
 
 from common import figures
 from common.sampling import load_sampler
 
-CHECKPOINT = DOCS.parent / "assets" / "mnist.pt"
 UPPER, LOWER, INK = "#b5442e", "#2b6ca3", "#333333"
 STAGES = 5  # pictures of each way
 
 
-def two_ways():
+def two_ways(checkpoint: Path):
     """Digits on their way to noise, and noise on its way to digits: two lists of pictures."""
-    net, sampler = load_sampler(CHECKPOINT, torch.device("cpu"))
+    net, sampler = load_sampler(checkpoint, torch.device("cpu"))
     process = sampler.diffusion
     drawn = sampler.film(net, 40, frames=24)
     x0, eps = drawn[-1][34:35], torch.randn(1, *sampler.shape, generator=torch.manual_seed(1))
@@ -72,16 +93,16 @@ def distance(figure):
     axis.set_title("FID(q, theta) of their features", fontsize=10)
 
 
-def arrow(axis, start, end, color, bend=0.0, words="", at=None):
+def arrow(axis, start, end, color, bend=0.0, label="", label_at=None):
     style = {"arrowstyle": "-|>", "color": color, "linewidth": 1.6}
     style["connectionstyle"] = f"arc3,rad={bend}"
     axis.annotate("", end, start, arrowprops=style)
-    if words:
-        axis.text(*at, words, color=color, fontsize=10, ha="center", va="center")
+    if label:
+        axis.text(*label_at, label, color=color, fontsize=10, ha="center", va="center")
 
 
-def draw(path: Path) -> None:
-    schedule, noised, drawn = two_ways()
+def draw(checkpoint: Path, path: Path) -> None:
+    schedule, noised, drawn = two_ways(checkpoint)
     figure, ((page,),) = figures.subplots(1, 1, 11.5, 4.8)
     figure.set_layout_engine("none")
     page.set_position((0, 0, 1, 1))
@@ -106,4 +127,4 @@ def draw(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(DOCS / "figures" / "method.png")
+    draw(ARGS.ckpt, ARGS.out)

@@ -1,6 +1,7 @@
 """What is shipped is whole, small, and does what the README says."""
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -8,7 +9,11 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from harness import Script
 
+from assets import make, train_classifier
+from common import extractors
+from common.errors import Stop
 from common.extractors import load_extractor
 from common.families import read_schedule
 from common.networks import load_network
@@ -68,3 +73,84 @@ def test_diffusers_samples_with_the_learned_schedule(monkeypatch):
         process = process_of(state, "cpu")
         ours = process.sample(net, noise, len(found["ddim"].timesteps))
     torch.testing.assert_close(found["x"], ours, rtol=0, atol=2e-3)
+
+
+def test_a_finished_run_becomes_a_network_and_a_gif_that_are_sealed(tmp_path):
+    """The averaged network, without the places of the machine that it was trained on."""
+    flags = ["--cpu", "--dataset", "digits", "--model_base_dim", 4, "--timesteps", 4]
+    flags += ["--backward_steps", 2, "--epochs", 1, "--limit_batches", 2, "--n_samples", 3]
+    flags += ["--fid_samples", 0, "--eval_samples", 20, "--lr", 0.002]
+    script, assets = Script(tmp_path), tmp_path / "assets"
+    assets.mkdir()
+    assert script.run(*flags, real=True) == 0, script.said()
+    make.main(make.make_parser().parse_args(["--run", str(script.only)]), assets)
+    net, state = load_network(str(assets / "mnist.pt"), "cpu")
+    assert sum(p.numel() for p in net.parameters()) > 0 and "runs_dir" not in state["args"]
+    record = json.loads((assets / "mnist.json").read_text())
+    summary = json.loads((script.only / "summary.json").read_text())
+    assert record["fid"] == summary["fid"] and "--lr 0.002" in record["command"]
+    lines = (assets / "SHA256SUMS").read_text().splitlines()
+    sums = dict(line.split("  ")[::-1] for line in lines)
+    assert set(sums) == {"mnist.pt", "mnist.json", "denoising.gif"}
+    for name, digest in sums.items():
+        assert hashlib.sha256((assets / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_run_that_has_not_finished_is_not_shipped(tmp_path):
+    with pytest.raises(Stop, match="not the folder of a finished run"):
+        make.main(make.make_parser().parse_args(["--run", str(tmp_path)]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "module", ["assets.make", "assets.train_classifier", "docs.method", "studies.lr_schedules"]
+)
+def test_help_is_printed_without_torch_and_writes_nothing(module):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['x', '-h']\n"
+        f"try: runpy.run_module('{module}', run_name='__main__')\n"
+        "except SystemExit as stopped: assert stopped.code == 0\n"
+        "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {module}" in done.stdout
+
+
+def test_train_classifier_writes_what_load_extractor_reads(mnist_dir, tmp_path, monkeypatch):
+    """The whole script, on the first images of both splits."""
+    for name in ("load_images", "load_labels"):
+        whole = getattr(train_classifier, name)
+        monkeypatch.setattr(train_classifier, name, lambda *args, whole=whole: whole(*args)[:500])
+    out = tmp_path / "new" / "classifier"
+    argv = ["--data_dir", mnist_dir, "--out", str(out), "--train_images", "300", "--epochs", "1"]
+    argv += ["--batch_size", "100", "--seed", "3"]
+    train_classifier.main(train_classifier.make_parser().parse_args(argv))
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["arguments"]["seed"] == 3 and record["parameters"] == 245098
+    assert record["test_images"] == 500
+    assert 0 < record["accuracy"] == pytest.approx(1 - record["errors"] / 500)
+    monkeypatch.setattr(extractors, "MNIST_WEIGHTS", out.with_suffix(".pt"))
+    assert record["sha256"].startswith(load_extractor("mnist", "cpu").weights_hash)
+
+
+def test_folding_batch_norm_changes_nothing():
+    net, x = train_classifier.with_batch_norm(), torch.rand(50, 1, 28, 28) * 2 - 1
+    for _ in range(3):
+        net(x)
+    expected = net.eval()(x)
+    torch.testing.assert_close(train_classifier.folded(net)(x)[1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [["--epochs", "0"], ["--lr", "nan"], ["--unknown", "1"]])
+def test_train_classifier_refuses_wrong_flags(flags):
+    with pytest.raises(SystemExit):
+        train_classifier.make_parser().parse_args(flags)
+
+
+def test_distorted_images_are_still_images():
+    x = torch.rand(64, 1, 28, 28) * 2 - 1
+    moved = train_classifier.distort(x)
+    assert moved.shape == x.shape and moved.min() >= -1 and moved.max() <= 1 + 1e-6
+    assert (moved != x).flatten(1).any(1).all()

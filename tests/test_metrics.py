@@ -1,6 +1,5 @@
 """The metrics against closed forms, against three other libraries, and at their edges."""
 
-import functools
 import json
 import math
 import shutil
@@ -662,49 +661,3 @@ def test_import_needs_none_of_the_other_libraries():
     others = ["torchmetrics", "torch_fidelity", "pytorch_fid", "torchvision", "scipy", "sklearn"]
     done = subprocess.run([sys.executable, "-c", code, *others], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
-
-
-def test_train_classifier_writes_what_load_extractor_reads(mnist_dir, tmp_path, monkeypatch):
-    """The whole script, on the first images of both splits."""
-    from assets import train_classifier
-    from common import data
-
-    for name in ("load_images", "load_labels"):
-        part = functools.partial(lambda load, *words: load(*words)[:500], getattr(data, name))
-        monkeypatch.setattr(data, name, part)
-    out = tmp_path / "new" / "classifier"
-    argv = ["--data_dir", mnist_dir, "--out", str(out), "--train_images", "300", "--epochs", "1"]
-    train_classifier.main([*argv, "--batch_size", "100", "--seed", "3"])
-    record = json.loads(out.with_suffix(".json").read_text())
-    assert record["arguments"]["seed"] == 3 and record["parameters"] == 245098
-    assert record["test_images"] == 500
-    assert 0 < record["accuracy"] == pytest.approx(1 - record["errors"] / 500)
-    monkeypatch.setattr(extractors, "MNIST_WEIGHTS", out.with_suffix(".pt"))
-    assert record["sha256"].startswith(load_extractor("mnist", "cpu").weights_hash)
-
-
-def test_folding_batch_norm_changes_nothing():
-    from assets.train_classifier import folded, with_batch_norm
-
-    net, x = with_batch_norm(), torch.rand(50, 1, 28, 28) * 2 - 1
-    for _ in range(3):
-        net(x)
-    expected = net.eval()(x)
-    torch.testing.assert_close(folded(net)(x)[1], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("flags", [["--epochs", "0"], ["--lr", "nan"], ["--unknown", "1"]])
-def test_train_classifier_refuses_wrong_flags(flags):
-    from assets.train_classifier import parse_arguments
-
-    with pytest.raises(SystemExit):
-        parse_arguments(flags)
-
-
-def test_distorted_images_are_still_images():
-    from assets.train_classifier import distort
-
-    x = torch.rand(64, 1, 28, 28) * 2 - 1
-    moved = distort(x)
-    assert moved.shape == x.shape and moved.min() >= -1 and moved.max() <= 1 + 1e-6
-    assert (moved != x).flatten(1).any(1).all()
