@@ -102,9 +102,7 @@ def test_a_run_that_has_not_finished_is_not_shipped(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "module", ["assets.make", "assets.train_classifier", "docs.method", "studies.lr_schedules"]
-)
+@pytest.mark.parametrize("module", ["assets.make", "assets.train_classifier", "docs.method"])
 def test_help_is_printed_without_torch_and_writes_nothing(module):
     code = (
         "import runpy, sys\n"
