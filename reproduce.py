@@ -1,9 +1,9 @@
-"""The paper's comparison from one command: default, grid, random, Bayesian search, bilevel.
+"""Run the paper's comparison with one command: default, grid, random, Bayesian search, bilevel.
 
-python reproduce.py --scale quick               run what is missing, judge it, write the results
-python reproduce.py --scale cpu --dry_run       list the runs and what they cost
-python reproduce.py --scale quick --collect     the results of the runs that are done
-python reproduce.py --scale quick --report      only the table and the figures, from the CSV file
+python reproduce.py --scale quick               run what is missing, evaluate it, write the results
+python reproduce.py --scale cpu --dry_run       list the runs and their cost
+python reproduce.py --scale quick --collect     write the results of the finished runs
+python reproduce.py --scale quick --report      rewrite table and figures from the CSV file
 
 Every cell is a run's folder below runs/reproduce/SCALE, made by the three scripts themselves; what
 was interrupted goes on where it stopped. A search gets as many trials as the zeroth-order bilevel
@@ -92,25 +92,28 @@ LEARNED = {"zo's schedule, anew": "bilevel zo", "forward's schedule, anew": "bil
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser("Run the paper's comparison and write its table.")
-    words = "; ".join(f"{name}: {scale['what']}" for name, scale in SCALES.items())
-    parser.add_argument("--scale", choices=list(SCALES), default="quick", help=words)
-    parser.add_argument("--seeds", type=cli.count, help="seeds 0, 1, … (default: the scale's)")
-    parser.add_argument("--ablation", action="store_true", help="each improvement off, one by one")
-    words = "these rows only (default: all but the ablation's)"
+    add = cli.adder(parser)
+    text = "; ".join(f"{name}: {scale['what']}" for name, scale in SCALES.items())
+    add("scale", "quick", f"size of the comparison. {text}", choices=list(SCALES))
+    text = "number of seeds, counted from 0 (default: set by --scale)"
+    add("seeds", None, text, type=cli.count)
+    text = "also run the ablation: the bilevel method with one improvement turned off at a time"
+    add("ablation", False, text, action="store_true")
+    text = "run only these methods (default: all except those of --ablation); one or more of: "
     rows = [*METHODS, *ABLATION]
-    parser.add_argument("--methods", nargs="+", choices=rows, metavar="METHOD", help=words)
-    parser.add_argument("--jobs", type=cli.count, default=1, help="runs at once")
-    parser.add_argument("--device", type=cli.device, default="auto", help="of every run")
-    parser.add_argument("--data_dir", default="data", help="folder that holds MNIST/raw")
-    parser.add_argument("--runs_dir", default="runs/reproduce", help="folder of all its runs")
-    parser.add_argument(
-        "--results_dir",
-        default="docs/results",
-        help="folder of the CSV file; page and figures beside it",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="list the runs and their cost")
-    parser.add_argument("--collect", action="store_true", help="no runs: judge those that are done")
-    parser.add_argument("--report", action="store_true", help="only write table and figures")
+    text += "; ".join(rows)
+    add("methods", None, text, nargs="+", choices=rows, metavar="METHOD")
+    add("jobs", 1, "runs in parallel", type=cli.count)
+    add("device", "auto", "device of every run: auto, cpu, mps, cuda or cuda:N", type=cli.device)
+    add("data_dir", "data", "folder that contains MNIST/raw; MNIST is downloaded if it is missing")
+    add("runs_dir", "runs/reproduce", "folder for the runs of the comparison")
+    text = "folder for the CSV file; the page and the figures are written next to it"
+    add("results_dir", "docs/results", text)
+    add("dry_run", False, "list the runs and their cost, then exit", action="store_true")
+    text = "start no run; evaluate the finished ones and write the results"
+    add("collect", False, text, action="store_true")
+    text = "start no run and evaluate nothing; write table and figures from the CSV file"
+    add("report", False, text, action="store_true")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""Train a small diffusion model on MNIST with a fixed noise schedule: the baseline.
+"""Train a small diffusion model on MNIST with a fixed noise schedule (the baseline).
 
 python train_mnist.py                                   the published run, 100 epochs
 python train_mnist.py --tau 2 --end 0.9                 another schedule
 python train_mnist.py --schedule_from schedule.json     a schedule that a bilevel run learned
-python train_mnist.py --resume latest                   go on with a run that was interrupted
+python train_mnist.py --resume latest                   resume an interrupted run
 """
 
 from common import cli, flags
@@ -21,7 +21,7 @@ def make_parser() -> cli.Parser:
     output.add_argument(
         "--sample_only",
         action="store_true",
-        help="no training: draw --n_samples images from --ckpt",
+        help="do not train: draw --n_samples images with the network in --ckpt",
     )
     return parser
 
@@ -30,13 +30,15 @@ def check(args) -> None:
     flags.check_common(args)
     flags.check_schedule(args)
     if args.sample_only and not args.ckpt:
-        raise ValueError("--sample_only needs --ckpt, the checkpoint to draw from")
+        raise ValueError("--sample_only requires --ckpt, the checkpoint to sample from")
     for flag in ("resume", "dry_run"):
         if args.sample_only and getattr(args, flag):
             raise ValueError(f"--sample_only and --{flag} contradict each other")
+    if args.sample_only and args.eval_samples not in (0, make_parser().get_default("eval_samples")):
+        raise ValueError("--sample_only computes no FID; python -m common.evaluate judges a run")
 
 
-if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), "train", check)
 
 import sys

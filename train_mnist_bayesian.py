@@ -1,9 +1,9 @@
-"""Search for a noise schedule: Bayesian, random or grid. Each trial is train_mnist.py's training.
+"""Search for a noise schedule (Bayesian, random or grid); each trial is a run of train_mnist.py.
 
 python train_mnist_bayesian.py                          the published search: 15 trials, Bayesian
-python train_mnist_bayesian.py --strategy random        the same space and budget, drawn at random
-python train_mnist_bayesian.py --fix start end epsilon  tau alone
-python train_mnist_bayesian.py --resume latest          go on with a search that was interrupted
+python train_mnist_bayesian.py --strategy random        the same space and budget, random points
+python train_mnist_bayesian.py --fix start end epsilon  search over tau alone
+python train_mnist_bayesian.py --resume latest          resume an interrupted search
 """
 
 import argparse
@@ -12,7 +12,7 @@ from itertools import product
 from common import cli, flags
 from common.families import FAMILIES, NAMES, complete
 
-# what is searched, unless --start_range and its likes say otherwise
+# default search ranges, overridden by --start_range, --end_range, --tau_range, --epsilon_range
 RANGES = {
     family: {name: parameter.search for name, parameter in table.items()}
     for family, table in FAMILIES.items()
@@ -25,61 +25,41 @@ def make_parser() -> cli.Parser:
     flags.add_network(parser)
     flags.add_schedule(parser)
     flags.add_training(parser)
-    add_search(parser.add_argument_group("search"))
+    add_search(cli.adder(parser, "search"))
     flags.add_evaluation(parser)
     flags.add_runtime(parser)
     flags.add_output(parser)
     return parser
 
 
-def add_search(group) -> None:
-    def add(flag, default, words, **options):
-        group.add_argument(f"--{flag}", default=default, help=words, **options)
-
-    words = "a Gaussian process's proposals, points at random, or a grid"
-    add("strategy", "bayesian", words, choices=["bayesian", "random", "grid"])
-    add("n_calls", 15, "trials", type=cli.count)
-    add(
-        "n_initial",
-        5,
-        "random trials before the Gaussian process, the first included",
-        type=cli.count,
-    )
-    add(
-        "search_seed",
-        42,
-        "of the points; --seed is that of every training",
-        type=cli.number(int, 0, 2**32 - 1),
-    )
+def add_search(add) -> None:
+    text = "bayesian: points proposed by a Gaussian process; random and grid: as named"
+    add("strategy", "bayesian", text, choices=["bayesian", "random", "grid"])
+    add("n_calls", 15, "maximum number of trials", type=cli.count)
+    text = "trials before the Gaussian process proposes points; includes trial 0"
+    add("n_initial", 5, text, type=cli.count)
+    text = "seed of the points; --seed is the seed of each trial's training"
+    add("search_seed", 42, text, type=cli.number(int, 0, 2**32 - 1))
     for name in NAMES:
-        own = ", ".join(
-            f"{f} {r[name][0]:g} {r[name][1]:g}" for f, r in RANGES.items() if name in r
-        )
-        words = f"where {name} is searched (default: {own})"
-        options = {"type": cli.parameter, "nargs": 2, "metavar": ("LOW", "HIGH")}
-        add(f"{name}_range", None, words, **options)
-    words = "parameters held at the values that --start and its likes give them"
-    add("fix", None, words, choices=NAMES, nargs="+")
-    words = "leave out trial 0, the schedule of --start and its likes"
-    add("no_warm_start", False, words, action="store_true")
-    add(
-        "jobs",
-        1,
-        "trials at once, over all GPUs there are unless --device names one, as cuda:0",
-        type=cli.count,
+        ranges = {family: table[name] for family, table in RANGES.items() if name in table}
+        defaults = ", ".join(f"{f} {low:g} {high:g}" for f, (low, high) in ranges.items())
+        text = f"range in which {name} is searched (default: {defaults})"
+        add(f"{name}_range", None, text, type=cli.parameter, nargs=2, metavar=("LOW", "HIGH"))
+    text = "parameters to hold fixed, at the values of --start, --end, --tau and --epsilon"
+    add("fix", None, text, choices=NAMES, nargs="+")
+    text = "skip trial 0, the schedule given by --start, --end, --tau and --epsilon"
+    add("no_warm_start", False, text, action="store_true")
+    text = "trials in parallel, spread over all GPUs unless --device names one, such as cuda:0"
+    add("jobs", 1, text, type=cli.count)
+    text = "stop after this many trials in a row without improvement; 0: never"
+    add("patience", 0, text, type=cli.count_or_none)
+    text = "start no further trial after this many seconds; 0: no limit"
+    add("deadline", 0.0, text, type=cli.number(float, 0))
+    text = (
+        "stop a trial at half its epochs if its FID (of --fid_samples images) exceeds the median "
+        "of the earlier trials at that point"
     )
-    add(
-        "patience",
-        0,
-        "stop after so many trials without a better one; 0: never",
-        type=cli.count_or_none,
-    )
-    words = "seconds after which no trial begins; 0: none"
-    add("deadline", 0.0, words, type=cli.number(float, 0))
-    words = (
-        "end a trial that is worse at half its epochs than the median before it (by --fid_samples)"
-    )
-    add("prune", False, words, action="store_true")
+    add("prune", False, text, action="store_true")
 
 
 def check(args) -> None:
@@ -91,7 +71,9 @@ def check(args) -> None:
     args.fix = args.fix or []
     for name in args.fix:
         if name not in own:
-            raise ValueError(f"--fix {name}: the {args.scheduler_type} schedule has none")
+            raise ValueError(
+                f"--fix {name}: the {args.scheduler_type} schedule has no such parameter"
+            )
     for name in NAMES:
         given = getattr(args, f"{name}_range")
         if given and (name not in own or name in args.fix):
@@ -100,14 +82,14 @@ def check(args) -> None:
         setattr(args, f"{name}_range", list(given or own[name]) if free else None)
     check_ranges(args, ranges_of(args))
     if not args.eval_samples:
-        raise ValueError("--eval_samples 0: the final FID is what a search looks at")
+        raise ValueError("--eval_samples 0: a search needs the final FID as its objective")
     if args.prune and (args.epochs < 2 or not args.fid_samples):
-        raise ValueError("--prune looks at --fid_samples images at half of --epochs: both needed")
+        raise ValueError("--prune requires --fid_samples and at least 2 --epochs")
 
 
 def check_ranges(args, ranges: dict[str, tuple]) -> None:
     if not ranges:
-        raise ValueError("--fix leaves nothing to search")
+        raise ValueError("--fix leaves no parameter to search")
     fixed = {name: getattr(args, name) for name in NAMES if name not in ranges}
     for name, (low, high) in ranges.items():
         if not low < high:
@@ -115,20 +97,20 @@ def check_ranges(args, ranges: dict[str, tuple]) -> None:
         value = getattr(args, name)
         if not (low <= value <= high or args.no_warm_start):
             raise ValueError(
-                f"trial 0 has {name} {value:g}, outside --{name}_range {low:g} {high:g}: change "
-                "either, or --no_warm_start"
+                f"trial 0 has {name} {value:g}, outside --{name}_range {low:g} {high:g}: "
+                "change one of them or give --no_warm_start"
             )
-    for corner in product(*ranges.values()):  # a schedule is sound inside if it is at the corners
+    for corner in product(*ranges.values()):  # valid at the corners implies valid inside
         complete(args.scheduler_type, fixed | dict(zip(ranges, corner, strict=True)))
 
 
 def ranges_of(args) -> dict[str, tuple]:
-    """What is searched: name -> (lowest, highest)."""
+    """The search space: name -> (low, high)."""
     given = {name: getattr(args, f"{name}_range") for name in NAMES}
     return {name: tuple(limits) for name, limits in given.items() if limits}
 
 
-if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), "search", check)
 
 import json
@@ -272,7 +254,7 @@ def retraining(args, schedule) -> str:
         )
     skip = {*NAMES, "scheduler_type", "timesteps"}
     return shlex.join(
-        ["python", "train_mnist.py", *cli.words(train_mnist.make_parser(), mine, skip)]
+        ["python", "train_mnist.py", *cli.to_argv(train_mnist.make_parser(), mine, skip)]
     )
 
 

@@ -13,7 +13,7 @@ as in Algorithm 6 of arXiv 2502.08808. The published command:
 from common import cli, flags
 from common.families import FAMILIES, NAMES, complete
 
-# what --recipe stands for; a flag that is given counts more
+# the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES = {
     "ours": {"noise": "common", "theta_z": "kept", "zo_samples": 128},
     "paper": {"noise": "independent", "theta_z": "recopied", "zo_samples": 36},
@@ -25,50 +25,58 @@ def make_parser() -> cli.Parser:
     flags.add_data(parser)
     flags.add_network(parser)
     group = parser.add_argument_group("schedule")
+    add = cli.adder(group)
     families = ["cosine", "linear", "sigmoid"]
-    group.add_argument("--scheduler", choices=families, default="cosine", help="family")
+    add("scheduler", "cosine", "family of the learned noise schedule", choices=families)
     for name in NAMES:
-        words = f"{name} at the start (default: the family's own)"
-        suppress = None
-        group.add_argument(f"--initial_{name}", type=cli.parameter, default=suppress, help=words)
+        table = {f: FAMILIES[f][name].default for f in families if name in FAMILIES[f]}
+        defaults = ", ".join(f"{family} {value:g}" for family, value in table.items())
+        text = f"initial value of {name} (default: {defaults})"
+        add(f"initial_{name}", None, text, type=cli.parameter)
     flags.add_process(group)
     flags.add_training(parser, epochs=3)
-    add_bilevel(parser.add_argument_group("bilevel"))
+    add_bilevel(cli.adder(parser, "bilevel"))
     flags.add_evaluation(parser)
     flags.add_runtime(parser)
     flags.add_output(parser)
     return parser
 
 
-def add_bilevel(group) -> None:
-    def add(flag, default, words, **options):
-        group.add_argument(f"--{flag}", default=default, help=words, **options)
-
-    count, positive, rate = cli.count, cli.positive, cli.number(float, 0)
-    add("initial_epoch", 2, "first epochs, which leave the schedule alone", type=cli.count_or_none)
-    add("inner_loop", 1, "steps of theta_y an iteration", type=count)
-    add("inner_loop_z", 1, "steps of theta_z an iteration", type=count)
-    add("gamma", 1.0, "the FID counts 1/gamma: at the first update", type=positive)
-    add("gamma_end", 1.0, "and at the last, on a straight line", type=positive)
-    add("lr_z", 0.001, "learning rate of theta_z", type=positive)
-    words = "highest learning rates of start, end, tau, epsilon; 0 holds one fixed"
-    add("lr_beta", [0.01, 0.01, 0.1, 0.001], words, type=rate, nargs=4)
-    add("delta", 0.01, "size of the zeroth-order perturbation", type=positive)
-    words = "zeroth-order from two points, or from the residual of one"
-    add("ZO_type", "two", words, choices=["two", "one"])
-    words = "dFID/dq: zeroth-order, or exact in forward mode"
-    add("upper_gradient", "zo", words, choices=["zo", "forward"])
-    add("zo_directions", 1, "random directions a zeroth-order gradient averages", type=count)
-    words = "share of the DDIM chain, from its end, that forward mode differentiates"
-    add("truncation", 1.0, words, type=cli.number(float, 0, 1, above=True))
-    words = "paper: independent noise, theta_z recopied, 36 images an FID"
-    add("recipe", "ours", words, choices=list(RECIPES))
-    words = "starting noise on the sides of a difference (default: the recipe's)"
-    add("noise", None, words, choices=["common", "independent"])
-    words = "goes its own way, or is theta_y again each iteration (default: the recipe's)"
-    add("theta_z", None, words, choices=["kept", "recopied"])
-    words = "images of each FID of the upper level (default: the recipe's)"
-    add("zo_samples", None, words, type=cli.number(int, 2))
+def add_bilevel(add) -> None:
+    text = "epochs at the beginning that train the network alone and leave the schedule fixed"
+    add("initial_epoch", 2, text, type=cli.count_or_none)
+    add("inner_loop", 1, "training steps of theta_y per iteration", type=cli.count)
+    add("inner_loop_z", 1, "training steps of theta_z per iteration", type=cli.count)
+    text = "gamma at the first schedule update; the FID is weighted by 1/gamma"
+    add("gamma", 1.0, text, type=cli.positive)
+    text = "gamma at the last schedule update; it changes linearly in between"
+    add("gamma_end", 1.0, text, type=cli.positive)
+    add("lr_z", 0.001, "learning rate of theta_z", type=cli.positive)
+    text = "peak learning rates of start, end, tau and epsilon; 0 holds a parameter fixed"
+    add("lr_beta", [0.01, 0.01, 0.1, 0.001], text, type=cli.number(float, 0), nargs=4)
+    add("delta", 0.01, "size of the zeroth-order perturbation", type=cli.positive)
+    text = "zeroth-order estimator: two-point difference or one-point residual"
+    add("ZO_type", "two", text, choices=["two", "one"])
+    text = "how dFID/dq is computed: zo: zeroth-order estimate; forward: exact, in forward mode"
+    add("upper_gradient", "zo", text, choices=["zo", "forward"])
+    text = "random directions averaged in each zeroth-order gradient"
+    add("zo_directions", 1, text, type=cli.count)
+    text = "fraction of the DDIM chain, counted from its end, that forward mode differentiates"
+    add("truncation", 1.0, text, type=cli.number(float, 0, 1, above=True))
+    text = (
+        "presets for --noise, --theta_z and --zo_samples; ours: common, kept, 128; paper: "
+        "independent, recopied, 36"
+    )
+    add("recipe", "ours", text, choices=list(RECIPES))
+    text = "starting noise of the two sides of a difference (default: set by --recipe)"
+    add("noise", None, text, choices=["common", "independent"])
+    text = (
+        "kept: theta_z is trained on across iterations; recopied: it is reset to theta_y in each "
+        "iteration (default: set by --recipe)"
+    )
+    add("theta_z", None, text, choices=["kept", "recopied"])
+    text = "images per FID of the upper level (default: set by --recipe)"
+    add("zo_samples", None, text, type=cli.number(int, 2))
 
 
 def check(args) -> None:
@@ -81,10 +89,17 @@ def check(args) -> None:
             setattr(args, name, value)
     flags.check_steps(args)
     if args.upper_gradient == "forward" and args.noise == "independent":
-        raise ValueError("--upper_gradient forward has no two sides for --noise independent")
+        raise ValueError(
+            "--upper_gradient forward takes no difference, so --noise independent does not apply"
+        )
+    if args.initial_epoch >= args.epochs:
+        raise ValueError(
+            f"--initial_epoch {args.initial_epoch} leaves none of --epochs {args.epochs} for the "
+            "schedule; to train with a fixed schedule use train_mnist.py or --lr_beta 0 0 0 0"
+        )
 
 
-if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), "bilevel", check)
 
 import sys

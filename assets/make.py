@@ -66,7 +66,7 @@ def ship(run: Path, assets: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     state["args"] = {k: v for k, v in state["args"].items() if k not in PLACES}
     checkpoint.save(assets / NETWORK, {name: state[name] for name in KEPT})
-    flags = cli.words(train_mnist.make_parser(), argparse.Namespace(**state["args"]))
+    flags = cli.to_argv(train_mnist.make_parser(), argparse.Namespace(**state["args"]))
     record = {"command": " ".join(["python train_mnist.py", *flags])}
     record |= {name: about[name] for name in FACTS} | summary
     (assets / NETWORK).with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")

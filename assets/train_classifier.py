@@ -83,7 +83,7 @@ def main(args) -> None:
     )
     weights = {name: value.half() for name, value in folded(net).state_dict().items()}
     right, tested = count_right(weights, images["test"], labels["test"]), len(labels["test"])
-    flags = cli.words(make_parser(), args)
+    flags = cli.to_argv(make_parser(), args)
     record = {
         "accuracy": right / tested,
         "test_images": tested,

@@ -1,4 +1,4 @@
-"""What the scripts' command lines share, without importing torch: a wrong flag answers at once."""
+"""Command-line parsing shared by all scripts; no torch, so that errors and -h are instant."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-# resuming takes its arguments from the run; only these may be given beside --resume
+# a resumed run takes its arguments from its folder; only these may be given with --resume
 MAY_CHANGE = {
     "resume",
     "runs_dir",
@@ -20,7 +20,7 @@ MAY_CHANGE = {
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where there is one: not None, False or ''."""
+    """Help formatter that shows a default unless it is None, False or ''."""
 
     def _get_help_string(self, action):
         empty = action.default is None or action.default is False or action.default == ""
@@ -28,7 +28,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults in the help, no abbreviations and errors of one line."""
+    """ArgumentParser with defaults in the help, no abbreviations and one-line errors."""
 
     def __init__(self, description: str):
         super().__init__(
@@ -41,8 +41,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (-h explains the flags)\n")
 
 
+def adder(parser, title=None):
+    """A function that adds a flag by name, default and help text, to a new group if titled."""
+    group = parser.add_argument_group(title) if title else parser
+
+    def add(name, default, text, **options):
+        group.add_argument(f"--{name}", default=default, help=text, **options)
+
+    return add
+
+
 def number(kind, low=-math.inf, high=math.inf, above=False):
-    """An argparse type: a finite int or float in [low, high], or in (low, high] with `above`."""
+    """An argparse type: a finite int or float in [low, high]; (low, high] if `above`."""
     name = "whole number" if kind is int else "number"
     bound = f" {'above' if above else 'of at least'} {low:g}" if low > -math.inf else ""
     bound += f" and at most {high:g}" if high < math.inf else ""
@@ -61,7 +71,7 @@ def number(kind, low=-math.inf, high=math.inf, above=False):
 
 
 def device(text):
-    """An argparse type: the name of a device that torch may have."""
+    """An argparse type: the name of a torch device."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, mps, cuda or cuda:N")
     return text
@@ -74,7 +84,7 @@ parameter = number(float)
 
 
 def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argparse.Namespace:
-    """Parse and check the arguments. A run that resumes takes its own arguments back."""
+    """Parse and check the arguments; a resumed run takes them from its folder."""
     unset = object()
     dests = [action.dest for action in parser._actions if action.dest != "help"]
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(dests, unset)))
@@ -91,7 +101,8 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
             other = [n for n in given if n not in MAY_CHANGE and given[n] != stored.get(n)]
             if other:
                 raise ValueError(
-                    f"--{other[0]} differs from the run's own; start a new run to change it"
+                    f"--{other[0]} differs from the value in {folder}/args.json; start a new run "
+                    "to change it"
                 )
             given = {**stored, **{n: given[n] for n in given if n in MAY_CHANGE}}
             given["resume"] = str(folder)
@@ -102,25 +113,25 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
     return args
 
 
-def words(parser: Parser, args, skip=()) -> list[str]:
-    """The flags that say `args` to a parser: those that are not at their defaults."""
-    said = []
+def to_argv(parser: Parser, args, skip=()) -> list[str]:
+    """Command-line arguments that reproduce `args`: every flag that is not at its default."""
+    argv = []
     for action in parser._actions:
         value = getattr(args, action.dest, None)
         if action.dest in skip or value in (None, action.default):
             continue
         values = [] if value is True else value if isinstance(value, list) else [value]
-        said += [action.option_strings[-1], *map(str, values)]
-    return said
+        argv += [action.option_strings[-1], *map(str, values)]
+    return argv
 
 
-def find_run(runs_dir: str, kind: str, where: str) -> Path:
-    """The folder of a run: the one that `where` names, or the latest of its kind to go on with."""
-    if where != "latest":
-        folder = by_number(where)
+def find_run(runs_dir: str, kind: str, name: str) -> Path:
+    """The run folder called `name`; for 'latest' the newest of its kind, unfinished ones first."""
+    if name != "latest":
+        folder = by_number(name)
         if (folder / "args.json").is_file():
             return folder
-        raise ValueError(f"--resume {where}: not a run's folder (it has no args.json)")
+        raise ValueError(f"--resume {name}: not a run folder (no args.json in it)")
     folders = sorted(Path(runs_dir).glob(f"[0-9]*-{kind}-*/args.json"))
     if not folders:
         raise ValueError(f"--resume latest: no {kind} run in {runs_dir}")
@@ -128,20 +139,22 @@ def find_run(runs_dir: str, kind: str, where: str) -> Path:
     return (unfinished or folders)[-1].parent
 
 
-def by_number(where: str) -> Path:
-    """The folder runs/00003-train-seed0 for runs/00003, where there is one of that number."""
-    folder = Path(where)
-    found = [] if folder.is_dir() else sorted(folder.parent.glob(f"{folder.name}-*"))
-    return found[0] if len(found) == 1 else folder
+def by_number(name: str) -> Path:
+    """Expand runs/00003 to runs/00003-train-seed0 if exactly one folder matches."""
+    folder = Path(name)
+    matches = [] if folder.is_dir() else sorted(folder.parent.glob(f"{folder.name}-*"))
+    return matches[0] if len(matches) == 1 else folder
 
 
 def read_arguments(folder: Path, kind: str) -> dict:
-    """The arguments a run was started with."""
+    """The arguments with which a run was started."""
     try:
         content = json.loads((folder / "args.json").read_text())
-        arguments, its_kind = dict(content["arguments"]), content["kind"]
+        arguments, stored_kind = dict(content["arguments"]), content["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{folder}/args.json: cannot be read") from None
-    if its_kind != kind:
-        raise ValueError(f"{folder} is a {its_kind} run: its own script resumes it")
+    if stored_kind != kind:
+        raise ValueError(
+            f"{folder} is a {stored_kind} run; resume it with the script that started it"
+        )
     return arguments

@@ -1,29 +1,29 @@
-"""Judge the network of a run again: python -m common.evaluate --run runs/00003"""
+"""Evaluate the network of a finished run: python -m common.evaluate --run runs/00003"""
 
 from common import cli
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(
-        "Judge a run's averaged network again; the numbers go into its summary.json."
+        "Evaluate the averaged network of a run; the scores are added to its summary.json."
     )
-    parser.add_argument("--run", required=True, help="the run's folder, whole or as in runs/00003")
-    parser.add_argument(
-        "--eval_samples", type=cli.number(int, 2), default=10000, help="images drawn"
-    )
-    parser.add_argument(
-        "--extractor", choices=["mnist", "inception"], help="default: the run's own"
-    )
-    parser.add_argument("--inception_weights", metavar="FILE", help="instead of a download")
-    parser.add_argument("--data_dir", help="folder that holds MNIST/raw; default: the run's own")
-    parser.add_argument("--cache_dir", help="of the reference statistics; default: the run's own")
-    parser.add_argument(
-        "--device", type=cli.device, default="auto", help="auto, cpu, mps, cuda or cuda:N"
-    )
+    add = cli.adder(parser)
+    add("run", None, "folder of the run; a number such as runs/00003 is enough", required=True)
+    text = "images for the FID and Inception Score"
+    add("eval_samples", 10000, text, type=cli.number(int, 2))
+    text = "feature extractor for FID and IS (default: the run's)"
+    add("extractor", None, text, choices=["mnist", "inception"])
+    text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
+    add("inception_weights", None, text, metavar="FILE")
+    add("data_dir", None, "folder that contains MNIST/raw (default: the run's)")
+    text = "folder in which reference statistics of the FID are cached (default: the run's)"
+    add("cache_dir", None, text)
+    text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"
+    add("device", "auto", text, type=cli.device)
     return parser
 
 
-if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
 import argparse
@@ -37,20 +37,20 @@ from common.machine import setup
 
 
 def judge_again(args) -> None:
-    """FID and IS of a run's newest checkpoint, appended to its summary.json if it has one."""
+    """FID and IS of a run's newest checkpoint, added to its summary.json if there is one."""
     folder = cli.by_number(args.run)
     if not folder.is_dir():
-        raise Stop(f"--run {args.run}: no such run, or several", code=2)
+        raise Stop(f"--run {args.run}: no such run, or more than one", code=2)
     path = checkpoint.newest(folder)
     if not path:
-        raise Stop(f"--run {folder}: it has no checkpoint", code=2)
+        raise Stop(f"--run {folder}: no checkpoint in it", code=2)
     given = {k: v for k, v in vars(args).items() if v is not None}
     own = checkpoint.load(path)["args"]
     args = argparse.Namespace(**{**own, "cpu": False, **given})
     scores = judge_checkpoint(path, args, setup(args))
     print(json.dumps(scores, indent=2))
     known = folder / "summary.json"
-    if known.exists():  # a summary says that a run is complete: an unfinished one gets none
+    if known.exists():  # a summary marks a run as complete, so an unfinished run gets none
         summary = json.loads(known.read_text())
         summary.setdefault("judged_again", []).append({**scores, "checkpoint": path.name})
         checkpoint.write_atomically(known, (json.dumps(summary, indent=2) + "\n").encode())

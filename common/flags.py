@@ -2,269 +2,178 @@
 
 from pathlib import Path
 
-from common.cli import count, count_or_none, device, number, parameter, positive
+from common.cli import adder, count, count_or_none, device, number, parameter, positive
 from common.families import FAMILIES, complete, read_schedule
 
-TIMESTEPS = 1000  # where no flag and no schedule's file says another length
+TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
+MEANING = {
+    "start": "start of the interval of the family's curve",
+    "end": "end of the interval of the family's curve",
+    "tau": "temperature of the schedule",
+    "epsilon": "offset of the schedule",
+}
 
 
 def add_data(parser):
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--dataset",
-        choices=["mnist", "digits"],
-        default="mnist",
-        help="mnist: 28x28; digits: scikit-learn's 8x8 digits, which need no download",
-    )
-    group.add_argument(
-        "--data_dir",
-        default="data",
-        help="folder that holds MNIST/raw; downloaded to if it is not there",
-    )
-    group.add_argument(
-        "--cache_dir", default="cache", help="folder for the reference statistics of FID"
-    )
+    add = adder(parser, "data")
+    text = "mnist: 28x28 images; digits: the 8x8 digits shipped with scikit-learn, no download"
+    add("dataset", "mnist", text, choices=["mnist", "digits"])
+    add("data_dir", "data", "folder that contains MNIST/raw; MNIST is downloaded if it is missing")
+    add("cache_dir", "cache", "folder in which reference statistics of the FID are cached")
 
 
 def add_network(parser):
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--model_base_dim",
-        type=count,
-        default=64,
-        help="channels of the first layer, a multiple of 4",
-    )
+    add = adder(parser, "network")
+    add("model_base_dim", 64, "channels of the first layer; a multiple of 4", type=count)
 
 
-def add_process(group):
+def add_process(group, timesteps_from=""):
     """The flags of the diffusion process that every script has, fixed schedule or learned."""
-    group.add_argument(
-        "--timesteps", type=count, default=TIMESTEPS, help="T, length of the process"
-    )
-    group.add_argument(
-        "--input_scale",
-        type=positive,
-        default=1.0,
-        help="b in x_t = sqrt(ab) b x_0 + sqrt(1-ab) eps",
-    )
-    group.add_argument(
-        "--no_normalise",
-        action="store_true",
-        help="do not divide the network's input by its standard deviation (matters if b is not 1)",
-    )
+    add = adder(group)
+    text = f"number of diffusion steps T (default: {TIMESTEPS}{timesteps_from})"
+    add("timesteps", None, text, type=count)
+    text = "b in x_t = sqrt(alpha_bar) b x_0 + sqrt(1 - alpha_bar) eps: scales the data"
+    add("input_scale", 1.0, text, type=positive)
+    text = "do not divide the network's input by its standard deviation (1 if --input_scale is 1)"
+    add("no_normalise", False, text, action="store_true")
 
 
 def add_schedule(parser):
     group = parser.add_argument_group("schedule")
-    group.add_argument(
-        "--scheduler_type",
-        choices=list(FAMILIES),
-        default="cosine",
-        help="family of the noise schedule",
-    )
-    for name, what in (
-        ("start", "where the curve is entered"),
-        ("end", "where the curve is left"),
-        ("tau", "temperature"),
-        ("epsilon", "offset"),
-    ):
-        own = ", ".join(f"{f} {b[name][0]:g}" for f, b in FAMILIES.items() if name in b)
-        group.add_argument(
-            f"--{name}",
-            type=parameter,
-            default=None,
-            help=f"{what} (default: the family's own: {own})",
-        )
-    group.add_argument(
-        "--schedule_from", metavar="FILE", help="take family, T and parameters from a schedule.json"
-    )
-    group.add_argument(
-        "--sampling_schedule",
-        metavar="FILE|FAMILY",
-        help="sample with another schedule: a schedule.json, or a family with its defaults",
-    )
-    add_process(group)
+    add = adder(group)
+    add("scheduler_type", "cosine", "family of the noise schedule", choices=list(FAMILIES))
+    for name, meaning in MEANING.items():
+        defaults = ", ".join(f"{f} {p[name].default:g}" for f, p in FAMILIES.items() if name in p)
+        add(name, None, f"{meaning} (default: {defaults})", type=parameter)
+    text = "read family, T and parameters of the schedule from this schedule.json"
+    add("schedule_from", None, text, metavar="FILE")
+    text = "sample with another schedule: a schedule.json, or a family with its default parameters"
+    add("sampling_schedule", None, text, metavar="FILE|FAMILY")
+    add_process(group, ", or the T of --schedule_from")
 
 
 def add_training(parser, epochs=100):
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs", type=count, default=epochs, help="passes over the training images"
-    )
-    group.add_argument("--batch_size", type=number(int, 2), default=128, help="images a step")
-    group.add_argument("--lr", type=positive, default=0.001, help="AdamW's highest learning rate")
-    group.add_argument(
-        "--lr_schedule",
-        choices=["onecycle", "constant", "cosine", "step", "exponential", "plateau"],
-        default="onecycle",
-        help="course of the learning rate",
-    )
-    group.add_argument(
-        "--model_ema_steps",
-        type=count,
-        default=10,
-        help="steps between updates of the averaged network",
-    )
-    group.add_argument(
-        "--model_ema_decay",
-        type=number(float, 0, 1),
-        default=0.995,
-        help="decay of the averaged network",
-    )
-    group.add_argument(
-        "--limit_batches", type=count_or_none, default=0, help="steps an epoch at most; 0: all"
-    )
-    group.add_argument("--ckpt", default="", help="start from the weights in this checkpoint")
+    add = adder(parser, "training")
+    add("epochs", epochs, "passes over the training images", type=count)
+    add("batch_size", 128, "images per training step", type=number(int, 2))
+    add("lr", 0.001, "peak learning rate of AdamW", type=positive)
+    text = "learning-rate schedule; onecycle warms up during the first quarter of the steps"
+    choices = ["onecycle", "constant", "cosine", "step", "exponential", "plateau"]
+    add("lr_schedule", "onecycle", text, choices=choices)
+    text = "training steps between updates of the network's moving average (EMA)"
+    add("model_ema_steps", 10, text, type=count)
+    text = "decay of the EMA before it is rescaled by batch size, update interval and epochs"
+    add("model_ema_decay", 0.995, text, type=number(float, 0, 1))
+    add("limit_batches", 0, "maximum number of batches per epoch; 0: all", type=count_or_none)
+    add("ckpt", "", "initialise the network with the weights in this checkpoint", metavar="FILE")
 
 
 def add_evaluation(parser):
-    group = parser.add_argument_group("evaluation")
-    group.add_argument(
-        "--n_samples", type=count, default=36, help="images in the picture of each epoch"
+    add = adder(parser, "evaluation")
+    add("n_samples", 36, "images in the sample grid that is saved after each epoch", type=count)
+    add("backward_steps", 100, "DDIM steps per sampled image", type=count)
+    add("tau_type", "linear", "spacing of the DDIM steps", choices=["linear", "quadratic"])
+    text = (
+        "ddim: deterministic, visits --backward_steps steps; ddpm: stochastic, visits all T steps"
     )
-    group.add_argument(
-        "--backward_steps", type=count, default=100, help="DDIM steps that each sampling visits"
+    add("sampler", "ddim", text, choices=["ddim", "ddpm"])
+    text = "do not clip the predicted x_0 to [-1, 1] during sampling"
+    add("no_clip", False, text, action="store_true")
+    text = (
+        "images for the FID and Inception Score after each epoch; 0: skip them. On MNIST, 500 "
+        "images with 100 DDIM steps cost about 30%% of a training epoch"
     )
-    group.add_argument(
-        "--tau_type",
-        choices=["linear", "quadratic"],
-        default="linear",
-        help="spacing of the DDIM steps",
+    add("fid_samples", 500, text, type=count_or_none)
+    text = (
+        "images for the final FID and Inception Score; 0: skip them. On MNIST, 10000 images with "
+        "100 DDIM steps cost about as much as 5.5 training epochs"
     )
-    group.add_argument(
-        "--sampler",
-        choices=["ddim", "ddpm"],
-        default="ddim",
-        help="ddpm visits all T steps, with noise",
-    )
-    group.add_argument(
-        "--no_clip",
-        action="store_true",
-        help="do not clip the predicted x_0 to [-1, 1] while sampling",
-    )
-    group.add_argument(
-        "--fid_samples",
-        type=count_or_none,
-        default=500,
-        help="images for FID and IS after each epoch, 0: none; 500 with 100 DDIM steps cost about "
-        "a quarter of an MNIST epoch",
-    )
-    group.add_argument(
-        "--eval_samples",
-        type=count_or_none,
-        default=10000,
-        help="images for the final FID and IS, 0: none; 10000 with 100 DDIM steps cost about "
-        "five MNIST epochs",
-    )
-    group.add_argument(
-        "--extractor",
-        choices=["mnist", "inception"],
-        default="mnist",
-        help="features for FID and IS: our digit classifier, or the paper's InceptionV3",
-    )
-    group.add_argument(
-        "--inception_weights",
-        metavar="FILE",
-        help="InceptionV3 weights of pytorch-fid, instead of a download",
-    )
+    add("eval_samples", 10000, text, type=count_or_none)
+    text = "feature extractor for FID and IS: this repository's digit classifier or InceptionV3"
+    add("extractor", "mnist", text, choices=["mnist", "inception"])
+    text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
+    add("inception_weights", None, text, metavar="FILE")
 
 
 def add_runtime(parser):
-    group = add_machine(parser)
-    group.add_argument("--amp", action="store_true", help="train and sample in bfloat16 autocast")
-    group.add_argument(
-        "--compile",
-        choices=["off", "fused", "graphs"],
-        default="off",
-        help="compile the networks, which takes minutes at the start; graphs: CUDA graphs too",
+    add = adder(add_machine(parser))
+    add("amp", False, "train and sample with bfloat16 autocast", action="store_true")
+    text = (
+        "compile the networks, which takes minutes at the start of a run; graphs also records CUDA "
+        "graphs"
     )
-    group.add_argument(
-        "--dry_run", action="store_true", help="say what would be done and what it costs, and stop"
-    )
+    add("compile", "off", text, choices=["off", "fused", "graphs"])
+    text = "print what the command would do and what it costs, then exit"
+    add("dry_run", False, text, action="store_true")
 
 
 def add_machine(parser):
     """The runtime flags of every script that makes runs."""
     group = parser.add_argument_group("runtime")
-    group.add_argument(
-        "--device",
-        type=device,
-        default="auto",
-        help="auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N",
-    )
-    group.add_argument("--cpu", action="store_true", help="the same as --device cpu")
-    group.add_argument(
-        "--seed", type=number(int, 0, 2**32 - 1), default=0, help="of every random stream"
-    )
-    group.add_argument(
-        "--threads",
-        type=count_or_none,
-        default=0,
-        help="CPU threads; 0: as many as torch takes; on a busy machine take fewer",
-    )
-    group.add_argument(
-        "--save_seconds",
-        type=number(float, 0),
-        default=60.0,
-        help="time between checkpoints; 0: one after each step",
-    )
-    group.add_argument(
-        "--resume",
-        metavar="latest|RUN",
-        help="go on with an unfinished run: its folder, or the latest",
-    )
+    add = adder(group)
+    text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"
+    add("device", "auto", text, type=device)
+    add("cpu", False, "run on the CPU, like --device cpu", action="store_true")
+    add("seed", 0, "seed of all random numbers", type=number(int, 0, 2**32 - 1))
+    text = "CPU threads; 0: torch's default. Use fewer if other jobs share the machine"
+    add("threads", 0, text, type=count_or_none)
+    text = "seconds between checkpoints; 0: one after every step"
+    add("save_seconds", 60.0, text, type=number(float, 0))
+    text = "resume an unfinished run: its folder or number, or 'latest'"
+    add("resume", None, text, metavar="latest|RUN")
     return group
 
 
 def add_output(parser):
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "--runs_dir", default="runs", help="each run makes a numbered folder in here"
-    )
-    group.add_argument("--log_freq", type=count, default=10, help="steps between lines of the log")
+    add = adder(group)
+    add("runs_dir", "runs", "folder in which each run creates a numbered folder")
+    add("log_freq", 10, "training steps (bilevel: iterations) between log lines", type=count)
     return group
 
 
 def check_device(args) -> None:
-    """--cpu beside another device; a ValueError."""
+    """Raise a ValueError if --cpu is given together with another device."""
     if args.cpu and args.device not in ("auto", "cpu"):
         raise ValueError(f"--cpu and --device {args.device} contradict each other")
 
 
 def check_common(args) -> None:
-    """Combinations that no training script can run; ValueError says which flag."""
+    """Refuse combinations that no training script can run; the ValueError names the flag."""
     check_device(args)
     if args.model_base_dim % 4:
         raise ValueError(f"--model_base_dim {args.model_base_dim} is not a multiple of 4")
     for flag in ("fid_samples", "eval_samples"):
         if getattr(args, flag) == 1:
-            raise ValueError(f"--{flag} 1: a FID needs at least 2 images; 0 turns it off")
+            raise ValueError(f"--{flag} 1: an FID needs at least 2 images; 0 skips it")
     if args.inception_weights and args.extractor != "inception":
-        raise ValueError("--inception_weights is read with --extractor inception only")
-    begun = args.resume and any(Path(args.resume).glob("checkpoints/step_*.pt"))
+        raise ValueError("--inception_weights requires --extractor inception")
+    started = args.resume and any(Path(args.resume).glob("checkpoints/step_*.pt"))
     for flag in ("ckpt", "inception_weights"):
         path = getattr(args, flag)
-        if flag == "ckpt" and begun:
-            args.ckpt = path = ""  # its weights are in the run's own checkpoints by now
+        if flag == "ckpt" and started:
+            args.ckpt = path = ""  # the run's own checkpoints hold newer weights
         if path and not Path(path).is_file():
             raise ValueError(f"--{flag} {path}: no such file")
 
 
 def check_schedule(args) -> None:
-    """Check and complete the flags of a fixed schedule."""
+    """Check the flags of a fixed schedule and fill in its parameters."""
     given = {name: getattr(args, name) for name in ("start", "end", "tau", "epsilon")}
     if args.schedule_from and not args.resume:
         if any(value is not None for value in given.values()):
-            raise ValueError("--schedule_from brings its own start, end, tau and epsilon")
-        args.scheduler_type, timesteps, given = read_schedule(args.schedule_from)
-        if args.timesteps not in (TIMESTEPS, timesteps):
             raise ValueError(
-                f"--timesteps {args.timesteps}: --schedule_from brings its own, {timesteps}"
+                "--schedule_from already sets start, end, tau and epsilon; give one or the other"
+            )
+        args.scheduler_type, timesteps, given = read_schedule(args.schedule_from)
+        if args.timesteps not in (None, timesteps):
+            raise ValueError(
+                f"--timesteps {args.timesteps} contradicts --schedule_from, whose T is {timesteps}"
             )
         args.timesteps = timesteps
     other = args.sampling_schedule
     if isinstance(other, str) and other not in FAMILIES:
-        # by content, not by name: the file may be another one when the run is resumed
+        # store the content, not the name: the file may have changed when the run is resumed
         family, timesteps, values = read_schedule(other)
         args.sampling_schedule = {"family": family, "timesteps": timesteps, **values}
     vars(args).update(complete(args.scheduler_type, given))
@@ -272,8 +181,10 @@ def check_schedule(args) -> None:
 
 
 def check_steps(args) -> None:
+    """Fill in T and refuse more DDIM steps than T."""
+    args.timesteps = args.timesteps or TIMESTEPS
     if args.backward_steps > args.timesteps:
         raise ValueError(
-            f"--backward_steps {args.backward_steps} exceeds the schedule's {args.timesteps} steps "
-            "(--timesteps, or a schedule's file)"
+            f"--backward_steps {args.backward_steps} exceeds T = {args.timesteps} (--timesteps, or "
+            "the schedule file)"
         )

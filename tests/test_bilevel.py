@@ -384,12 +384,12 @@ def test_killed_between_the_sides_and_resumed_gives_the_same_bits(tmp_path, flag
     assert same(*results)
 
 
-def test_without_an_upper_level_it_is_the_baseline(tmp_path):
-    """A schedule that is never moved: train_mnist.py's steps, bit for bit."""
+def test_with_the_schedule_held_fixed_it_is_the_baseline(tmp_path):
+    """--lr_beta 0 0 0 0, the control run: theta_y takes train_mnist.py's steps, bit for bit."""
     bilevel, baseline = Script(tmp_path / "a", "bilevel"), Script(tmp_path / "b")
     for script in (bilevel, baseline):
         script.folder.mkdir()
-    assert bilevel.run(*TINY, "--initial_epoch", 2) == 0, bilevel.said()
+    assert bilevel.run(*TINY, "--lr_beta", 0, 0, 0, 0) == 0, bilevel.said()
     assert baseline.run(*TRAIN) == 0, baseline.said()
     ours, theirs = result(bilevel.only), result(baseline.only)
     for part in ("net", "ema", "optimizer", "lr_schedule", "schedule", "png"):

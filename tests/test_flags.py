@@ -100,7 +100,8 @@ def test_wrong_values_are_one_line(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", [
     "--gamma 0", "--gamma -1", "--gamma_end 0", "--delta 0", "--lr_z 0", "--lr_beta 1 1 1",
     "--lr_beta 1 1 1 1 1", "--lr_beta 1 1 1 -1", "--lr_beta 1 1 1 nan", "--inner_loop 0",
-    "--inner_loop_z 0", "--initial_epoch -1", "--truncation 0", "--truncation 2", "--ZO_type three",
+    "--inner_loop_z 0", "--initial_epoch -1", "--initial_epoch 9", "--initial_epoch 3",
+    "--truncation 0", "--truncation 2", "--ZO_type three",
     "--zo_samples 1", "--zo_directions 0", "--recipe theirs", "--noise none", "--theta_z lost",
     "--upper_gradient backward", "--upper_gradient forward --noise independent",
     "--upper_gradient forward --recipe paper", "--scheduler ddpm", "--initial_end 2",
@@ -132,11 +133,11 @@ def test_a_range_may_leave_the_default_out_without_a_warm_start():
     assert sigmoid["start"][1] < sigmoid["end"][0] and sigmoid["tau"][0] >= 0.1
 
 
-def test_the_words_of_arguments_parse_to_the_same_arguments():
+def test_the_argv_of_arguments_parses_to_the_same_arguments():
     args = parse("train", "--tau", 2, "--no_clip", "--lr", 0.5, "--dataset", "digits")
     parser = train_mnist.make_parser()
-    assert parse("train", *cli.words(parser, args)) == args
-    assert cli.words(parser, args, skip={"tau", "start", "end", "epsilon"}) == [
+    assert parse("train", *cli.to_argv(parser, args)) == args
+    assert cli.to_argv(parser, args, skip={"tau", "start", "end", "epsilon", "timesteps"}) == [
         "--dataset", "digits", "--lr", "0.5", "--no_clip"
     ]  # fmt: skip
 
@@ -158,11 +159,12 @@ def test_wrong_combinations_are_one_line(capsys, tmp_path, monkeypatch):
         "--scheduler_type ddpm --epsilon 0", "--scheduler_type ddpm --end 1",
         "--schedule_from no.json", "--schedule_from bad.json", "--schedule_from ckpt.pt",
         "--schedule_from ok.json --start 0.1", "--schedule_from ok.json --tau 2",
-        "--schedule_from ok.json --timesteps 11",
+        "--schedule_from ok.json --timesteps 11", "--schedule_from ok.json --timesteps 1000",
         "--schedule_from ok.json --backward_steps 11", "--schedule_from .",
         "--sampling_schedule no.json", "--sampling_schedule bad.json", "--sampling_schedule cos",
         "--ckpt no.pt", "--ckpt .", "--sample_only", "--sample_only --ckpt no.pt",
-        "--sample_only --ckpt ckpt.pt --resume latest", "--sample_only --ckpt ckpt.pt --dry_run",
+        "--sample_only --ckpt ckpt.pt --resume latest",
+        "--sample_only --ckpt ckpt.pt --eval_samples 5", "--sample_only --ckpt ckpt.pt --dry_run",
         "--resume latest", "--resume no",
         "--resume .", "--resume latest --runs_dir no", "--inception_weights ckpt.pt",
         "--extractor inception --inception_weights no.pth", "--fid_samples 1", "--eval_samples 1",

@@ -1,10 +1,10 @@
 """Compare learning-rate schedules on 2-D data: five of them on circle, dino, line and moons.
 
-python -m studies.lr_schedules                       the study: 4 x 5 runs of 10,000 steps a seed
-python -m studies.lr_schedules --sweep --sets dino   schedules that die early beside ones that last
-python -m studies.lr_schedules --digits              the five on 8x8 digits, judged by FID
-python -m studies.lr_schedules --resume latest       go on with a run that was interrupted
-python -m studies.lr_schedules --report RUN ...      put runs' numbers into docs/lr_schedules.md
+python -m studies.lr_schedules                       the study: 4 x 5 runs of 10,000 steps per seed
+python -m studies.lr_schedules --sweep --sets dino   many decay rates and step sizes
+python -m studies.lr_schedules --digits              the five schedules on 8x8 digits, with FID
+python -m studies.lr_schedules --resume latest       resume an interrupted run
+python -m studies.lr_schedules --report RUN ...      write the runs' numbers to docs/lr_schedules.md
 
 The runs of a seed are trained together (together.py). They share first weights, batches, times and
 noise, so they differ in their learning rate alone.
@@ -37,56 +37,40 @@ def make_parser() -> cli.Parser:
 
 def add_study(parser) -> None:
     group = parser.add_argument_group("study")
-    group.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="data sets")
-    group.add_argument("--seeds", type=cli.count, default=1, help="seeds, from --seed upwards")
-    group.add_argument("--steps", type=cli.count, default=10000, help="training steps of each run")
-    group.add_argument("--batch_size", type=cli.count, default=256, help="points a step")
-    group.add_argument("--lr", type=cli.positive, default=3e-4, help="AdamW's first learning rate")
-    group.add_argument(
-        "--points", type=cli.number(int, 10), default=100000, help="points to train on, and for KL"
+    add = cli.adder(group)
+    add("sets", SETS, "data sets to train on", nargs="+", choices=SETS)
+    add("seeds", 1, "number of seeds, counted from --seed", type=cli.count)
+    add("steps", 10000, "training steps per run", type=cli.count)
+    add("batch_size", 256, "points per training step", type=cli.count)
+    add("lr", 3e-4, "initial learning rate of AdamW", type=cli.positive)
+    text = "number of training points, and of real points for the KL divergence"
+    add("points", 100000, text, type=cli.number(int, 10))
+    text = "held-out points for the evaluation loss, and generated points for the KL divergence"
+    add("eval_points", 10000, text, type=cli.number(int, 10))
+    add_mode = cli.adder(group.add_mutually_exclusive_group())
+    text = "train with many decay rates and step sizes instead of the five schedules"
+    add_mode("sweep", False, text, action="store_true")
+    text = "train on 8x8 digits with train_mnist.py and evaluate the FID"
+    add_mode("digits", False, text, action="store_true")
+    text = (
+        "do not train: copy the numbers of these runs to docs/results and rewrite "
+        "docs/lr_schedules.md and its figures"
     )
-    group.add_argument(
-        "--eval_points",
-        type=cli.number(int, 10),
-        default=10000,
-        help="held-out points for the evaluation loss, and points drawn for the KL divergence",
-    )
-    mode = group.add_mutually_exclusive_group()
-    mode.add_argument(
-        "--sweep", action="store_true", help="many decay rates and step sizes, not the five"
-    )
-    mode.add_argument(
-        "--digits", action="store_true", help="the five on 8x8 digits with train_mnist.py, and FID"
-    )
-    mode.add_argument(
-        "--report",
-        nargs="*",
-        metavar="RUN",
-        help="no training: take the numbers of these runs into docs/results, and write "
-        "docs/lr_schedules.md and its figures from what is there",
-    )
+    add_mode("report", None, text, nargs="*", metavar="RUN")
 
 
 def add_schedules(parser) -> None:
-    group = parser.add_argument_group("learning-rate schedules")
-    group.add_argument(
-        "--step_size", type=cli.count_or_none, default=0, help="StepLR's, in steps; 0: a third"
-    )
-    part = cli.number(float, 0, 1, above=True)
-    group.add_argument("--step_decay", type=part, default=0.1, help="StepLR's factor")
-    group.add_argument(
-        "--exponential_end", type=part, default=0.01, help="ExponentialLR's last rate, over --lr"
-    )
-    below = cli.number(float, 0, 0.999, above=True)
-    group.add_argument(
-        "--plateau_decay", type=below, default=0.5, help="ReduceLROnPlateau's factor"
-    )
-    group.add_argument(
-        "--plateau_patience",
-        type=cli.count_or_none,
-        default=2,
-        help="passes over the points that ReduceLROnPlateau waits for a lower loss",
-    )
+    add = cli.adder(parser, "learning-rate schedules")
+    text = "steps between the decays of StepLR; 0: a third of --steps"
+    add("step_size", 0, text, type=cli.count_or_none)
+    fraction = cli.number(float, 0, 1, above=True)
+    add("step_decay", 0.1, "decay factor of StepLR", type=fraction)
+    text = "final learning rate of ExponentialLR as a fraction of --lr"
+    add("exponential_end", 0.01, text, type=fraction)
+    below_one = cli.number(float, 0, 0.999, above=True)
+    add("plateau_decay", 0.5, "decay factor of ReduceLROnPlateau", type=below_one)
+    text = "passes over the points that ReduceLROnPlateau waits for a lower loss"
+    add("plateau_patience", 2, text, type=cli.count_or_none)
 
 
 def check(args) -> None:
@@ -94,12 +78,12 @@ def check(args) -> None:
     if args.report is not None and args.resume:
         raise ValueError("--report and --resume contradict each other")
     if args.digits and args.sweep:
-        raise ValueError("--digits and --sweep are two studies: one at a time")
+        raise ValueError("--digits and --sweep contradict each other")
     if args.digits and args.resume:
-        raise ValueError("--digits makes runs of train_mnist.py: that script resumes them")
+        raise ValueError("--digits starts runs of train_mnist.py; resume them with that script")
 
 
-if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), KIND, check)
 
 import torch
