@@ -4,6 +4,7 @@ A Diffusion knows the noise levels, never the network: the same object serves th
 their average and an exact denoiser. Data may have any shape (B, ...).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -77,31 +78,39 @@ class Diffusion:
         generator: torch.Generator | None = None,
         levels: Levels | None = None,
         on_step: Callable[[Tensor], None] | None = None,
+        constant_above: float = math.inf,
+        around: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """From noise x to data along `steps` visited times: DDIM (eta 0) or DDPM (eta 1).
 
         With eta = 1 and steps = T this is ancestral sampling with the posterior's own variance.
-        `on_step` sees x after every step; `levels` may replace the sampling levels.
+        `on_step` sees x after every step; `levels` may replace the sampling levels. What the
+        network says at times above `constant_above` is a constant to a gradient, and a step f runs
+        as around(f, x, i) where `around` is given.
         """
         times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
         levels = levels or self.levels(self.sampling_schedule)
         net_times = self.network_times(times).to(x.device)
         signal, noise, scale = (c[[0, *times]] for c in levels)  # (steps+1,)
-        for i in range(steps, 0, -1):
-            eps = net(scale[i] * x, net_times[i - 1 : i])
-            x0 = (x - noise[i] * eps) / signal[i]
-            if clip:
-                x0 = x0.clamp(-1, 1)
-                eps = (x - signal[i] * x0) / noise[i]  # the noise that this x_0 implies
+
+        def step(x, i):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and times[i - 1] <= constant_above):
+                eps = net(scale[i] * x, net_times[i - 1 : i])
+                x0 = (x - noise[i] * eps) / signal[i]
+                if clip:
+                    x0 = x0.clamp(-1, 1)
+                    eps = (x - signal[i] * x0) / noise[i]  # the noise that this x_0 implies
+            if not eta:
+                return signal[i - 1] * x0 + noise[i - 1] * eps
             # sigma_i^2 = eta^2 (1 - ab_prev)/(1 - ab) (1 - ab/ab_prev), the posterior variance
-            step = 1 - (signal[i] / signal[i - 1]) ** 2
-            sigma = eta * noise[i - 1] / noise[i] * step.clamp(min=0).sqrt() if eta else 0.0
-            direction = (noise[i - 1] ** 2 - sigma**2).clamp(min=0).sqrt() if eta else noise[i - 1]
-            x = signal[i - 1] * x0 + direction * eps
-            if eta:
-                x = x + sigma * torch.randn(
-                    x.shape, generator=generator, device=x.device, dtype=x.dtype
-                )
+            kept = 1 - (signal[i] / signal[i - 1]) ** 2
+            sigma = eta * noise[i - 1] / noise[i] * kept.clamp(min=0).sqrt()
+            direction = (noise[i - 1] ** 2 - sigma**2).clamp(min=0).sqrt()
+            fresh = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            return signal[i - 1] * x0 + direction * eps + sigma * fresh
+
+        for i in range(steps, 0, -1):
+            x = around(step, x, i) if around else step(x, i)
             if on_step:
                 on_step(x)
         return x / self.b

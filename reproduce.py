@@ -64,7 +64,7 @@ SCALES = {
 METHODS = {
     "default": ("train", ""),
     "bilevel zo": ("bilevel", ""),
-    "bilevel forward": ("bilevel", "--upper_gradient forward"),
+    "bilevel forward": ("bilevel", "--upper_gradient forward --truncation 1"),
     "grid": ("search", "--strategy grid"),
     "random": ("search", "--strategy random"),
     "bayesian": ("search", "--strategy bayesian"),
@@ -78,10 +78,13 @@ ABLATION = {
     "recipe paper, the scale's n": ("bilevel", "--recipe paper"),
     "independent noise": ("bilevel", "--noise independent"),
     "theta_z recopied": ("bilevel", "--theta_z recopied"),
-    "forward, theta_z recopied": ("bilevel", "--upper_gradient forward --theta_z recopied"),
+    "forward, theta_z recopied": (
+        "bilevel",
+        "--upper_gradient forward --truncation 1 --theta_z recopied",
+    ),
     "forward, longer steps": (
         "bilevel",
-        "--upper_gradient forward --lr_beta 0.1 0.1 0.5 0.01",
+        "--upper_gradient forward --truncation 1 --lr_beta 0.1 0.1 0.5 0.01",
     ),
     "36 images": ("bilevel", "--zo_samples 36"),
     "schedule held": ("bilevel", "--lr_beta 0 0 0 0"),

@@ -57,12 +57,18 @@ def add_bilevel(add) -> None:
     add("delta", 0.01, "size of the zeroth-order perturbation", type=cli.positive)
     text = "zeroth-order estimator: two-point difference or one-point residual"
     add("ZO_type", "two", text, choices=["two", "one"])
-    text = "how dFID/dq is computed: zo: zeroth-order estimate; forward: exact, in forward mode"
-    add("upper_gradient", "zo", text, choices=["zo", "forward"])
+    text = (
+        "how the FID is differentiated: zo: zeroth-order estimates; forward: dFID/dq exact, in "
+        "forward mode; exact: dFID/dq and dFID/dtheta exact, in reverse mode, in float32"
+    )
+    add("upper_gradient", "zo", text, choices=["zo", "forward", "exact"])
     text = "random directions averaged in each zeroth-order gradient"
     add("zo_directions", 1, text, type=cli.count)
-    text = "fraction of the DDIM chain, counted from its end, that forward mode differentiates"
-    add("truncation", 1.0, text, type=cli.number(float, 0, 1, above=True))
+    text = (
+        "fraction of the DDIM chain, counted from its end, that exact gradients differentiate "
+        "(default: all steps but those at which next to no signal is left)"
+    )
+    add("truncation", None, text, type=cli.number(float, 0, 1, above=True))
     text = (
         "presets for --noise, --theta_z and --zo_samples; ours: common, kept, 128; paper: "
         "independent, recopied, 36"
@@ -88,9 +94,14 @@ def check(args) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     flags.check_steps(args)
-    if args.upper_gradient == "forward" and args.noise == "independent":
+    if args.upper_gradient != "zo" and args.noise == "independent":
         raise ValueError(
-            "--upper_gradient forward takes no difference, so --noise independent does not apply"
+            f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "
+            "does not apply"
+        )
+    if args.upper_gradient == "exact" and args.sampler == "ddpm":
+        raise ValueError(
+            "--upper_gradient exact differentiates DDIM; --sampler ddpm draws noise at every step"
         )
     if args.initial_epoch >= args.epochs:
         raise ValueError(
@@ -110,7 +121,7 @@ import torch
 
 from common import figures
 from common.data import Batches
-from common.errors import check_finite, guarded
+from common.errors import check_finite, guarded, located
 from common.judging import evaluate, make_judge
 from common.loop import end_of_epoch, run_script
 from common.machine import peak_memory, progress_bar, stream
@@ -126,7 +137,8 @@ from common.training import (
     make_optimizer,
     one_cycle,
 )
-from common.upper_level import UpperLevel, evaluating
+from common.upper_level import UpperLevel, UpperSettings
+from common.weights import evaluating
 from model import Diffusion
 from scheduler import Schedule
 
@@ -141,7 +153,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     process = Diffusion(schedule, args.input_scale, not args.no_normalise, device=device)
     sampler = Sampler(process, args, images.shape[1:], device)
     judge = make_judge(args, device)
-    upper = UpperLevel(sampler, judge, schedule, args, run)
+    settings = UpperSettings.from_flags(**vars(args))
+    upper = UpperLevel(sampler, judge, schedule, settings, run.evaluations)
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
     updates = max(0, args.epochs - args.initial_epoch) * batches.steps  # of the schedule
     steps = args.epochs * batches.steps * args.inner_loop  # of theta_y
@@ -155,11 +168,10 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps)
     parts = {"net": theta_y, "optimizer": optimizer_y, "lr_schedule": lr_y, "ema": ema}
     parts |= {"theta_z": theta_z, "optimizer_z": optimizer_z}
-    parts |= {"q": schedule, "optimizer_q": optimizer_q, "lr_q": lr_q}
+    parts |= {"upper": upper, "q": schedule, "optimizer_q": optimizer_q, "lr_q": lr_q}
     at = {"epoch": 0, "batch": 0, "iteration": 0, "step": 0, "step_z": 0, "update": 0}
-    at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}, "last": upper.last}
+    at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}}
     run.take_up(at, parts, lambda: {"schedule": schedule.to_dict(), "shape": sampler.shape})
-    upper.last = at["last"]
 
     def lower_step(net, optimizer, name, count, **more):
         """One step on L(., q); those of theta_y are train_mnist.py's own, draw for draw."""
@@ -196,14 +208,16 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                     # the penalised copy: theta_z follows argmin FID/gamma + L(., q)
                     for _ in range(args.inner_loop_z):
                         here = {"where": f"theta_z, {where}", "levels": levels}
-                        slope = upper.slope_of_weights(theta_z, step=at["step_z"], **here)
+                        with located(here["where"]):
+                            slope = upper.slope_of_weights(theta_z, at["step_z"])
                         here["extra"] = slope.gradient / gamma
                         loss_z = lower_step(theta_z, optimizer_z, "step_z", at["step_z"], **here)
                         at["step_z"] += 1
 
                     # upper level: dFID/dq at theta_z over gamma, and the difference of the losses
                     where = f"schedule, {where}"
-                    slope = upper.slope_of_schedule(theta_z, at["update"], where)
+                    with located(where):
+                        slope = upper.slope_of_schedule(theta_z, at["update"])
                     x0 = batches(epoch, i)
                     difference = loss_difference(args, process, theta_z, theta_y, x0, at["update"])
                     run.evaluations["training"] += 2 * len(x0)
@@ -325,8 +339,10 @@ def planned(args, images) -> dict[str, int]:
     updates = max(0, args.epochs - args.initial_epoch) * iterations
     steps = args.epochs * iterations * args.inner_loop + updates * (args.inner_loop_z + 2)
     sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
-    of_q = 1 + len(FAMILIES[args.scheduler]) if args.upper_gradient == "forward" else sides
-    fids = updates * (args.inner_loop_z * sides + of_q)
+    exact = 4 if args.zo_samples <= args.batch_size else 5  # two of them are a backward pass's
+    of_q = {"zo": sides, "forward": 1 + len(FAMILIES[args.scheduler]), "exact": exact}
+    of_z = {"zo": sides, "forward": sides, "exact": exact}
+    fids = updates * (args.inner_loop_z * of_z[args.upper_gradient] + of_q[args.upper_gradient])
     chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
     drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
     return {

@@ -18,9 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from unittest import mock
@@ -38,7 +38,8 @@ from common.machine import keep_freed_memory, peak_memory, stream
 from common.networks import compiled
 from common.sampling import Sampler
 from common.training import denoising_step, make_optimizer
-from common.upper_level import UpperLevel, evaluating, flat
+from common.upper_level import UpperLevel, UpperSettings
+from common.weights import evaluating, flat
 from metrics import FeatureStatistics, Reference, frechet_distance
 from model import Diffusion
 from scheduler import Schedule
@@ -106,14 +107,20 @@ class Bench:
             seed=0, timesteps=1000, backward_steps=args.steps, sampler="ddim", tau_type="linear",
             no_clip=False, amp=args.amp, compile="off", zo_samples=args.images, zo_directions=1,
             ZO_type="two", delta=0.01, noise="common", upper_gradient="zo", truncation=1.0,
+            batch_size=args.batch_size,
         )  # fmt: skip
         self.sampler = Sampler(self.process, self.flags, (1, 28, 28), d)
         self.extractor = make_extractor(args.extractor, d)
         self.plain_extractor = deepcopy(self.extractor).to(memory_format=torch.contiguous_format)
         self.reference = drawn_reference(self.extractor.dim, d)
-        run = argparse.Namespace(evaluations=Counter())
+        settings = UpperSettings.from_flags(**vars(self.flags))
         judge = (self.extractor, self.reference)
-        self.upper = UpperLevel(self.sampler, judge, self.schedule, self.flags, run)
+        self.upper = {
+            kind: UpperLevel(
+                self.sampler, judge, self.schedule, replace(settings, upper_gradient=kind)
+            )
+            for kind in ("zo", "forward", "exact")
+        }
         self.x0 = torch.rand(args.batch_size, 1, 28, 28, device=d) * 2 - 1
         self.noise = self.sampler.noise(args.images, 0, "bench")
         with torch.no_grad():
@@ -196,11 +203,10 @@ class Bench:
                 plain.side(self.plain, *fixed)
 
     def slope_of_schedule(self, kind):
-        self.flags.upper_gradient = kind
-        return self.upper.slope_of_schedule(self.ours, 0, "the benchmark")
+        return self.upper[kind].slope_of_schedule(self.ours, 0)
 
     def slope_of_weights(self):
-        return self.upper.slope_of_weights(self.ours, self.levels, 0, "the benchmark")
+        return self.upper["zo"].slope_of_weights(self.ours, 0)
 
     def measure(self):
         """All rows; a study of another kind adds its own here."""

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,17 +21,15 @@ ROOT = Path(__file__).resolve().parent.parent
 from common.checkpoint import load, newest
 from common.judging import evaluate, make_judge
 from common.sampling import load_sampler
-from common.upper_level import UpperLevel, evaluating
+from common.upper_level import UpperLevel, UpperSettings
+from common.weights import evaluating
 from scheduler import Schedule
 
 RESULT = ROOT / "docs" / "results" / "bfloat16.json"
 WORDS = """--cpu --dataset digits --model_base_dim 32 --batch_size 64 --timesteps 100 --lr 0.03
     --backward_steps 20 --fid_samples 0 --eval_samples 0"""
 CPU, PRECISIONS = torch.device("cpu"), ("float32", "bfloat16")
-SLOPES = argparse.Namespace(
-    zo_samples=36, zo_directions=1, ZO_type="two", delta=0.01, noise="common", upper_gradient="zo",
-    truncation=1.0, compile="off", backward_steps=20, seed=0,
-)  # fmt: skip
+SLOPES = UpperSettings(backward_steps=20, samples=36)
 
 
 def parse_arguments():
@@ -74,13 +72,11 @@ def slopes(checkpoint: Path, judge: tuple, directions: int) -> dict:
     schedule = Schedule("cosine", sampler.diffusion.schedule.timesteps, learned=True)
     found = {"schedule": [], "weights": []}
     for precision in PRECISIONS:
-        args = argparse.Namespace(**vars(SLOPES), amp=precision == "bfloat16")
-        counter = argparse.Namespace(evaluations=Counter())
-        upper = UpperLevel(sampler, judge, schedule, args, counter)
-        with torch.no_grad(), evaluating(net):
-            levels = sampler.diffusion.levels()
-            of_q = [upper.slope_of_schedule(net, i, "") for i in range(directions)]
-            of_z = [upper.slope_of_weights(net, levels, i, "") for i in range(directions)]
+        settings = replace(SLOPES, amp=precision == "bfloat16")
+        upper = UpperLevel(sampler, judge, schedule, settings)
+        with evaluating(net):
+            of_q = [upper.slope_of_schedule(net, i) for i in range(directions)]
+            of_z = [upper.slope_of_weights(net, i) for i in range(directions)]
         for name, each in (("schedule", of_q), ("weights", of_z)):
             found[name].append(torch.stack([slope.gradient for slope in each]).double())
     return {

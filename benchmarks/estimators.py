@@ -40,7 +40,6 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":
     ARGS = make_parser().parse_args()
 
-from collections import Counter
 
 import torch
 
@@ -49,19 +48,18 @@ from common.families import NAMES
 from common.judging import make_judge
 from common.networks import load_network
 from common.sampling import Sampler, process_of
-from common.upper_level import UpperLevel
+from common.upper_level import UpperLevel, UpperSettings
 from scheduler import Schedule
 
 
 def estimates(args) -> dict[str, dict]:
-    """Label -> flags of train_mnist_bilevel_ZO.py."""
-    two = {"upper_gradient": "zo", "ZO_type": "two", "noise": "common", "zo_directions": 1}
+    """Label -> what is set of UpperSettings."""
     return {
-        "one point": {**two, "ZO_type": "one"},
-        "two points, independent noise": {**two, "noise": "independent"},
-        "two points, common noise": two,
-        f"two points, {args.directions} directions": {**two, "zo_directions": args.directions},
-        "forward mode": {**two, "upper_gradient": "forward"},
+        "one point": {"zo_type": "one"},
+        "two points, independent noise": {"noise": "independent"},
+        "two points, common noise": {},
+        f"two points, {args.directions} directions": {"directions": args.directions},
+        "forward mode": {"upper_gradient": "forward"},
     }
 
 
@@ -83,19 +81,17 @@ class Bench:
 
     def draw(self, flags: dict, n: int, draws: int, seed: int):
         """Gradients (draws,p), network evaluations a draw, seconds a draw."""
-        settings = SimpleNamespace(
-            **flags, zo_samples=n, delta=self.args.delta, truncation=1.0, seed=seed,
-            backward_steps=self.args.backward_steps, amp=False,
-        )  # fmt: skip
-        run = SimpleNamespace(evaluations=Counter())
-        upper = UpperLevel(self.sampler, self.judge, self.schedule, settings, run)
-        spoilt = flags["ZO_type"] == "one"  # the first residual has nothing to subtract
+        settings = UpperSettings(
+            self.args.backward_steps, n, seed, delta=self.args.delta, truncation=1.0, **flags
+        )
+        upper = UpperLevel(self.sampler, self.judge, self.schedule, settings)
+        spoilt = settings.zo_type == "one"  # the first residual has nothing to subtract
         found, began = [], time.perf_counter()
         for step in range(draws + spoilt):
-            slope = upper.slope_of_schedule(self.net, step, "a draw")
+            slope = upper.slope_of_schedule(self.net, step)
             found.append(slope.gradient)
         seconds = (time.perf_counter() - began) / len(found)
-        return torch.stack(found[spoilt:]), run.evaluations["upper"] / len(found), seconds
+        return torch.stack(found[spoilt:]), upper.evaluations["upper"] / len(found), seconds
 
 
 def measure(args) -> None:

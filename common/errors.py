@@ -3,6 +3,8 @@
 import errno
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 
 class Stop(Exception):
@@ -17,13 +19,28 @@ def one_line(prog: str, error: Exception) -> None:
     print(f"{prog}: {error}", file=sys.stderr)
 
 
-def check_finite(value: float, what: str, where: str) -> None:
-    """Stop at a number that is NaN or infinite, before it reaches a checkpoint."""
-    if not math.isfinite(value):
+class NotFinite(Stop):
+    """A number that is NaN or infinite; `located` adds where in the run it arose."""
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Stop at a number inside that is not finite, and name the place."""
+    try:
+        yield
+    except NotFinite as error:
         raise Stop(
-            f"{what} is {value} at {where}: stopped before it was saved. --resume goes on from the "
-            "last checkpoint; a lower --lr may help"
-        )
+            f"{error} at {place}: stopped before it was saved. --resume goes on from the last "
+            "checkpoint; a lower --lr may help"
+        ) from None
+
+
+def check_finite(value: float, what: str, where: str | None = None) -> None:
+    """Stop at a number that is NaN or infinite, before it reaches a checkpoint."""
+    if math.isfinite(value):
+        return
+    with located(where) if where else nullcontext():
+        raise NotFinite(f"{what} is {value}")
 
 
 def guarded(main, args, prog: str) -> int:

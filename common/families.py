@@ -24,7 +24,7 @@ class Parameter(NamedTuple):
 
 
 # family -> parameter -> what is known of it; scheduler.LOG_F has the formula of the same name
-FAMILIES: dict[str, dict[str, Parameter]] = {
+FAMILIES = {
     "cosine": {
         "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
         "end": Parameter(1.0, 0.0, 1.0, search=(0.8, 1.0)),

@@ -197,9 +197,10 @@ def as_autocast(x: Tensor) -> Tensor:
 def frozen(net: nn.Module) -> Iterator[None]:
     """Fold batch norm once for many passes, between which the weights stay as they are.
 
-    Parts that train, and networks that are not made of ConvBn, do what they always do.
+    Parts that train, and networks that are not made of ConvBn, do what they always do; what an
+    outer block has folded stays as it is.
     """
-    units = [m for m in net.modules() if isinstance(m, ConvBn) and not m.training]
+    units = [m for m in net.modules() if isinstance(m, ConvBn) and not (m.training or m.folded)]
     try:
         for unit in units:
             unit.folded = [as_autocast(x) for x in unit.fold()]

@@ -143,7 +143,9 @@ class Run:
         for path in self.folder.glob("*.csv"):
             os.truncate(path, min(sizes.get(path.name, 0), path.stat().st_size))
         if state:
-            self.elapsed, self.evaluations = state["elapsed"], Counter(state["evaluations"])
+            self.elapsed = state["elapsed"]
+            self.evaluations.clear()  # in place: the upper level counts in it
+            self.evaluations.update(state["evaluations"])
             self.log(f"resumed from {found[1].name}")
         return state
 

@@ -1,70 +1,116 @@
 """The upper level: the FID of a few images as a function of the schedule and of the weights.
 
-Its gradients are zeroth-order (two values of the FID, or one and the value before) or, for the few
-parameters of a schedule, exact: forward mode through the whole DDIM chain, all parameters in one
-pass, with no stored activations.
+Its gradients are zeroth-order (two values of the FID, or one and the value before) or exact. In
+forward mode a tangent for each parameter of the schedule goes along from the first DDIM step to the
+FID, with no stored activations. In reverse mode one backward pass gives dF/dq and dF/dtheta; each
+DDIM step is computed again when the pass reaches it, so that memory is one training step's.
 """
 
+import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from copy import copy
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp, vmap
+from torch.utils.checkpoint import checkpoint
 
-from common.errors import Stop, check_finite
+from common.errors import NotFinite, Stop, check_finite
+from common.fast_layers import frozen
 from common.machine import stream
-from common.run import Run
 from common.sampling import Sampler
+from common.weights import evaluating, flat, set_weights, weights_kept
+from common.zeroth_order import Slope, one_point, two_point
 from metrics import frechet_distance
-from model import Levels
+from model import Levels, visited_times
 from scheduler import Schedule
 
+# x_0 = (x_t - noise eps)/signal: below this signal a derivative through a step is that of the few
+# pixels that are not clipped, times 1/signal, and nothing but noise
+LEAST_SIGNAL = 0.02
 
-class Slope(NamedTuple):
-    """A gradient, the value it was taken at, and the spread of the directions' estimates."""
 
-    gradient: Tensor  # (p,)
-    value: float
-    spread: Tensor  # (p,), standard error over directions; 0 where there is one, or none is needed
+@dataclass(frozen=True)
+class UpperSettings:
+    """How the FID of the upper level is drawn and differentiated."""
+
+    backward_steps: int
+    samples: int
+    seed: int = 0
+    directions: int = 1
+    zo_type: str = "two"
+    delta: float = 0.01
+    noise: str = "common"  # starting noise on the sides of a difference
+    upper_gradient: str = "zo"
+    truncation: float | None = None  # share of the chain that is differentiated; None: LEAST_SIGNAL
+    at_once: int = 128  # images whose DDIM step is stored at once in reverse mode
+    amp: bool = False
+    eager: bool = False  # exact gradients run without the compiler
+
+    @classmethod
+    def from_flags(
+        cls, *, backward_steps, zo_samples, seed, zo_directions, ZO_type, delta, noise,
+        upper_gradient, truncation, batch_size, amp, compile, **_,
+    ) -> "UpperSettings":  # fmt: skip
+        """The settings that the bilevel script's flags ask for; other flags are left alone."""
+        return cls(
+            backward_steps, zo_samples, seed, zo_directions, ZO_type, delta, noise, upper_gradient,
+            truncation, batch_size, amp, compile != "off",
+        )  # fmt: skip
 
 
 class UpperLevel:
     """F(q, theta) = FID(images drawn with schedule q and network theta), and its two gradients."""
 
-    def __init__(self, sampler: Sampler, judge: tuple, schedule: Schedule, args, run: Run):
+    def __init__(
+        self,
+        sampler: Sampler,
+        judge: tuple,
+        schedule: Schedule,
+        settings: UpperSettings,
+        evaluations: Counter | None = None,
+    ):
         self.sampler = copy(sampler)
         self.sampler.eta = 0.0  # DDIM: the images are a function of q, theta and the noise alone
-        self.sampler.steps = args.backward_steps
-        # autocast does not reach dual numbers: forward mode is float32
-        self.sampler.amp = args.amp and args.upper_gradient == "zo"
+        self.sampler.steps = settings.backward_steps
+        # autocast does not reach dual numbers, and exact gradients are worth their digits
+        self.sampler.amp = settings.amp and settings.upper_gradient == "zo"
         self.extractor, self.reference = judge
-        self.schedule, self.args, self.run = schedule, args, run
+        self.schedule, self.settings = schedule, settings
+        self.evaluations = Counter() if evaluations is None else evaluations
         self.last = {}  # the value before, for the one-point residual
-        self.where = "the start"  # the phase, for what goes wrong in it
+
+    def state_dict(self) -> dict:
+        return {"last": dict(self.last)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.last = dict(state["last"])
 
     def levels(self, q: Tensor) -> Levels:
         return self.sampler.diffusion.levels_of(self.schedule.curve(q))
 
-    def fid(self, net: nn.Module, levels: Levels, noise: Tensor) -> Tensor:
+    def fid(self, net: nn.Module, levels: Levels, noise: Tensor, **options) -> Tensor:
         """F from given starting noise."""
-        return self.distance(self.sampler(net, noise, levels=levels))
+        return self.distance(self.sampler(net, noise, levels=levels, **options))
 
     def distance(self, images: Tensor) -> Tensor:
         """The FID of images; what is not finite in them ends the run."""
+        return self.distance_of_features(self.extractor(images)[0])
+
+    def distance_of_features(self, features: Tensor) -> Tensor:
         try:
-            return frechet_distance(self.extractor(images)[0], self.reference)
+            return frechet_distance(features, self.reference)
         except ValueError as error:
-            raise Stop(f"the FID at {self.where}: {error}; nothing of it was saved") from None
+            raise NotFinite(f"the FID ({error})") from None
 
     @torch.no_grad()
-    def slope_of_weights(self, net: nn.Module, levels: Levels, step: int, where: str) -> Slope:
-        """dF/dtheta, zeroth-order over all weights; they stay what they are, to the last bit."""
-
-        self.where = where
+    def slope_of_weights(self, net: nn.Module, step: int) -> Slope:
+        """dF/dtheta, exact or zeroth-order; the weights stay what they are, to the last bit."""
+        levels = self.levels(self.schedule.vector())
 
         def values(points):
             found = []
@@ -73,14 +119,14 @@ class UpperLevel:
                 found.append(self.fid(net, levels, noise))
             return torch.stack(found)
 
+        if self.settings.upper_gradient == "exact":
+            return self.slopes(net, step, "z")[1]
         with weights_kept(net), evaluating(net):
-            return self._zeroth_order(values, flat(net), where, "z", step)
+            return self._zeroth_order(values, flat(net), "z", step)
 
     @torch.no_grad()
-    def slope_of_schedule(self, net: nn.Module, step: int, where: str) -> Slope:
-        """dF/dq: exact in forward mode, or zeroth-order with all points drawn as one batch."""
-
-        self.where = where
+    def slope_of_schedule(self, net: nn.Module, step: int) -> Slope:
+        """dF/dq: exact in either mode, or zeroth-order with all points drawn as one batch."""
 
         def values(points):
             noises = self._noises(len(points), "q", step)  # (k,n,C,H,W)
@@ -91,120 +137,128 @@ class UpperLevel:
             return torch.stack([self.distance(part) for part in images.unflatten(0, (k, n))])
 
         q = self.schedule.vector()
+        if self.settings.upper_gradient == "exact":
+            return self.slopes(net, step, "q", weights=False)[0]
         with evaluating(net):
-            if self.args.upper_gradient == "zo":
-                return self._zeroth_order(values, q, where, "q", step)
+            if self.settings.upper_gradient == "zo":
+                return self._zeroth_order(values, q, "q", step)
             noise = self._noises(1, "q", step)[0]
             self._count(len(noise) * len(q))  # a tangent costs about what its value costs
-            slope = self.forward_slope(net, q, noise)
-            check_finite(slope.value, "the FID", where)
-            return slope
+            return self._checked(self.forward_slope(net, q, noise))
+
+    def slopes(self, net: nn.Module, step: int, name: str, weights: bool = True) -> list[Slope]:
+        """dF/dq and, unless told otherwise, dF/dtheta from one backward pass."""
+        noise = self._noises(1, name, step)[0]
+        # two forward passes and a backward one, which costs two; the first of them is counted
+        self._count(len(noise) * (3 if len(noise) <= self.settings.at_once else 4))
+        with evaluating(net):
+            found = self.reverse_slopes(net, self.schedule.vector(), noise, weights)
+        return [self._checked(slope) for slope in found]
 
     def forward_slope(self, net: nn.Module, q: Tensor, noise: Tensor) -> Slope:
         """One tangent a parameter, carried along from the first step of the chain to the FID."""
-        fixed, truncation = self.levels(q), self.args.truncation
-        times = torch.arange(self.schedule.timesteps + 1, device=noise.device)
-        near = times <= truncation * self.schedule.timesteps  # the part that is differentiated
-
-        def value(q):
-            levels = self.levels(q)
-            if truncation < 1:
-                pairs = zip(levels, fixed, strict=True)
-                levels = Levels(*(torch.where(near, ours, theirs) for ours, theirs in pairs))
-            return self.fid(net, levels, noise)
-
         directions = torch.eye(len(q), dtype=q.dtype, device=q.device)
-        compiled = self.args.compile != "off"
-        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-        with eager, warnings.catch_warnings():  # torch's own, of what its jvp is made with
+        fixed = self.levels(q)
+        value = lambda q: self.fid(net, self._differentiated(q, fixed), noise)  # noqa: E731
+        with self._eager(), warnings.catch_warnings():  # torch's own, of what its jvp is made with
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
             values, gradient = vmap(lambda z: jvp(value, (q,), (z,)))(directions)
         return Slope(gradient, values[0].item(), torch.zeros_like(gradient))
 
+    @torch.enable_grad()
+    def reverse_slopes(
+        self, net: nn.Module, q: Tensor, noise: Tensor, weights: bool = True, store: bool = False
+    ) -> list[Slope]:
+        """dF/dq, and dF/dtheta, by one backward pass through the FID and the whole chain.
+
+        Each DDIM step is computed again on the way back, unless `store` keeps all of them. More
+        images than are stored at once are drawn once more, without a graph, to learn dF/dfeatures.
+        """
+        q, fixed = q.detach().requires_grad_(), self.levels(q.detach())
+        wanted = [q, *(net.parameters() if weights else ())]
+        options = {"constant_above": self._last_time(fixed)}
+        if not store:
+            options["around"] = recomputed
+
+        def features(noise):
+            levels = self._differentiated(q, fixed)
+            return self.extractor(self.sampler(net, noise, levels=levels, **options))[0]
+
+        def gradients(images_to_value, noise):  # the fold holds until the last step is recomputed
+            with self._eager(), frozen(net):
+                value = images_to_value(features(noise))
+                return value, torch.autograd.grad(value, wanted, materialize_grads=True)
+
+        parts = noise.split(self.settings.at_once)
+        if len(parts) == 1:
+            value, found = gradients(self.distance_of_features, noise)
+        else:
+            with torch.no_grad():
+                leaf = torch.cat([features(part) for part in parts])
+            value = self.distance_of_features(leaf.requires_grad_())
+            outer = torch.autograd.grad(value, leaf)[0].split(self.settings.at_once)
+            each = [
+                gradients(lambda f, g=g: (f * g).sum(), part)[1]
+                for part, g in zip(parts, outer, strict=True)
+            ]
+            found = [sum(part) for part in zip(*each, strict=True)]
+        found = [found[0], *([torch.cat([g.flatten() for g in found[1:]])] if weights else [])]
+        return [Slope(g, value.item(), torch.zeros_like(g)) for g in found]
+
+    def left_out(self) -> list[int]:
+        """The visited times that exact gradients take as constant, in a sampler's order."""
+        with torch.no_grad():
+            last = self._last_time(self.levels(self.schedule.vector()))
+        timesteps, steps = self.schedule.timesteps, self.sampler.steps
+        return [t for t in visited_times(timesteps, steps, self.sampler.tau_type)[::-1] if t > last]
+
+    def _last_time(self, levels: Levels) -> int:
+        """The latest time whose step is differentiated."""
+        if self.settings.truncation is not None:
+            return math.floor(self.settings.truncation * self.schedule.timesteps)
+        return int((levels.signal >= LEAST_SIGNAL).sum()) - 1  # the signal falls
+
+    def _differentiated(self, q, fixed):
+        """The levels of q, those of later times than the last as constants."""
+        near = torch.arange(len(fixed.signal), device=fixed.signal.device) <= self._last_time(fixed)
+        pairs = zip(self.levels(q), fixed, strict=True)
+        return Levels(*(torch.where(near, ours, theirs) for ours, theirs in pairs))
+
+    def _eager(self):
+        return torch.compiler.set_stance("force_eager") if self.settings.eager else nullcontext()
+
+    def _checked(self, slope):
+        check_finite(slope.value, "the FID")
+        if not slope.gradient.any():
+            raise Stop(
+                "the exact gradient of the FID is 0: every pixel lies outside [-1, 1], where it is "
+                "cut. Start with --initial_end 0.98, or sample without --no_clip"
+            )
+        return slope
+
     def _noises(self, k, *names):
         """Starting noise for k points, (k,n,C,H,W): the same for all, or for each its own."""
-        n, common = self.args.zo_samples, self.args.noise == "common"
+        n, common = self.settings.samples, self.settings.noise == "common"
         self._count(k * n)
-        x = self.sampler.noise(n if common else k * n, self.args.seed, "upper", *names)
+        x = self.sampler.noise(n if common else k * n, self.settings.seed, "upper", *names)
         return x.expand(k, *x.shape) if common else x.unflatten(0, (k, n))
 
     def _count(self, images):
-        self.run.evaluations["upper"] += images * self.sampler.steps
+        self.evaluations["upper"] += images * self.sampler.steps
 
-    def _zeroth_order(self, values, p, where, *names):
-        random = stream(p.device, self.args.seed, "direction", *names)
-        shape = (self.args.zo_directions, len(p))
-        z = torch.randn(shape, generator=random, device=p.device, dtype=p.dtype)
-        if self.args.ZO_type == "two":
-            slope = two_point(values, p, z, self.args.delta)
+    def _zeroth_order(self, values, p, *names):
+        s = self.settings
+        random = stream(p.device, s.seed, "direction", *names)
+        z = torch.randn((s.directions, len(p)), generator=random, device=p.device, dtype=p.dtype)
+        if s.zo_type == "two":
+            slope = two_point(values, p, z, s.delta)
         else:
-            slope = one_point(values, p, z, self.args.delta, self.last.get(names[0]))
-        check_finite(slope.value, "the FID of a perturbed point", where)
+            slope = one_point(values, p, z, s.delta, self.last.get(names[0]))
+        check_finite(slope.value, "the FID of a perturbed point")
         self.last[names[0]] = slope.value
         return slope
 
 
-def two_point(values: Callable[[Tensor], Tensor], p: Tensor, z: Tensor, delta: float) -> Slope:
-    """(F(p + delta z) - F(p - delta z))/(2 delta) z, averaged over the directions z (k,p).
-
-    `values` takes the 2k points (k plus, then k minus) and returns their F.
-    """
-    points = torch.cat([p + delta * z, p - delta * z])
-    plus, minus = values(points).chunk(2)
-    each = ((plus - minus) / (2 * delta)).to(z)[:, None] * z  # (k,p)
-    return Slope(each.mean(0), (plus + minus).mean().item() / 2, _standard_error(each))
-
-
-def one_point(
-    values: Callable[[Tensor], Tensor], p: Tensor, z: Tensor, delta: float, last: float | None
-) -> Slope:
-    """(F(p + delta z) - last)/delta z, the residual of the value that the call before returned."""
-    now = values(p + delta * z)
-    residual = now - (now.mean() if last is None else last)  # the first call has no residual
-    each = (residual / delta).to(z)[:, None] * z
-    if last is None:
-        each = torch.zeros_like(each)
-    return Slope(each.mean(0), now.mean().item(), _standard_error(each))
-
-
-def _standard_error(each):
-    k = len(each)
-    return each.std(0) / k**0.5 if k > 1 else torch.zeros_like(each[0])
-
-
-def flat(net: nn.Module) -> Tensor:
-    """All weights as one vector, a copy."""
-    return torch.cat([p.detach().flatten() for p in net.parameters()])
-
-
-@contextmanager
-def weights_kept(net: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, the weights are afterwards what they were, to the last bit."""
-    saved = [p.detach().clone() for p in net.parameters()]
-    try:
-        yield
-    finally:
-        set_weights(net, saved)
-
-
-@torch.no_grad()
-def set_weights(net: nn.Module, new: Tensor | list[Tensor]) -> None:
-    """Copy weights into a network, in place: an optimizer that holds it holds it still."""
-    parameters = list(net.parameters())
-    if isinstance(new, Tensor):
-        pieces = new.split([p.numel() for p in parameters])
-        new = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
-    torch._foreach_copy_(parameters, new)
-
-
-@contextmanager
-def evaluating(*nets: nn.Module) -> Iterator[None]:
-    """Batch norm with its running statistics, and not moved by what is done inside."""
-    modes = [net.training for net in nets]
-    for net in nets:
-        net.eval()
-    try:
-        yield
-    finally:
-        for net, mode in zip(nets, modes, strict=True):
-            net.train(mode)
+def recomputed(step: Callable, *args) -> Tensor:
+    """A step whose activations are not stored: it runs again when the backward pass needs them."""
+    return checkpoint(step, *args, use_reentrant=False, preserve_rng_state=False)

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-from collections import Counter
 
 import pytest
 import torch
@@ -14,21 +13,14 @@ from harness import Script, TwoLayers
 from scipy.stats import norm
 from test_checkpoint import same
 from test_runs import DieAtStep, result
+from toys import small_upper
 
 from common import checkpoint
 from common.fast_unet import UNet
 from common.machine import stream
-from common.sampling import Sampler
-from common.upper_level import (
-    UpperLevel,
-    evaluating,
-    flat,
-    one_point,
-    set_weights,
-    two_point,
-    weights_kept,
-)
-from metrics import Reference
+from common.upper_level import UpperLevel
+from common.weights import evaluating, flat, set_weights, weights_kept
+from common.zeroth_order import one_point, two_point
 from model import Diffusion
 from scheduler import Schedule
 from train_mnist_bilevel_ZO import follow_noise, loss_difference, make_schedule_optimizer
@@ -94,46 +86,6 @@ def test_the_first_one_point_call_moves_nothing():
     assert (first.gradient == 0).all() and first.value > 0
 
 
-class Features:
-    """An extractor without weights: random projections and their squares."""
-
-    name, dim = "random projections", 12
-
-    def __init__(self):
-        self.w = torch.randn(64, 6, dtype=F64, generator=torch.Generator().manual_seed(5))
-
-    def __call__(self, x):
-        features = x.flatten(1) @ self.w
-        return torch.cat([features, features.square()], 1), None
-
-
-def small_upper(net=None, n=8, family="cosine", **flags):
-    """An upper level of a small U-Net in float64."""
-    settings = {
-        "seed": 0,
-        "zo_samples": n,
-        "backward_steps": 5,
-        "noise": "common",
-        "truncation": 1.0,
-        "compile": "off",
-    }
-    settings |= {"upper_gradient": "forward", "ZO_type": "two", "zo_directions": 2, "delta": 0.01}
-    settings |= {"sampler": "ddim", "timesteps": 40, "tau_type": "linear", "no_clip": True}
-    args = argparse.Namespace(**{**settings, "amp": False, **flags})
-    points = {"start": 0.1, "end": 0.9} | (
-        {"tau": 1.3, "epsilon": 0.02} if family == "cosine" else {}
-    )
-    schedule = Schedule(family, 40, learned=True, **points)
-    process = Diffusion(schedule, dtype=F64)
-    root = torch.randn(12, 12, dtype=F64)
-    judge = Features(), Reference(torch.zeros(12, dtype=F64), root @ root.T, 100, "toy", "toy")
-    sampler = Sampler(process, args, (1, 8, 8), torch.device("cpu"))
-    run = argparse.Namespace(evaluations=Counter())
-    net = (net or UNet(4, timesteps=40)).double().eval()
-    noise = torch.randn(n, 1, 8, 8, dtype=F64)
-    return UpperLevel(sampler, judge, schedule, args, run), net, schedule, noise
-
-
 @pytest.mark.parametrize(
     ("family", "n", "no_clip", "net"),
     [
@@ -173,24 +125,23 @@ def test_truncation_leaves_out_the_start_of_the_chain():
 
 def test_the_mean_of_many_directions_is_the_forward_slope():
     upper, net, schedule, noise = small_upper(
-        TwoLayers(timesteps=40), upper_gradient="zo", zo_directions=300, delta=1e-4
+        TwoLayers(timesteps=40), upper_gradient="zo", directions=300, delta=1e-4
     )
     upper.sampler.noise = lambda *_: noise
     exact = upper.forward_slope(net, schedule.vector(), noise)
-    estimate = upper.slope_of_schedule(net, 0, "here")
+    estimate = upper.slope_of_schedule(net, 0)
     error = (estimate.gradient - exact.gradient).abs() / estimate.spread
     assert error.max() < 4 and estimate.spread.max() < exact.gradient.norm()
-    assert upper.run.evaluations["upper"] == 2 * 300 * 8 * 5
+    assert upper.evaluations["upper"] == 2 * 300 * 8 * 5
 
 
 @pytest.mark.parametrize("fails", [None, 1, 2, 3])
 def test_weights_are_bit_for_bit_what_they_were(fails):
     """After a zeroth-order gradient over all weights, also when sampling raises on one side."""
-    upper, net, schedule, _ = small_upper(TwoLayers(timesteps=40))
+    upper, net, _, _ = small_upper(TwoLayers(timesteps=40), upper_gradient="zo")
     upper.sampler.noise = lambda n, *_: torch.randn(n, 1, 8, 8, dtype=F64)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     modes = [m.training for m in net.modules()]
-    levels = upper.levels(schedule.vector())
     calls, fid = 0, upper.fid
 
     def failing(*words):
@@ -203,10 +154,9 @@ def test_weights_are_bit_for_bit_what_they_were(fails):
     upper.fid = failing
     if fails:
         with pytest.raises(RuntimeError):
-            upper.slope_of_weights(net, upper.levels(schedule.vector()), 0, "")
+            upper.slope_of_weights(net, 0)
     else:
-        levels = upper.levels(schedule.vector())
-        slope = upper.slope_of_weights(net, levels, 0, "")
+        slope = upper.slope_of_weights(net, 0)
         assert slope.gradient.norm() > 0 and calls == 4
     assert same(dict(net.state_dict()), before)
     assert [m.training for m in net.modules()] == modes
@@ -226,10 +176,12 @@ def test_weights_are_set_in_place():
 
 def test_a_perturbation_moves_the_fid_by_the_slope():
     """The zeroth-order slope over weights, against the directional derivative by autograd."""
-    upper, net, schedule, noise = small_upper(TwoLayers(timesteps=40), zo_directions=1, delta=1e-5)
+    upper, net, schedule, noise = small_upper(
+        TwoLayers(timesteps=40), directions=1, delta=1e-5, upper_gradient="zo"
+    )
     upper.sampler.noise = lambda n, *_: noise
     levels = upper.levels(schedule.vector())
-    slope = upper.slope_of_weights(net, levels, 0, "")
+    slope = upper.slope_of_weights(net, 0)
     upper.fid(net, levels, noise).backward()
     gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
     # the slope is (g.z) z: so slope.g is (g.z)^2, and |slope|^2/slope.g is |z|^2
@@ -430,7 +382,8 @@ def test_an_infinite_gamma_is_plain_training_of_theta_z(tmp_path):
     "--recipe paper", "--ZO_type one", "--scheduler sigmoid", "--scheduler linear",
     "--upper_gradient forward", "--noise independent", "--theta_z recopied", "--zo_directions 3",
     "--gamma 5 --gamma_end 0.5", "--inner_loop 3", "--upper_gradient forward --truncation 0.5",
-    "--upper_gradient forward --amp", "--amp",
+    "--upper_gradient forward --amp", "--amp", "--upper_gradient exact",
+    "--upper_gradient exact --zo_samples 40",
 ])  # fmt: skip
 def test_every_recipe_runs_and_moves_the_schedule(tmp_path, recipe):
     script = Script(tmp_path, "bilevel")
