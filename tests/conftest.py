@@ -24,3 +24,12 @@ def mnist_dir():
     if not (MNIST_DIR / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST under {MNIST_DIR}; set MNIST_DIR")
     return str(MNIST_DIR)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The study's networks with 8 units: what is tested does not depend on the width."""
+    from studies.lr_schedules import stack
+
+    monkeypatch.setattr(stack, "HIDDEN", 8)
+    monkeypatch.setattr(stack, "EMBEDDING", 4)

@@ -1,80 +1,83 @@
-"""What a run of the learning-rate study is judged by: held-out loss, divergences, times, points."""
+"""What a run of the study is judged by: held-out loss, divergences, times, generated points."""
 
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.errors import Stop
-from common.machine import progress_bar, stream
+from common.machine import stream
 from common.run import Run
 from common.training import draw
 from model import Diffusion
-from studies.lr_schedules.points import kl_divergence
-from studies.lr_schedules.report import SHOWN
+from studies.lr_schedules.divergence import kl_divergence
+from studies.lr_schedules.points import PointSet
 from studies.lr_schedules.stack import Net
-from studies.lr_schedules.together import TIMESTEPS, Recipe, Together
+from studies.lr_schedules.together import TIMESTEPS, Together
 
-# seeds of the data, the same for every run: the paper's moons are those of 42
-TRAIN, HELD_OUT, REAL = 42, 43, 44
 CHUNK = 1000  # points sampled at once: what a layer writes stays in the cache
+KEPT_POINTS = 300  # of each run, for the figures
 
 
-def judge(
-    args, run: Run, at: dict, recipes: list[Recipe], groups: dict, process: Diffusion, data: dict
+def evaluate_run(
+    run: Run,
+    key: dict,
+    group: Together,
+    i: int,
+    process: Diffusion,
+    points: PointSet,
+    keep_points: bool,
 ) -> None:
-    """Evaluation loss, points, times and divergences of each run of a seed, a row a run."""
-    runs = [(name, i) for name in groups for i in range(len(recipes))]
-    with progress_bar(total=len(runs), initial=at["judged"], desc="evaluation") as bar:
-        for name, i in runs[at["judged"] :]:
-            who = {"seed": at["seed"], "set": name, "schedule": recipes[i].label}
-            judge_one(args, run, who, groups[name], i, process, data[name])
-            at["judged"] += 1
-            bar.update()
-            run.poll()
-
-
-def judge_one(args, run: Run, who: dict, group: Together, i: int, process, data: dict) -> None:
-    """The rows of run i of a data set."""
-    seed, net = who["seed"], group.net(i)
-    held_out, real = data[HELD_OUT], data[REAL]
-    random = stream(held_out.device, seed, "start")
-    noise = torch.randn(held_out.shape, generator=random, device=held_out.device)
-    begun = time.perf_counter()
-    drawn = sample(process, net, noise, seed).cpu()  # which waits for a GPU
-    seconds = time.perf_counter() - begun
-    real, drawn = real.cpu().double().numpy(), drawn.double().numpy()
+    """The rows of run i of a data set; `key` holds its seed, set and schedule."""
+    seed, net = key["seed"], group.net(i)
+    device = points.held_out.device
+    random = stream(device, seed, "start")
+    noise = torch.randn(points.held_out.shape, generator=random, device=device)
+    begin = time.perf_counter()
+    generated = sample(process, net, noise, seed).cpu()  # which waits for a GPU
+    seconds = time.perf_counter() - begin
+    run.evaluations["sampling"] += len(generated) * TIMESTEPS
+    real, generated = as_array(points.real), as_array(generated)
     scores = {
-        "loss": held_out_loss(process, net, held_out, seed),
-        "kl": divergence(real, drawn, who),
-        "kl_reverse": divergence(drawn, real, who),
+        "loss": held_out_loss(process, net, points.held_out, seed),
+        "kl": divergence(real, generated, key),
+        "kl_reverse": divergence(generated, real, key),
         "kl_matched": None,
     }
-    if who["schedule"] == "constant":  # what is left when sampling starts where training ended
-        levels = process.levels()
-        start = levels.signal[-1] * held_out + levels.noise[-1] * noise
-        matched = sample(process, net, start, seed).cpu().double().numpy()
-        scores["kl_matched"] = divergence(real, matched, who)
+    if key["schedule"] == "constant":
+        start = noised_to_the_end(process, points.held_out, noise)
+        matched = as_array(sample(process, net, start, seed))
+        scores["kl_matched"] = divergence(real, matched, key)
         run.evaluations["sampling"] += len(matched) * TIMESTEPS
-    run.evaluations["sampling"] += len(drawn) * TIMESTEPS
-    lrs = {"lr_mean": group.lr_sum[i] / args.steps, "lr_last": group.lrs()[i]}
-    run.row("results.csv", **who, steps=args.steps, **scores, **lrs)
-    shared = (group.seconds - sum(group.own_seconds)) / len(group.rows)
-    clock = {"shared": shared, "own": group.own_seconds[i], "sampling": seconds}
-    run.row("timing.csv", **who, **clock)
-    if seed == args.seed and not args.sweep:
-        for x, y in drawn[:SHOWN]:
-            place = {"set": who["set"], "schedule": who["schedule"]}
-            run.row("points.csv", **place, x=round(x, 3), y=round(y, 3))
-    said = f"loss {scores['loss']:.4f}, KL {scores['kl']:.3f}, {seconds:.1f} s to sample"
-    run.log(f"{who['set']}, {who['schedule']}: {said}")
+    rates = {"lr_mean": group.lr_sum[i] / group.steps, "lr_last": group.lrs()[i]}
+    run.row("results.csv", **key, steps=group.steps, **scores, **rates)
+    shared, of_schedule = group.shared_seconds(), group.schedule_seconds[i]
+    run.row("timing.csv", **key, shared=shared, own=of_schedule, sampling=seconds)
+    if keep_points:
+        for x, y in generated[:KEPT_POINTS]:
+            columns = {"set": key["set"], "schedule": key["schedule"]}
+            run.row("points.csv", **columns, x=round(x, 3), y=round(y, 3))
+    line = f"loss {scores['loss']:.4f}, KL {scores['kl']:.3f}, {seconds:.1f} s to sample"
+    run.log(f"{key['set']}, {key['schedule']}: {line}")
 
 
-def divergence(p, q, who) -> float:
+def as_array(x: Tensor) -> np.ndarray:
+    return x.cpu().double().numpy()
+
+
+def noised_to_the_end(process: Diffusion, x0: Tensor, noise: Tensor) -> Tensor:
+    """Data at the last step of training: a start from which no mismatch is left."""
+    levels = process.levels()
+    return levels.signal[-1] * x0 + levels.noise[-1] * noise
+
+
+def divergence(p: np.ndarray, q: np.ndarray, key: dict) -> float:
     try:
         return kl_divergence(p, q)
     except ValueError as error:
-        raise Stop(f"{who['set']}, {who['schedule']}, seed {who['seed']}: {error}") from None
+        place = f"{key['set']}, {key['schedule']}, seed {key['seed']}"
+        raise Stop(f"{place}: {error}") from None
 
 
 def held_out_loss(process: Diffusion, net: Net, x0: Tensor, seed: int) -> float:
@@ -85,7 +88,7 @@ def held_out_loss(process: Diffusion, net: Net, x0: Tensor, seed: int) -> float:
 
 
 def sample(process: Diffusion, net: Net, start: Tensor, seed: int) -> Tensor:
-    """Points from (n,2) at time T, ancestrally: all steps, their own noise, nothing clipped."""
+    """Points from (n,2) at time T, ancestrally: all steps, fresh noise in each, nothing clipped."""
     random = stream(start.device, seed, "sampling")
     with torch.inference_mode():
         return torch.cat(

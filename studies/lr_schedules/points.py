@@ -1,16 +1,26 @@
-"""The 2-D data sets of the learning-rate study, and how far two clouds of points are apart."""
+"""The 2-D data sets of the learning-rate study."""
 
 import csv
 from importlib import metadata
+from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
-from scipy.special import digamma
+import torch
+from torch import Tensor
+
+from common.errors import Stop
 
 DINO_PACKAGE = "data-morph-ai"
-NEIGHBOURS = 5
-# SciPy's trees run on their own threads: one, so that --threads is what a run uses
-WORKERS = 1
+# seeds of the points, the same for every run: the paper's moons are those of 42
+TRAIN_SEED, HELD_OUT_SEED, REAL_SEED = 42, 43, 44
+
+
+class PointSet(NamedTuple):
+    """Three independent draws of one data set."""
+
+    train: Tensor  # (N,2)
+    held_out: Tensor  # (M,2), of the evaluation loss
+    real: Tensor  # (N,2), that the KL divergence compares with
 
 
 def circle(n: int, random: np.random.Generator) -> np.ndarray:
@@ -43,6 +53,29 @@ def moons(n: int, random: np.random.Generator) -> np.ndarray:
 SETS = {"circle": circle, "dino": dino, "line": line, "moons": moons}
 
 
+def load(names: list[str], n: int, n_held_out: int, device) -> dict[str, PointSet]:
+    """The points of each set by its name; dino is left out if its package is missing."""
+    names = list(names)
+    if "dino" in names:
+        try:
+            dino_points()
+        except ImportError as error:
+            print(f"dino is left out ({error}): pip install {DINO_PACKAGE} brings its points")
+            names.remove("dino")
+    if not names:
+        raise Stop("no data set is left to train on", code=2)
+    draws = ((n, TRAIN_SEED), (n_held_out, HELD_OUT_SEED), (n, REAL_SEED))
+    return {
+        name: PointSet(
+            *(
+                torch.tensor(points(name, size, seed), dtype=torch.float32, device=device)
+                for size, seed in draws
+            )
+        )
+        for name in names
+    }
+
+
 def points(name: str, n: int, seed: int) -> np.ndarray:
     """n points of a data set, (n, 2)."""
     return SETS[name](n, np.random.default_rng(seed))
@@ -61,29 +94,3 @@ def dino_points() -> np.ndarray:
     if xy.shape != (142, 2):
         raise ImportError(f"{path} holds {len(xy)} points, not 142")
     return xy
-
-
-def kl_divergence(p: np.ndarray, q: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """KL(P || Q) in nats from samples p (n,d) and q (m,d), by the k-th nearest neighbours.
-
-    A point of p has its k-th neighbour in p at rho and in q at nu: the densities there are about
-    k/((n-1) rho^d) and k/(m nu^d). Where a point is repeated so often that a distance is 0, its
-    neighbours within the larger of the two are counted instead: an atom has a mass, no density.
-    """
-    for name, x in (("p", p), ("q", q)):
-        if len(x) <= k or not np.isfinite(x).all():
-            raise ValueError(f"{name}: {len(x)} points; more than {k} finite ones are needed")
-    in_p, in_q = cKDTree(p), cKDTree(q)
-    rho = in_p.query(p, [k + 1], workers=WORKERS)[0][:, 0]  # the first neighbour is itself
-    nu = in_q.query(p, [k], workers=WORKERS)[0][:, 0]
-    usual = (rho > 0) & (nu > 0)
-    ratio = np.empty(len(p))
-    ratio[usual] = p.shape[1] * np.log(nu[usual] / rho[usual])
-    if not usual.all():
-        centres, radius = p[~usual], np.maximum(rho, nu)[~usual]
-        near_p, near_q = (
-            tree.query_ball_point(centres, radius, return_length=True, workers=WORKERS)
-            for tree in (in_p, in_q)
-        )
-        ratio[~usual] = digamma(near_p - 1) - digamma(near_q)
-    return float(ratio.mean() + np.log(len(q) / (len(p) - 1)))

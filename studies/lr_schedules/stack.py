@@ -25,10 +25,20 @@ def sinusoids(value: Tensor) -> Tensor:  # (...) -> (..., EMBEDDING)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+def embed_time(x: Tensor, t: Tensor) -> Tensor:  # (..., B, 2), (B,) or (1,) -> (len(t), EMBEDDING)
+    """Sinusoids of the times, in the precision of the points."""
+    return sinusoids(t.to(x.dtype))
+
+
+def embed_points(x: Tensor) -> Tensor:  # (..., B, 2) -> (..., B, 2*EMBEDDING)
+    """Sinusoids of both coordinates."""
+    return sinusoids(x * COORDINATE_SCALE).flatten(-2)
+
+
 def embed(x: Tensor, t: Tensor) -> Tensor:  # (..., B, 2), (B,) or (1,) -> (..., B, 3*EMBEDDING)
     """What the first layer sees of the points and their times."""
-    time = sinusoids(t.to(x.dtype)).expand(*x.shape[:-1], EMBEDDING)
-    return torch.cat([time, sinusoids(x * COORDINATE_SCALE).flatten(-2)], dim=-1)
+    time = embed_time(x, t).expand(*x.shape[:-1], EMBEDDING)
+    return torch.cat([time, embed_points(x)], dim=-1)
 
 
 class Net(nn.Module):
@@ -41,10 +51,16 @@ class Net(nn.Module):
         self.last = nn.Linear(HIDDEN, 2)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:  # (B,2), (B,) or (1,) -> (B,2)
-        h = self.first(embed(x, t))
+        h = self.first(embed(x, t)) if len(t) > 1 else self._first_at_one_time(x, t)
         for block in self.blocks:
-            h = h + block(h).relu()
+            h = h + block(h).relu_()
         return self.last(h.relu())
+
+    def _first_at_one_time(self, x, t):  # (B,2), (1,) -> (B,HIDDEN)
+        """The first layer in sampling, where the points share the time: its part is one row."""
+        of_time, of_points = self.first.weight.split([EMBEDDING, 2 * EMBEDDING], dim=1)
+        row = nn.functional.linear(embed_time(x, t), of_time, self.first.bias)  # (1,HIDDEN)
+        return torch.addmm(row, embed_points(x), of_points.mT)
 
 
 class Stack(nn.Module):

@@ -1,7 +1,6 @@
 """Runs of one data set that differ in their learning rate alone, trained together."""
 
 import time
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +10,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from common.machine import stream
 from common.training import LRSchedule, draw, make_optimizer
 from model import Diffusion
+from studies.lr_schedules.recipes import Recipe
 from studies.lr_schedules.stack import Net, Stack, clip_rows_
 
 TIMESTEPS = 100
 MAX_NORM = 0.5
 EMA_DECAY, EMA_STEPS = 0.995, 10
-
-
-class Recipe(NamedTuple):
-    """A run's learning rate: its name in the tables, its schedule and the schedule's options."""
-
-    label: str
-    schedule: str
-    options: dict
 
 
 def first_net(seed: int) -> Net:
@@ -44,8 +36,9 @@ def batch(data: dict[str, Tensor], size: int, seed: int, step: int):
 class Together:
     """R runs with the same first weights, batches, times and noise: a row of a Stack each."""
 
-    def __init__(self, recipes: list[Recipe], lr: float, steps: int, epoch: int, net: Net):
-        self.epoch, self.steps = epoch, steps  # an epoch's steps: plateau looks at its mean loss
+    def __init__(self, recipes: list[Recipe], lr: float, steps: int, epoch_steps: int, net: Net):
+        self.steps = steps
+        self.epoch_steps = epoch_steps  # plateau looks at the mean loss of so many
         self.stack = Stack([net] * len(recipes))
         average = get_ema_multi_avg_fn(EMA_DECAY)
         self.ema = AveragedModel(self.stack, multi_avg_fn=average).requires_grad_(False)
@@ -59,7 +52,7 @@ class Together:
         self.done = 0
         self.epoch_loss = self.stack.weights.new_zeros(len(recipes))
         self.lr_sum = [0.0] * len(recipes)
-        self.seconds, self.own_seconds = 0.0, [0.0] * len(recipes)
+        self.seconds, self.schedule_seconds = 0.0, [0.0] * len(recipes)
 
     def step(self, process: Diffusion, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every run on (B,2); returns the losses and the gradients' norms, (R,)."""
@@ -83,18 +76,22 @@ class Together:
             optimizer.step()
         if self.done % EMA_STEPS == 0 or self.done == self.steps:
             self.ema.update_parameters(self.stack)
-        means = (self.epoch_loss / self.epoch).tolist()
+        means = (self.epoch_loss / self.epoch_steps).tolist()
         for i, lr_schedule in enumerate(self.lr_schedules):
             start = time.perf_counter()
             lr_schedule.after_step()
-            if self.done % self.epoch == 0:
+            if self.done % self.epoch_steps == 0:
                 lr_schedule.after_epoch(means[i])
-            self.own_seconds[i] += time.perf_counter() - start
-        if self.done % self.epoch == 0:
+            self.schedule_seconds[i] += time.perf_counter() - start
+        if self.done % self.epoch_steps == 0:
             self.epoch_loss.zero_()
 
     def lrs(self) -> list[float]:
         return [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+
+    def shared_seconds(self) -> float:
+        """A run's equal part of the time, apart from what its own learning-rate schedule took."""
+        return (self.seconds - sum(self.schedule_seconds)) / len(self.rows)
 
     def net(self, i: int) -> Net:
         """The averaged network of a run."""
@@ -112,7 +109,7 @@ class Together:
             "done": self.done,
             "epoch_loss": self.epoch_loss,
             "lr_sum": self.lr_sum,
-            "clock": [self.seconds, *self.own_seconds],
+            "clock": [self.seconds, *self.schedule_seconds],
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -124,4 +121,4 @@ class Together:
         self.done = state["done"]
         self.epoch_loss.copy_(state["epoch_loss"])  # which may lie on a GPU
         self.lr_sum = list(state["lr_sum"])
-        self.seconds, *self.own_seconds = state["clock"]
+        self.seconds, *self.schedule_seconds = state["clock"]

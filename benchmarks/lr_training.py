@@ -1,7 +1,7 @@
 """How fast the runs of the learning-rate study are together, beside one after another.
 
-python -m benchmarks.lr_study            prints the table, writes docs/results/lr_speed.json
-python -m benchmarks.lr_study --quick    2 steps a turn, writes nothing
+python -m benchmarks.lr_training            prints the table, writes docs/results/lr_speed.json
+python -m benchmarks.lr_training --quick    2 steps a turn, writes nothing
 
 Plain is what one would write first: a module, AdamW with its defaults, clip_grad_norm_, an
 averaged model, a run at a time. Both take the same batches, and turns, in one process. The floor is
@@ -25,7 +25,8 @@ from common.training import LRSchedule
 from model import Diffusion
 from scheduler import Schedule
 from studies.lr_schedules import together
-from studies.lr_schedules.__main__ import SCHEDULES, SETS
+from studies.lr_schedules.options import SCHEDULES, SETS
+from studies.lr_schedules.recipes import Recipe
 from studies.lr_schedules.stack import BLOCKS, EMBEDDING, HIDDEN
 
 BATCH, RATE, STEPS, EPOCH = 256, 3e-4, 10000, 390
@@ -77,7 +78,7 @@ def measure(turns: int, steps: int) -> dict:
     """Medians over the turns of a step of all 20 runs, in seconds."""
     process = Diffusion(Schedule("ddpm_unscaled", together.TIMESTEPS))
     data = {name: torch.randn(10000, 2) for name in SETS}
-    recipes = [together.Recipe(name, name, {}) for name in SCHEDULES]
+    recipes = [Recipe(name, name, {}) for name in SCHEDULES]
     net = together.first_net(0)
     plains = {n: [Plain(r, RATE, STEPS, EPOCH, net) for r in recipes] for n in SETS}
     groups = {n: together.Together(recipes, RATE, STEPS, EPOCH, net) for n in SETS}

@@ -1,0 +1,62 @@
+"""Tables: CSV files, Markdown, and the generated tables of a page, between marks.
+
+In a page a table has its place between two marks, and the text around them is written by hand:
+
+    <!-- table: NAME -->
+    <!-- end of table -->
+"""
+
+import csv
+import re
+from pathlib import Path
+
+from common.errors import Stop
+
+END = "<!-- end of table -->"
+
+
+def read_csv(path: Path) -> list[dict]:
+    """Rows of a CSV file, numbers as numbers."""
+    with open(path) as file:
+        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """The columns are those of the first row; what another row lacks is empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(head: list, rows: list[list]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """A page's text with each table between its marks; a table without marks is a Stop."""
+    for name, table in tables.items():
+        start = f"<!-- table: {name} -->\n"
+        pattern = re.compile(re.escape(start) + ".*?" + re.escape(END), re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise Stop(f"the page needs one line {start.strip()} and, after it, {END}")
+        filled = f"{start}{table.strip()}\n{END}"
+        text = pattern.sub(lambda _, filled=filled: filled, text)
+    return text
+
+
+def fill_file(path: Path, tables: dict[str, str]) -> None:
+    """Fill the tables of a page in place."""
+    path.write_text(fill(path.read_text(), tables))
