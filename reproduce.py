@@ -134,15 +134,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import train_mnist
 from common import checkpoint
 from common.data import images_to_plan, to_unit
 from common.errors import Stop, guarded
 from common.families import NAMES
-from common.judging import judge_checkpoint
+from common.judging import Judge, judge_checkpoint
 from common.machine import progress_bar, setup, stream
 from common.networks import make_network
 from common.run import forward_passes
-from common.sampling import fixed_schedules
+from common.sampling import SamplerSettings
 from common.training import denoising_step, make_optimizer
 from comparison import report
 from model import Diffusion
@@ -289,9 +290,14 @@ def judged(folder: Path, fallback: dict) -> dict:
         args = json.loads((folder / "args.json").read_text())["arguments"]
         found = {}
         for name, no_clip in (("clip", False), ("no_clip", True)):
-            mine = SimpleNamespace(**{**args, "no_clip": no_clip, **fallback})
-            path_of_net = checkpoint.newest(folder)
-            found[name] = judge_checkpoint(path_of_net, mine, setup(mine), purpose="report")
+            flags = {**args, "no_clip": no_clip, **fallback}
+            device = setup(flags["device"], flags["cpu"], flags["threads"])
+            judge, settings = (
+                Judge.from_flags(device, **flags),
+                SamplerSettings.from_flags(**flags),
+            )
+            n, path_of_net = flags["eval_samples"], checkpoint.newest(folder)
+            found[name] = judge_checkpoint(path_of_net, judge, device, n, settings, "report")
         checkpoint.write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
     return json.loads(path.read_text())
 
@@ -381,15 +387,15 @@ def main(args) -> None:
 
 def rate_of(args, images) -> float:
     """Forward passes a second, from a few training steps of the baseline."""
-    device = setup(args)
-    net = make_network(args, device)
-    process = Diffusion(fixed_schedules(args)[0], device=device)
+    device = setup(args.device, args.cpu, args.threads)
+    net = make_network(args.model_base_dim, args.timesteps, device)
+    process = Diffusion(train_mnist.fixed_schedules(args)[0], device=device)
     optimizer = make_optimizer(net.parameters(), args.lr)
     x0 = to_unit(images[: args.batch_size].to(device))
     for step in range(4):
         if step == 1:  # the first one allocates
             began = time.monotonic()
-        denoising_step(process, net, optimizer, x0, stream(device, 0, step), "a rehearsal")
+        denoising_step(process, net, optimizer, x0, stream(device, 0, step))
     return 9 * len(x0) / (time.monotonic() - began)
 
 

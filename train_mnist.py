@@ -42,88 +42,102 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     ARGS = cli.parse(make_parser(), "train", check)
 
 import sys
+from collections.abc import Callable
 
 import torch
 
 from common import figures
 from common.data import Batches
-from common.errors import Stop, guarded
-from common.families import NAMES
-from common.judging import evaluate, make_judge
-from common.loop import end_of_epoch, run_script
-from common.machine import progress_bar, setup, stream
+from common.errors import Stop, at, guarded
+from common.families import FAMILIES, NAMES
+from common.judging import Judge, evaluate
+from common.loop import Progress, end_of_epoch, run_script
+from common.machine import setup
 from common.networks import compiled, load_network, make_network
 from common.run import Run
-from common.sampling import Sampler, fixed_schedules, process_of
-from common.training import LRSchedule, denoising_step, make_ema, make_optimizer
+from common.sampling import Sampler, SamplerSettings, process_of, sampling_schedule
+from common.training import Average, Learner, LRSchedule, ema_decay, make_optimizer
 from model import Diffusion
 from scheduler import Schedule
 
 
-def train(args, run: Run, images: torch.Tensor) -> dict:
-    """Train in a run's folder from wherever it stands; returns the summary."""
+def train(
+    args, run: Run, images: torch.Tensor, on_epoch: Callable[[int, dict], None] | None = None
+) -> dict:
+    """Train in a run's folder from wherever it stands; returns the summary.
+
+    `on_epoch` is called with the number and the scores of every epoch; it may raise to end the run.
+    """
     device = images.device
-    schedule, sampling_schedule = fixed_schedules(args)
-    process = Diffusion(
-        schedule, args.input_scale, not args.no_normalise, sampling_schedule, device
-    )
-    sampler = Sampler(process, args, images.shape[1:], device)
-    judge = make_judge(args, device) if args.fid_samples or args.eval_samples else None
+    schedule, other = fixed_schedules(args)
+    process = Diffusion(schedule, args.input_scale, not args.no_normalise, other, device)
+    sampler = Sampler(process, SamplerSettings.from_flags(**vars(args)), images.shape[1:])
+    judged = args.fid_samples or args.eval_samples
+    judge = Judge.from_flags(device, **vars(args)) if judged else None
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
-    total_steps = args.epochs * batches.steps
+    progress = Progress(args.epochs, batches.steps)
 
-    net = make_network(args, device)
-    ema = make_ema(net, args, args.epochs)
+    size = args.model_base_dim, args.timesteps
+    net = make_network(*size, device, args.seed, args.ckpt, args.compile)
     optimizer = make_optimizer(net.parameters(), args.lr)
-    lr_schedule = LRSchedule(args.lr_schedule, optimizer, total_steps)
-    parts = {"net": net, "ema": ema, "optimizer": optimizer, "lr_schedule": lr_schedule}
-    # where the run stands
-    at = {"epoch": 0, "batch": 0, "step": 0, "loss_sum": 0.0, "mean_loss": 0.0}
+    lr_schedule = LRSchedule(args.lr_schedule, optimizer, progress.total)
+    theta = Learner(net, optimizer, batches, args.seed, "step", lr_schedule, args.amp)
+    decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
+    ema = Average(net, decay, args.model_ema_steps, progress.total, args.compile)
 
-    run.take_up(at, parts, lambda: {"schedule": schedule.to_dict(), "shape": sampler.shape})
+    run.take_up(
+        {"progress": progress, "theta": theta, "ema": ema},
+        lambda: {"step": theta.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
+    )
     run.write_json("schedule.json", schedule.to_dict())
 
-    for epoch in range(at["epoch"], args.epochs):
-        with progress_bar(
-            total=batches.steps, initial=at["batch"], desc=f"epoch {epoch + 1}"
-        ) as bar:
-            for i in range(at["batch"], batches.steps):
-                x0 = batches(epoch, i)
-                random = stream(device, args.seed, "step", at["step"])
-                where = f"epoch {epoch + 1}, step {at['step'] + 1}"
-                loss = denoising_step(process, net, optimizer, x0, random, where, args.amp)
-                lr = optimizer.param_groups[0]["lr"]
-                lr_schedule.after_step()
-
-                at.update(batch=i + 1, step=at["step"] + 1, loss_sum=at["loss_sum"] + loss)
-                run.evaluations["training"] += len(x0)
-                if at["step"] % args.model_ema_steps == 0 or at["step"] == total_steps:
-                    ema.update_parameters(net)
-                if at["step"] % args.log_freq == 0 or at["step"] == total_steps:
-                    run.row("losses.csv", step=at["step"], loss=loss, lr=lr)
-                    run.log(f"{where} of {total_steps}: loss {loss:.5f}, lr {lr:.2e}", bar.disable)
+    for epoch in range(progress.epoch, args.epochs):
+        with progress.bar() as bar:
+            for _ in range(progress.batch, batches.steps):
+                place = f"epoch {epoch + 1}, step {theta.count + 1}"
+                with at(place):
+                    loss = theta.step(process)
+                ema.after_step(net, theta.count)
+                progress.advance(loss)
+                run.evaluations["training"] += theta.images
+                if progress.is_due(args.log_freq):
+                    run.row("losses.csv", step=theta.count, loss=loss, lr=theta.lr)
+                    text = f"{place} of {progress.total}: loss {loss:.5f}, lr {theta.lr:.2e}"
+                    run.log(text, echo=bar.disable)
                 bar.set_postfix(loss=f"{loss:.4f}")
                 bar.update()
                 run.poll()
 
-        end_of_epoch(args, run, at, batches.steps, sampler, ema, judge, schedule)
-        lr_schedule.after_epoch(at["mean_loss"])
+        counts = args.fid_samples, args.n_samples
+        scores = end_of_epoch(
+            run, progress, theta.count, sampler, ema.model, judge, schedule, *counts
+        )
+        lr_schedule.after_epoch(progress.mean_loss)
         run.poll()
+        if on_epoch:
+            on_epoch(progress.epoch, scores)
 
-    final = evaluate(sampler, ema, args.eval_samples, judge, run, "evaluation")
-    leave_figures(run, sampler, ema, schedule)
-    summary = {"epochs": args.epochs, "steps": total_steps, "loss": at["mean_loss"], **final}
+    final = evaluate(sampler, ema.model, args.eval_samples, judge, "evaluation", run)
+    leave_figures(run, sampler, ema.model, schedule)
+    summary = {"epochs": args.epochs, "steps": theta.count, "loss": progress.mean_loss, **final}
     return run.finish(summary, drawn=args.eval_samples * sampler.steps)
 
 
-def leave_figures(run: Run, sampler: Sampler, ema, schedule: Schedule) -> None:
+def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
+    """The training schedule of the flags, and the sampling one if it is another."""
+    values = {name: getattr(args, name) for name in FAMILIES[args.scheduler_type]}
+    schedule = Schedule(args.scheduler_type, args.timesteps, **values)
+    return schedule, sampling_schedule(args.sampling_schedule, args.timesteps)
+
+
+def leave_figures(run: Run, sampler: Sampler, net: torch.nn.Module, schedule: Schedule) -> None:
     """Curves of the loss and the scores, the schedule, and a GIF of denoising from fixed noise."""
     folder = run.folder / "figures"
     losses, scores = run.rows("losses.csv"), run.rows("scores.csv")
     figures.plot_columns(folder / "loss.png", "step", losses, ["loss", "lr"])
     figures.plot_columns(folder / "scores.png", "epoch", scores, ["loss", "fid", "is_mean"])
     figures.plot_schedules(folder / "schedule.png", {schedule.family: schedule})
-    figures.save_gif(folder / "denoising.gif", sampler.film(ema, 36))
+    figures.save_gif(folder / "denoising.gif", sampler.film(net, 36))
 
 
 def take_its_own(args, state: dict) -> None:
@@ -151,9 +165,9 @@ def sample_only(args, device) -> None:
     net, state = load_network(args.ckpt, device)
     compiled(net, args.compile)
     take_its_own(args, state)
-    process = process_of(state, device)
-    sampler = Sampler(process, args, state["shape"], device)
-    with Run.open("sample", args, device) as run:
+    settings = SamplerSettings.from_flags(**vars(args))
+    sampler = Sampler(process_of(state, device), settings, state["shape"])
+    with Run.open("sample", vars(args), device) as run:
         frames = sampler.film(net, args.n_samples)
         figures.save_grid(run.folder / "samples" / "samples.png", frames[-1])
         figures.save_gif(run.folder / "figures" / "denoising.gif", frames)
@@ -170,7 +184,9 @@ def planned(args, images) -> dict[str, int]:
 
 def print_plan(args, images) -> None:
     """What the flags would do, and what it costs in images through the network."""
-    parameters = sum(p.numel() for p in make_network(args, "cpu").parameters())
+    parameters = sum(
+        p.numel() for p in make_network(args.model_base_dim, args.timesteps, "cpu").parameters()
+    )
     cost = planned(args, images)
     steps = cost["training"] // args.batch_size
     print(f"network: {parameters:,} parameters; {len(images)} images of {tuple(images.shape[1:])}")
@@ -183,7 +199,7 @@ def print_plan(args, images) -> None:
 
 def main(args) -> None:
     if args.sample_only:
-        sample_only(args, setup(args))
+        sample_only(args, setup(args.device, args.cpu, args.threads))
     else:
         run_script("train", args, train, print_plan)
 

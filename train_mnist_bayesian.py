@@ -124,10 +124,11 @@ import torch
 import train_mnist
 from common import checkpoint, figures
 from common.errors import Stop, guarded
-from common.judging import judge_checkpoint
+from common.judging import Judge, judge_checkpoint
 from common.loop import run_script
 from common.machine import peak_memory, progress_bar
 from common.run import Run
+from common.sampling import SamplerSettings
 from scheduler import Schedule
 from search.ledger import Ledger
 from search.points import Points, fitted
@@ -202,7 +203,16 @@ def conclude(args, run: Run, device, ledger: Ledger, seconds: float) -> dict:
         raise Stop(f"{run.folder}: all {len(rows)} trials failed; the first: {rows[0]['reason']}")
     run.log("best first:\n" + "\n".join(in_words(row) for row in sorted(rows, key=by_objective)))
     folder = run.folder / "trials" / f"{best['trial']:03d}"
-    fresh = judge_checkpoint(checkpoint.newest(folder), args, device, run, "fresh noise")
+    judge, settings = (kind.from_flags for kind in (Judge, SamplerSettings))
+    fresh = judge_checkpoint(
+        checkpoint.newest(folder),
+        judge(device, **vars(args)),
+        device,
+        args.eval_samples,
+        settings(**vars(args)),
+        "fresh noise",
+        run,
+    )
 
     default = Schedule(args.scheduler_type, args.timesteps)
     schedule = Schedule(args.scheduler_type, args.timesteps, **values_of(args, best["parameters"]))

@@ -121,22 +121,15 @@ import torch
 
 from common import figures
 from common.data import Batches
-from common.errors import check_finite, guarded, located
-from common.judging import evaluate, make_judge
-from common.loop import end_of_epoch, run_script
-from common.machine import peak_memory, progress_bar, stream
+from common.errors import at, guarded
+from common.judging import Judge, evaluate
+from common.loop import Progress, end_of_epoch, run_script
+from common.machine import peak_memory, stream
 from common.networks import compiled, make_network
 from common.run import Run
-from common.sampling import Sampler
-from common.training import (
-    AdamW,
-    LRSchedule,
-    denoising_step,
-    draw,
-    make_ema,
-    make_optimizer,
-    one_cycle,
-)
+from common.sampling import Sampler, SamplerSettings
+from common.schedule_optimizer import ScheduleOptimizer
+from common.training import Average, Learner, LRSchedule, draw, ema_decay, make_optimizer
 from common.upper_level import UpperLevel, UpperSettings
 from common.weights import evaluating
 from model import Diffusion
@@ -151,176 +144,152 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     schedule.to("cpu" if device.type == "mps" else device)  # float64, which mps has not
     first = Schedule.from_dict(schedule.to_dict())
     process = Diffusion(schedule, args.input_scale, not args.no_normalise, device=device)
-    sampler = Sampler(process, args, images.shape[1:], device)
-    judge = make_judge(args, device)
+    sampler = Sampler(process, SamplerSettings.from_flags(**vars(args)), images.shape[1:])
+    judge = Judge.from_flags(device, **vars(args))
     settings = UpperSettings.from_flags(**vars(args))
     upper = UpperLevel(sampler, judge, schedule, settings, run.evaluations)
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
-    updates = max(0, args.epochs - args.initial_epoch) * batches.steps  # of the schedule
-    steps = args.epochs * batches.steps * args.inner_loop  # of theta_y
+    progress = Progress(args.epochs, batches.steps)
+    updates = max(0, args.epochs - args.initial_epoch) * batches.steps
+    steps = progress.total * args.inner_loop  # of theta_y
 
-    theta_y = make_network(args, device)
-    theta_z = compiled(deepcopy(theta_y), args.compile)
-    ema = make_ema(theta_y, args, args.epochs)
-    optimizer_y = make_optimizer(theta_y.parameters(), args.lr)
-    optimizer_z = make_optimizer(theta_z.parameters(), args.lr_z)
-    optimizer_q, lr_q = make_schedule_optimizer(schedule, args.lr_beta, updates)
+    size = args.model_base_dim, args.timesteps
+    net_y = make_network(*size, device, args.seed, args.ckpt, args.compile)
+    net_z = compiled(deepcopy(net_y), args.compile)
+    optimizer_y = make_optimizer(net_y.parameters(), args.lr)
+    optimizer_z = make_optimizer(net_z.parameters(), args.lr_z)
     lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps)
-    parts = {"net": theta_y, "optimizer": optimizer_y, "lr_schedule": lr_y, "ema": ema}
-    parts |= {"theta_z": theta_z, "optimizer_z": optimizer_z}
-    parts |= {"upper": upper, "q": schedule, "optimizer_q": optimizer_q, "lr_q": lr_q}
-    at = {"epoch": 0, "batch": 0, "iteration": 0, "step": 0, "step_z": 0, "update": 0}
-    at |= {"loss_sum": 0.0, "mean_loss": 0.0, "slopes": {}}
-    run.take_up(at, parts, lambda: {"schedule": schedule.to_dict(), "shape": sampler.shape})
+    # theta_y takes the steps of train_mnist.py, draw for draw
+    theta_y = Learner(net_y, optimizer_y, batches, args.seed, "step", lr_y, args.amp)
+    theta_z = Learner(net_z, optimizer_z, batches, args.seed, "step_z", amp=args.amp)
+    decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
+    ema = Average(net_y, decay, args.model_ema_steps, steps, args.compile)
+    q = ScheduleOptimizer(schedule, args.lr_beta, updates)
 
-    def lower_step(net, optimizer, name, count, **more):
-        """One step on L(., q); those of theta_y are train_mnist.py's own, draw for draw."""
-        x0 = batches(count // batches.steps, count % batches.steps)
-        random = stream(device, args.seed, name, count)
-        run.evaluations["training"] += len(x0)
-        return denoising_step(process, net, optimizer, x0, random, amp=args.amp, **more)
+    parts = {"progress": progress, "theta_y": theta_y, "theta_z": theta_z, "ema": ema, "q": q}
+    run.take_up(
+        parts | {"upper": upper},
+        lambda: {"step": theta_y.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
+    )
 
-    if not updates:
-        run.log("warning: --initial_epoch leaves no epoch for the schedule to move in")
+    for epoch in range(progress.epoch, args.epochs):
+        with progress.bar() as bar:
+            for _ in range(progress.batch, batches.steps):
+                began = time.monotonic()
+                with at(f"epoch {epoch + 1}, iteration {progress.batch + 1}"):
+                    levels = process.levels_of(schedule.log_alpha_bar().detach())
 
-    for epoch in range(at["epoch"], args.epochs):
-        done = at["batch"]
-        with progress_bar(total=batches.steps, initial=done, desc=f"epoch {epoch + 1}") as bar:
-            for i in range(done, batches.steps):
-                began, where = time.monotonic(), f"epoch {epoch + 1}, iteration {i + 1}"
-                levels = process.levels_of(schedule.log_alpha_bar().detach())
+                    # lower level: theta_y follows argmin L(., q)
+                    for _ in range(args.inner_loop):
+                        loss_y = theta_y.step(process, levels)
+                        ema.after_step(net_y, theta_y.count)
+                    row = {"loss_y": loss_y}
 
-                # lower level: theta_y follows argmin L(., q)
-                for _ in range(args.inner_loop):
-                    here = {"where": f"theta_y, {where}", "levels": levels}
-                    loss_y = lower_step(theta_y, optimizer_y, "step", at["step"], **here)
-                    lr_y.after_step()
-                    at["step"] += 1
-                    if at["step"] % args.model_ema_steps == 0 or at["step"] == steps:
-                        ema.update_parameters(theta_y)
-                seen = {"loss_y": loss_y}
+                    if epoch >= args.initial_epoch:
+                        gamma = gamma_at(q.count, updates, args.gamma, args.gamma_end)
+                        if q.count == 0 or args.theta_z == "recopied":
+                            net_z.load_state_dict(net_y.state_dict())  # in place
 
-                if epoch >= args.initial_epoch:
-                    gamma = gamma_of(args, at["update"], updates)
-                    if at["update"] == 0 or args.theta_z == "recopied":
-                        theta_z.load_state_dict(theta_y.state_dict())  # in place
+                        # penalised copy: theta_z follows argmin FID/gamma + L(., q)
+                        for _ in range(args.inner_loop_z):
+                            slope = upper.slope_of_weights(net_z, theta_z.count)
+                            loss_z = theta_z.step(process, levels, slope.gradient / gamma)
 
-                    # the penalised copy: theta_z follows argmin FID/gamma + L(., q)
-                    for _ in range(args.inner_loop_z):
-                        here = {"where": f"theta_z, {where}", "levels": levels}
-                        with located(here["where"]):
-                            slope = upper.slope_of_weights(theta_z, at["step_z"])
-                        here["extra"] = slope.gradient / gamma
-                        loss_z = lower_step(theta_z, optimizer_z, "step_z", at["step_z"], **here)
-                        at["step_z"] += 1
+                        # upper level: q descends (1/gamma) dFID/dq at theta_z
+                        #              + dL/dq(theta_z) - dL/dq(theta_y), on the same draws
+                        slope = upper.slope_of_schedule(net_z, q.count)
+                        x0 = batches(epoch, progress.batch)
+                        difference = loss_difference(
+                            process, net_z, net_y, x0, args.seed, q.count, args.noise == "common"
+                        )
+                        q.step(slope.gradient / gamma + difference)
+                        row |= {"loss_z": loss_z, "fid": slope.value, "gamma": gamma}
 
-                    # upper level: dFID/dq at theta_z over gamma, and the difference of the losses
-                    where = f"schedule, {where}"
-                    with located(where):
-                        slope = upper.slope_of_schedule(theta_z, at["update"])
-                    x0 = batches(epoch, i)
-                    difference = loss_difference(args, process, theta_z, theta_y, x0, at["update"])
-                    run.evaluations["training"] += 2 * len(x0)
-                    gradient = slope.gradient / gamma + difference
-                    step_schedule(schedule, optimizer_q, lr_q, gradient, where)
-                    follow_noise(at["slopes"], schedule, gradient)
-                    at["update"] += 1
-                    seen |= {"loss_z": loss_z, "fid": slope.value, "gamma": gamma}
-
-                at["loss_sum"] += loss_y
-                at.update(batch=i + 1, iteration=at["iteration"] + 1)
-                if at["iteration"] % args.log_freq == 0 or at["step"] == steps:
-                    seen["seconds"] = time.monotonic() - began
-                    report(args, run, at, seen, schedule, bar.disable)
-                bar.set_postfix(loss=f"{loss_y:.4f}", **schedule.values())
+                progress.advance(loss_y)
+                count_training(run, args, batches.batch_size, moved="gamma" in row)
+                if progress.is_due(args.log_freq):
+                    row["seconds"] = time.monotonic() - began
+                    report(args, run, progress.iteration, row, q, echo=bar.disable)
+                bar.set_postfix(loss=f"{loss_y:.4f}")
                 bar.update()
                 run.poll()
 
-        end_of_epoch(args, run, at, batches.steps, sampler, ema, judge, schedule)
-        lr_y.after_epoch(at["mean_loss"])
+        counts = args.fid_samples, args.n_samples
+        end_of_epoch(run, progress, theta_y.count, sampler, ema.model, judge, schedule, *counts)
+        lr_y.after_epoch(progress.mean_loss)
         run.write_json("schedule.json", schedule.to_dict())
         run.poll()
 
-    final = evaluate(sampler, ema, args.eval_samples, judge, run, "evaluation")
-    leave_figures(run, sampler, ema, {"first": first, "last": schedule})
-    learned = {"epochs": args.epochs, "steps": steps, "loss": at["mean_loss"], **schedule.values()}
+    final = evaluate(sampler, ema.model, args.eval_samples, judge, "evaluation", run)
+    leave_figures(run, sampler, ema.model, {"first": first, "last": schedule})
+    learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
+    learned |= schedule.values()
     return run.finish({**learned, **final}, drawn=args.eval_samples * sampler.steps)
 
 
-def gamma_of(args, update: int, updates: int) -> float:
-    """gamma goes from --gamma at the first update to --gamma_end at the last."""
-    return args.gamma + (args.gamma_end - args.gamma) * update / max(1, updates - 1)
+def gamma_at(update: int, updates: int, gamma: float, gamma_end: float) -> float:
+    """gamma goes on a straight line from the first update to the last."""
+    return gamma + (gamma_end - gamma) * update / max(1, updates - 1)
 
 
-def loss_difference(args, process, theta_z, theta_y, x0, update: int) -> torch.Tensor:
+def count_training(run: Run, args, images: int, moved: bool) -> None:
+    """Training images of an iteration: the steps of both copies, and the two losses' gradients."""
+    steps = args.inner_loop + (args.inner_loop_z + 2 if moved else 0)
+    run.evaluations["training"] += steps * images
+
+
+def loss_difference(
+    process: Diffusion,
+    net_z: torch.nn.Module,
+    net_y: torch.nn.Module,
+    x0: torch.Tensor,
+    seed: int,
+    update: int,
+    common_noise: bool = True,
+) -> torch.Tensor:
     """dL/dq(theta_z) - dL/dq(theta_y) on the same batch, times and noise; (p,)."""
-    randoms = [stream(x0.device, args.seed, "difference", update) for _ in range(2)]
-    if args.noise == "independent":
-        randoms[1] = stream(x0.device, args.seed, "difference, other side", update)
+    timesteps, device = process.schedule.timesteps, x0.device
+    randoms = [stream(device, seed, "difference", update) for _ in range(2)]
+    if not common_noise:
+        randoms[1] = stream(device, seed, "difference, other side", update)
     q, slopes = list(process.schedule.parameters()), []
-    with evaluating(theta_z, theta_y):
-        for net, random in zip((theta_z, theta_y), randoms, strict=True):
-            loss = process.loss(net, x0, *draw(x0, args.timesteps, random))  # never in bfloat16
+    with evaluating(net_z, net_y):
+        for net, random in zip((net_z, net_y), randoms, strict=True):
+            loss = process.loss(net, x0, *draw(x0, timesteps, random))  # never in bfloat16
             # in turn: both graphs at once would need more memory than a training step
             slopes.append(torch.stack(torch.autograd.grad(loss, q)))
     return slopes[0] - slopes[1]
 
 
-def make_schedule_optimizer(schedule: Schedule, lr_beta, updates: int):
-    """AdamW with a learning rate a parameter and OneCycle; no decay, which would pull towards 0."""
-    lr = dict(zip(NAMES, lr_beta, strict=True))
-    groups = [{"params": [p], "lr": lr[name]} for name, p in schedule.q.items()]
-    optimizer = AdamW(groups, weight_decay=0.0)
-    return optimizer, one_cycle(optimizer, [group["lr"] for group in groups], updates)
+def report(args, run: Run, iteration: int, row: dict, q: ScheduleOptimizer, echo: bool) -> None:
+    """A row of iterations.csv, a line of the log, and warnings about the flags to change."""
+    values, bounds, slopes = q.schedule.values(), q.schedule.to_bounds(), q.slopes()
+    columns = {name: row.get(name) for name in ("loss_y", "loss_z", "fid", "gamma")}
+    columns["fid_n"] = args.zo_samples if "fid" in row else None
+    columns |= {name: values.get(name) for name in NAMES}
+    for i, prefix in enumerate(("grad_", "spread_")):
+        columns |= {prefix + name: slopes[name][i] if name in slopes else None for name in NAMES}
+    run.row("iterations.csv", iteration=iteration, **columns)
 
-
-def step_schedule(schedule: Schedule, optimizer, cycle, gradient, where: str) -> None:
-    """AdamW, OneCycle, projection onto the bounds."""
-    check_finite(gradient.abs().sum().item(), "the gradient", where)
-    schedule.set_gradient_(gradient)
-    optimizer.step()
-    cycle.step()
-    schedule.project_()
-
-
-def follow_noise(slopes: dict, schedule: Schedule, gradient, memory: float = 0.9) -> None:
-    """Running mean and mean square of each gradient: what is between them is its noise."""
-    for name, g in zip(schedule.q, gradient.tolist(), strict=True):
-        mean, square = slopes.get(name, (g, g * g))
-        slopes[name] = [memory * mean + (1 - memory) * g, memory * square + (1 - memory) * g * g]
-
-
-def report(args, run: Run, at: dict, seen: dict, schedule: Schedule, echo: bool) -> None:
-    """A row of iterations.csv, a line of the log, and a warning where a knob wants turning."""
-    q, bounds = schedule.values(), schedule.to_bounds()
-    grad = {name: mean for name, (mean, _) in at["slopes"].items()}
-    spread = {n: max(0.0, square - mean**2) ** 0.5 for n, (mean, square) in at["slopes"].items()}
-    row = {name: seen.get(name) for name in ("loss_y", "loss_z", "fid", "gamma")}
-    row["fid_n"] = args.zo_samples if "fid" in seen else None
-    for prefix, values in (("", q), ("grad_", grad), ("spread_", spread)):
-        row |= {prefix + name: values.get(name) for name in NAMES}
-    run.row("iterations.csv", iteration=at["iteration"], **row)
-
-    text = ", ".join(f"{name} {value:.5g}" for name, value in seen.items())
-    for n in grad:
-        text += (
-            f"; {n} {q[n]:.4g} ({bounds[n]:.2g} to its bound) slope {grad[n]:.3g}±{spread[n]:.2g}"
-        )
+    text = ", ".join(f"{name} {value:.5g}" for name, value in row.items())
+    for name, (slope, spread) in slopes.items():
+        text += f"; {name} {values[name]:.4g} ({bounds[name]:.2g} to its bound) "
+        text += f"slope {slope:.3g}±{spread:.2g}"
     memory = max(peak_memory().values()) / 2**30
-    run.log(f"iteration {at['iteration']}: {text}; {memory:.2f} GiB", echo)
-    stuck = [name for name in grad if bounds[name] < 1e-5]
-    noisy = [name for name in grad if spread[name] > abs(grad[name])]
+    run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
+    stuck = [name for name in slopes if bounds[name] < 1e-5]
+    noisy = [name for name, (slope, spread) in slopes.items() if spread > abs(slope)]
     if stuck:
-        advice = "where it did not start there, a lower --lr_beta may free it"
+        advice = "if it did not start there, a lower --lr_beta may free it"
         run.log(f"warning: on the bound: {', '.join(stuck)}; {advice}", echo)
     if noisy:
-        better = "more --zo_samples, a higher --gamma"
+        advice = "more --zo_samples, a higher --gamma"
         if args.upper_gradient == "zo":
-            better += ", more --zo_directions or --upper_gradient forward"
-        run.log(f"warning: more noise than slope: {', '.join(noisy)}; {better} may help", echo)
+            advice += ", more --zo_directions or --upper_gradient forward"
+        run.log(f"warning: more noise than slope: {', '.join(noisy)}; {advice} may help", echo)
 
 
-def leave_figures(run: Run, sampler: Sampler, ema, schedules: dict[str, Schedule]) -> None:
+def leave_figures(run: Run, sampler: Sampler, net, schedules: dict[str, Schedule]) -> None:
     """The parameters' path, the scores over steps and over time, the first and last schedule."""
     folder = run.folder / "figures"
     path, scores = run.rows("iterations.csv"), run.rows("scores.csv")
@@ -330,7 +299,7 @@ def leave_figures(run: Run, sampler: Sampler, ema, schedules: dict[str, Schedule
     figures.plot_columns(folder / "scores.png", "step", scores, ["loss", "fid", "is_mean"])
     figures.plot_columns(folder / "clock.png", "seconds", clock, ["loss", "fid"])
     figures.plot_schedules(folder / "schedule.png", schedules)
-    figures.save_gif(folder / "denoising.gif", sampler.film(ema, 36))
+    figures.save_gif(folder / "denoising.gif", sampler.film(net, 36))
 
 
 def planned(args, images) -> dict[str, int]:

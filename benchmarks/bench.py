@@ -33,18 +33,20 @@ ROOT = Path(__file__).resolve().parent.parent
 from benchmarks import plain
 from common.extractors import Extractor, FidInception, load_extractor
 from common.fast_layers import frozen
-from common.fast_unet import UNet
+from common.fast_unet import FastUNet
+from common.judging import Judge
 from common.machine import keep_freed_memory, peak_memory, stream
 from common.networks import compiled
-from common.sampling import Sampler
+from common.sampling import Sampler, SamplerSettings
+from common.schedule_optimizer import ScheduleOptimizer
 from common.training import denoising_step, make_optimizer
 from common.upper_level import UpperLevel, UpperSettings
 from common.weights import evaluating, flat
 from metrics import FeatureStatistics, Reference, frechet_distance
 from model import Diffusion
 from scheduler import Schedule
-from train_mnist_bilevel_ZO import loss_difference, make_schedule_optimizer, step_schedule
-from unet import UNet as PlainUNet
+from train_mnist_bilevel_ZO import loss_difference
+from unet import UNet
 
 RESULTS = ROOT / "docs" / "results"
 INNER_LOOP = 10  # of the published command
@@ -56,11 +58,11 @@ sys.argv = ["train_mnist.py", "--cpu", "--dataset", "digits"]
 import train_mnist as script
 from common import cli, data, judging, machine, networks
 args = cli.parse(script.make_parser(), "train", script.check, sys.argv[1:])
-device = machine.setup(args)
+device = machine.setup(args.device, args.cpu, args.threads)
 images = data.load_images(args.dataset, args.data_dir, "train").to(device)
-judging.make_judge(args, device)
-net = networks.make_network(args, device)
-script.make_optimizer(net.parameters(), args.lr), script.make_ema(net, args, args.epochs)
+judging.Judge.from_flags(device, **vars(args))
+net = networks.make_network(args.model_base_dim, args.timesteps, device)
+script.make_optimizer(net.parameters(), args.lr), script.Average(net, 0.9, 10, 100)
 """
 
 TINY_SEARCH = """--dataset digits --model_base_dim 4 --timesteps 10 --backward_steps 2 --epochs 1
@@ -95,7 +97,7 @@ class Bench:
         torch.manual_seed(0)
         d = self.device = torch.device(args.device)
         self.args, self.rows = args, []
-        self.ours, self.plain = UNet(args.base).to(d), PlainUNet(args.base).to(d)
+        self.ours, self.plain = FastUNet(args.base).to(d), UNet(args.base).to(d)
         self.plain.load_state_dict(self.ours.state_dict())
         self.optimizers = {
             self.ours: make_optimizer(self.ours.parameters(), 1e-3),
@@ -109,12 +111,14 @@ class Bench:
             ZO_type="two", delta=0.01, noise="common", upper_gradient="zo", truncation=1.0,
             batch_size=args.batch_size,
         )  # fmt: skip
-        self.sampler = Sampler(self.process, self.flags, (1, 28, 28), d)
+        self.sampler = Sampler(
+            self.process, SamplerSettings.from_flags(**vars(self.flags)), (1, 28, 28)
+        )
         self.extractor = make_extractor(args.extractor, d)
         self.plain_extractor = deepcopy(self.extractor).to(memory_format=torch.contiguous_format)
-        self.reference = drawn_reference(self.extractor.dim, d)
+        self.reference = drawn_reference(self.extractor.dim, d, self.extractor.name)
         settings = UpperSettings.from_flags(**vars(self.flags))
-        judge = (self.extractor, self.reference)
+        judge = Judge(self.extractor, self.reference)
         self.upper = {
             kind: UpperLevel(
                 self.sampler, judge, self.schedule, replace(settings, upper_gradient=kind)
@@ -164,9 +168,7 @@ class Bench:
         """A training step, always on the same images."""
         random = stream(self.device, 0, "bench")
         more = {"amp": self.amp(net), "levels": self.levels, "extra": extra}
-        denoising_step(
-            self.process, net, self.optimizers[net], self.x0, random, "the benchmark", **more
-        )
+        denoising_step(self.process, net, self.optimizers[net], self.x0, random, **more)
 
     def amp(self, net):
         return self.args.amp and net is not self.plain
@@ -277,14 +279,14 @@ class Bench:
         args, ours, theirs, first = self.args, self.ours, self.plain, len(self.rows)
         twins = {net: deepcopy(net) for net in (ours, theirs)}
         extra = torch.zeros_like(flat(ours))
-        optimizer, cycle = make_schedule_optimizer(self.schedule, [0.0] * 4, 1000)
+        q = ScheduleOptimizer(self.schedule, [0.0] * 4, 1000)
         gradient = torch.full((4,), 1e-3, dtype=torch.float64, device=self.device)
 
         def difference(net):
-            return loss_difference(self.flags, self.process, net, twins[net], self.x0, 0)
+            return loss_difference(self.process, net, twins[net], self.x0, 0, 0)
 
         def move():
-            step_schedule(self.schedule, optimizer, cycle, gradient, "the benchmark")
+            q.step(gradient)
 
         def row(what, *sides, **options):
             return self.row(f"bilevel: {what}", *sides, **options)
@@ -338,7 +340,7 @@ class Bench:
                 extra = self.slope_of_weights().gradient
                 self.train(net, extra)
                 self.slope_of_schedule("zo")
-                loss_difference(self.flags, self.process, net, twin, self.x0, 0)
+                loss_difference(self.process, net, twin, self.x0, 0, 0)
         if self.device.type == "cuda":
             return peak_memory()["cuda"]
         # not ru_maxrss, which a process inherits from the one that started it
@@ -414,10 +416,10 @@ def make_extractor(name, device):
         return Extractor(name, FidInception({}), "random weights").to(device)
 
 
-def drawn_reference(dim, device):
+def drawn_reference(dim, device, name):
     """A Gaussian of falling variances, with what is made of it once."""
     x = torch.randn(5 * dim, dim, dtype=torch.float64) * torch.arange(1, dim + 1) ** -0.5
-    reference = Reference(x.mean(0).to(device), x.mT.cov().to(device), 5 * dim, "drawn", "none")
+    reference = Reference(x.mean(0).to(device), x.mT.cov().to(device), 5 * dim, "drawn", name)
     assert reference.root.shape == (dim, dim)
     return reference
 

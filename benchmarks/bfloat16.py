@@ -19,7 +19,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 from common.checkpoint import load, newest
-from common.judging import evaluate, make_judge
+from common.judging import Judge, evaluate
 from common.sampling import load_sampler
 from common.upper_level import UpperLevel, UpperSettings
 from common.weights import evaluating
@@ -61,15 +61,15 @@ def fids(checkpoint: Path, judge: tuple, images: int) -> dict:
     net, sampler = load_sampler(checkpoint, CPU)
     found = {}
     for precision in PRECISIONS:
-        sampler.amp = precision == "bfloat16"
-        found[precision] = evaluate(sampler, net, images, judge, None, "evaluation")["fid"]
+        sampler.settings = replace(sampler.settings, amp=precision == "bfloat16")
+        found[precision] = evaluate(sampler, net, images, judge, "evaluation")["fid"]
     return found
 
 
 def slopes(checkpoint: Path, judge: tuple, directions: int) -> dict:
     """How far bfloat16 moves the zeroth-order slopes: root mean squares over directions."""
     net, sampler = load_sampler(checkpoint, CPU)
-    schedule = Schedule("cosine", sampler.diffusion.schedule.timesteps, learned=True)
+    schedule = Schedule("cosine", sampler.process.schedule.timesteps, learned=True)
     found = {"schedule": [], "weights": []}
     for precision in PRECISIONS:
         settings = replace(SLOPES, amp=precision == "bfloat16")
@@ -101,7 +101,7 @@ def main():
         for seed in range(args.seeds):
             for precision in PRECISIONS:
                 checkpoint = trained(Path(folder), args, precision, seed)
-                judge = make_judge(argparse.Namespace(**load(checkpoint)["args"]), CPU)
+                judge = Judge.from_flags(CPU, **load(checkpoint)["args"])
                 sampled = fids(checkpoint, judge, args.images)
                 rows.append({"seed": seed, "trained": precision, "fid": sampled})
                 print(json.dumps(rows[-1]), flush=True)

@@ -45,9 +45,9 @@ import torch
 
 from common import figures
 from common.families import NAMES
-from common.judging import make_judge
+from common.judging import Judge
 from common.networks import load_network
-from common.sampling import Sampler, process_of
+from common.sampling import Sampler, SamplerSettings, process_of
 from common.upper_level import UpperLevel, UpperSettings
 from scheduler import Schedule
 
@@ -76,8 +76,8 @@ class Bench:
         self.schedule = Schedule(family, timesteps, learned=True, **saved)
         process = process_of(state, device)
         process.schedule = process.sampling_schedule = self.schedule
-        self.sampler = Sampler(process, of_run, state["shape"], device)
-        self.judge = make_judge(of_run, device)
+        self.sampler = Sampler(process, SamplerSettings.from_flags(**vars(of_run)), state["shape"])
+        self.judge = Judge.from_flags(device, **vars(of_run))
 
     def draw(self, flags: dict, n: int, draws: int, seed: int):
         """Gradients (draws,p), network evaluations a draw, seconds a draw."""

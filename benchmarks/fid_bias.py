@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 from common.data import load_images
 from common.extractors import load_extractor
-from common.judging import evaluate, real_batches, reference_statistics
+from common.judging import Judge, real_batches, reference_statistics
 from metrics import Reference, frechet_distance, kid
 
 SIZES = (36, 100, 300, 1000, 3000, 10000)
@@ -97,7 +97,7 @@ def floor(args, extractor, reference):
     }
     real, rows = features_of(pixels["test"], extractor), []
     for name, batches in sets.items():
-        scores = evaluate(batches, extractor, reference)
+        scores = Judge(extractor, reference).score(batches)
         with torch.no_grad():
             scores["kid"] = kid(torch.cat([extractor(x)[0] for x in batches]), real)
         numbers = {k: f"{scores[k]:.6g}" for k in ("fid", "is_mean", "is_std", "kid")}

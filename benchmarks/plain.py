@@ -18,6 +18,6 @@ def fid(mean: Tensor, cov: Tensor, reference) -> Tensor:
 @torch.no_grad()
 def side(net: nn.Module, sampler, levels, extractor, reference, noise: Tensor) -> Tensor:
     """One side of a zeroth-order difference: a sampling, its features, its FID."""
-    features = extractor(sampler.diffusion.sample(net, noise, sampler.steps, levels=levels))[0]
+    features = extractor(sampler.process.sample(net, noise, sampler.steps, levels=levels))[0]
     features = features.double()
     return fid(features.mean(0), features.mT.cov(), reference)

@@ -4,7 +4,17 @@ import errno
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+
+# of the operating system: the user can mend these, and resume
+MENDABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+}
 
 
 class Stop(Exception):
@@ -15,32 +25,35 @@ class Stop(Exception):
         self.code = code
 
 
-def one_line(prog: str, error: Exception) -> None:
-    print(f"{prog}: {error}", file=sys.stderr)
-
-
 class NotFinite(Stop):
-    """A number that is NaN or infinite; `located` adds where in the run it arose."""
+    """A number that is NaN or infinite; `at` adds the places, outermost first."""
+
+    def __init__(self, fact: str, places: tuple[str, ...] = ()):
+        location = f" at {', '.join(places)}" if places else ""
+        super().__init__(
+            f"{fact}{location}: stopped before it was saved. --resume continues from the last "
+            "checkpoint; a lower --lr may help"
+        )
+        self.fact, self.places = fact, places
+
+
+def check_finite(value: float, name: str) -> None:
+    """Raise NotFinite before such a number reaches a weight or a checkpoint."""
+    if not math.isfinite(value):
+        raise NotFinite(f"{name} is {value}")
 
 
 @contextmanager
-def located(place: str) -> Iterator[None]:
-    """Stop at a number inside that is not finite, and name the place."""
+def at(place: str) -> Iterator[None]:
+    """Name the place of a NotFinite that is raised inside; also a decorator."""
     try:
         yield
     except NotFinite as error:
-        raise Stop(
-            f"{error} at {place}: stopped before it was saved. --resume goes on from the last "
-            "checkpoint; a lower --lr may help"
-        ) from None
+        raise NotFinite(error.fact, (place, *error.places)) from None
 
 
-def check_finite(value: float, what: str, where: str | None = None) -> None:
-    """Stop at a number that is NaN or infinite, before it reaches a checkpoint."""
-    if math.isfinite(value):
-        return
-    with located(where) if where else nullcontext():
-        raise NotFinite(f"{what} is {value}")
+def one_line(prog: str, error: Exception) -> None:
+    print(f"{prog}: {error}", file=sys.stderr)
 
 
 def guarded(main, args, prog: str) -> int:
@@ -52,18 +65,11 @@ def guarded(main, args, prog: str) -> int:
         one_line(prog, error)
         return error.code
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EROFS,
-            errno.EEXIST,
-            errno.ENOTDIR,
-        ):
+        if error.errno not in MENDABLE:
             raise
         one_line(
             prog,
-            f"{error.filename or 'a file'}: {error.strerror}; --resume goes on after it is mended",
+            f"{error.filename or 'a file'}: {error.strerror}; --resume continues once it is fixed",
         )
         return 1
     except KeyboardInterrupt:

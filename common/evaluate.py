@@ -26,13 +26,12 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
-import argparse
 import json
 import sys
 
 from common import checkpoint
 from common.errors import Stop, guarded
-from common.judging import judge_checkpoint
+from common.judging import Judge, judge_checkpoint
 from common.machine import setup
 
 
@@ -45,9 +44,10 @@ def judge_again(args) -> None:
     if not path:
         raise Stop(f"--run {folder}: no checkpoint in it", code=2)
     given = {k: v for k, v in vars(args).items() if v is not None}
-    own = checkpoint.load(path)["args"]
-    args = argparse.Namespace(**{**own, "cpu": False, **given})
-    scores = judge_checkpoint(path, args, setup(args))
+    settings = {**checkpoint.load(path)["args"], **given}
+    device = setup(args.device)
+    judge = Judge.from_flags(device, **settings)
+    scores = judge_checkpoint(path, judge, device, args.eval_samples)
     print(json.dumps(scores, indent=2))
     known = folder / "summary.json"
     if known.exists():  # a summary marks a run as complete, so an unfinished run gets none

@@ -1,7 +1,7 @@
-"""The small U-Net: ShuffleNet-v2 units, batch norm, SiLU, no attention. Convolutions have a bias.
+"""The U-Net of unet.py, faster on a CPU: the same weights under the same names.
 
-With base 64, multipliers (2, 4) and T = 1000 it has 1,084,897 parameters; a forward pass of one
-28x28 image is 239 MFLOP. Feature maps are stored with their even channels first (layers.py).
+Feature maps are stored with their even channels first (common/fast_layers.py says why), so blocks
+pass two halves on instead of one shuffled map. tests/test_speed.py holds it to unet.py.
 """
 
 from itertools import pairwise
@@ -19,8 +19,7 @@ from common.fast_layers import (
     separable,
     silu,
 )
-
-TIME_DIM = 256
+from unet import TIME_DIM
 
 
 class Bottleneck(nn.Module):
@@ -112,7 +111,7 @@ def through(bottlenecks, left, right):
     return left, right
 
 
-class UNet(nn.Module):
+class FastUNet(nn.Module):
     """eps(x_t, t): predicts the noise in x_t. t is (B,), or (1,) where all images share a time."""
 
     def __init__(

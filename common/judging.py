@@ -11,65 +11,102 @@ from common.errors import Stop
 from common.extractors import Extractor, load_extractor
 from common.reference_cache import read_moments, write_moments
 from common.run import Run
-from common.sampling import Sampler, load_sampler
+from common.sampling import Sampler, SamplerSettings, load_sampler
 from metrics import FeatureStatistics, Reference
 
 CACHE_VERSION = 1
 
 
-def make_judge(args, device) -> tuple:
-    """Extractor and reference statistics; made before any training, so that errors come early."""
-    extractor = load_extractor(args.extractor, device, args.inception_weights)
-    reference = reference_statistics(
-        args.dataset, args.data_dir, "test", extractor, device, args.cache_dir
-    )
-    return extractor, reference
+class Judge:
+    """One extractor and the statistics of real images by it: what a FID is measured with."""
+
+    def __init__(self, extractor: Extractor, reference: Reference):
+        if extractor.name != reference.extractor or (
+            reference.weights_hash and extractor.weights_hash != reference.weights_hash
+        ):
+            raise ValueError(
+                f"the reference was made with {reference.extractor} {reference.weights_hash}, "
+                f"the images are measured with {extractor.name} {extractor.weights_hash}"
+            )
+        self.extractor, self.reference = extractor, reference
+
+    @classmethod
+    def load(
+        cls,
+        extractor: str,
+        dataset: str,
+        data_dir: str,
+        device: torch.device | str,
+        cache_dir: str = "cache",
+        inception_weights: str | None = None,
+        split: str = "test",
+    ) -> "Judge":
+        """Loaded before any training, so that errors come early."""
+        network = load_extractor(extractor, device, inception_weights)
+        return cls(
+            network, reference_statistics(dataset, data_dir, split, network, device, cache_dir)
+        )
+
+    @classmethod
+    def from_flags(
+        cls, device, /, *, extractor, dataset, data_dir, cache_dir, inception_weights, **_
+    ) -> "Judge":
+        """From the flags of a script: `**vars(args)`."""
+        return cls.load(extractor, dataset, data_dir, device, cache_dir, inception_weights)
+
+    def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict[str, float | int | str]:
+        """FID and Inception Score of generated images, with what they were measured by."""
+        statistics = FeatureStatistics()
+        with torch.no_grad():
+            for x in batches:
+                statistics.update(*self.extractor(x))
+        fid = statistics.fid(self.reference)
+        is_mean, is_std = statistics.inception_score(splits)
+        return {
+            "fid": fid,
+            "is_mean": is_mean,
+            "is_std": is_std,
+            "n": statistics.n,
+            "extractor": self.extractor.name,
+            "reference": self.reference.name,
+        }
 
 
 def evaluate(
-    sampler: Sampler, net: nn.Module, n: int, judge, run: Run | None, purpose: str
+    sampler: Sampler,
+    net: nn.Module,
+    n: int,
+    judge: Judge | None,
+    purpose: str,
+    run: Run | None = None,
 ) -> dict:
-    """FID and IS of n images, with n, extractor and reference; nothing is drawn for n = 0."""
-    if not n:
+    """The scores of n images, with n, extractor and reference; nothing is drawn for n = 0."""
+    if not n or judge is None:
         return {"fid": None, "is_mean": None, "is_std": None, "n": None}
-    say = run.log if run else print
     if n >= 1000:
-        say(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations")
-    extractor, reference = judge
+        log = run.log if run else print
+        log(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations")
     try:
         # the Inception Score of a split of few images says nothing: at least 50 images in each
         splits = max(1, min(10, n // 50))
-        images = sampler.many(net, n, purpose, run)
-        return score_images(images, extractor, reference, splits) | {"splits": splits}
+        images = sampler.many(net, n, purpose, run.poll if run else None)
+        return judge.score(images, splits) | {"splits": splits}
     except ValueError as error:
         raise Stop(f"{purpose}: {error}") from None
 
 
-def score_images(
-    batches: Iterable[Tensor], extractor: Extractor, reference: Reference, splits: int = 10
-) -> dict[str, float | int | str]:
-    """FID and Inception Score of generated images in [-1, 1], with what they were measured by."""
-    if extractor.name != reference.extractor or (
-        reference.weights_hash and extractor.weights_hash != reference.weights_hash
-    ):
-        raise ValueError(
-            f"the reference was made with {reference.extractor} {reference.weights_hash}, "
-            f"the images are measured with {extractor.name} {extractor.weights_hash}"
-        )
-    statistics = FeatureStatistics()
-    with torch.no_grad():
-        for x in batches:
-            statistics.update(*extractor(x))
-    fid = statistics.fid(reference)
-    is_mean, is_std = statistics.inception_score(splits)
-    return {
-        "fid": fid,
-        "is_mean": is_mean,
-        "is_std": is_std,
-        "n": statistics.n,
-        "extractor": extractor.name,
-        "reference": reference.name,
-    }
+def judge_checkpoint(
+    path,
+    judge: Judge,
+    device: torch.device | str,
+    n: int,
+    settings: SamplerSettings | None = None,
+    purpose: str = "evaluation",
+    run: Run | None = None,
+) -> dict:
+    """The scores of the network in a checkpoint; another `purpose` starts from other noise."""
+    net, sampler = load_sampler(path, device, settings)
+    return evaluate(sampler, net, n, judge, purpose, run)
 
 
 def real_batches(
@@ -111,9 +148,3 @@ def reference_statistics(
     mean, cov = (torch.from_numpy(part).to(home) for part in moments)
     label = f"{dataset} {split}, {len(pixels)} images"
     return Reference(mean, cov, len(pixels), label, extractor.name, extractor.weights_hash)
-
-
-def judge_checkpoint(path, args, device, run: Run | None = None, purpose="evaluation") -> dict:
-    """FID and IS of the network in a checkpoint; another `purpose` starts from other noise."""
-    net, sampler = load_sampler(path, device, args)
-    return evaluate(sampler, net, args.eval_samples, make_judge(args, device), run, purpose)

@@ -1,37 +1,96 @@
-"""What surrounds a training script: data, folder, resuming, the end of an epoch."""
+"""What surrounds a training script: data, folder, progress, the end of an epoch."""
+
+from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from common import figures
 from common.data import fingerprint, images_to_plan, load_images
-from common.judging import evaluate
-from common.machine import setup
+from common.judging import Judge, evaluate
+from common.machine import progress_bar, setup
 from common.networks import make_network
 from common.run import Run
+from common.sampling import Sampler
+from scheduler import Schedule
 
 
-def end_of_epoch(args, run: Run, at: dict, steps: int, sampler, ema, judge, schedule) -> None:
-    """Scores, picture and row of the epoch that is done; `at` moves on to the next one."""
-    scores = evaluate(sampler, ema, args.fid_samples, judge, run, "fid")
-    samples = torch.cat(list(sampler.many(ema, args.n_samples, "picture", run)))
+class Progress:
+    """Where a run stands: epochs that are done and judged, iterations, the losses of the epoch."""
+
+    def __init__(self, epochs: int, per_epoch: int):
+        self.epochs, self.per_epoch = epochs, per_epoch
+        self.epoch = 0
+        self.iteration = 0  # over all epochs
+        self.loss_sum, self.mean_loss = 0.0, 0.0
+
+    @property
+    def batch(self) -> int:
+        """Iterations of the current epoch that are done."""
+        return self.iteration - self.epoch * self.per_epoch
+
+    @property
+    def total(self) -> int:
+        return self.epochs * self.per_epoch
+
+    def advance(self, loss: float) -> None:
+        self.iteration += 1
+        self.loss_sum += loss
+
+    def end_epoch(self) -> None:
+        self.epoch += 1
+        self.mean_loss, self.loss_sum = self.loss_sum / self.per_epoch, 0.0
+
+    def is_due(self, every: int) -> bool:
+        """Whether a line of the log is: every so many iterations, and at the last."""
+        return self.iteration % every == 0 or self.iteration == self.total
+
+    def bar(self):
+        """A bar over the current epoch, from where it stands."""
+        return progress_bar(
+            total=self.per_epoch, initial=self.batch, desc=f"epoch {self.epoch + 1}"
+        )
+
+    def state_dict(self) -> dict:
+        names = ("epoch", "iteration", "loss_sum", "mean_loss")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+def end_of_epoch(
+    run: Run,
+    progress: Progress,
+    step: int,
+    sampler: Sampler,
+    net: nn.Module,
+    judge: Judge | None,
+    schedule: Schedule,
+    fid_samples: int,
+    n_samples: int,
+) -> dict:
+    """Scores, picture and row of the epoch that is done; `progress` moves on to the next one."""
+    scores = evaluate(sampler, net, fid_samples, judge, "fid", run)
+    samples = torch.cat(list(sampler.many(net, n_samples, "picture", run.poll)))
     # counted when all is drawn: an interrupt in between draws it all again
-    run.evaluations["sampling"] += (args.fid_samples + args.n_samples) * sampler.steps
-    epoch = at["epoch"] + 1
-    figures.save_grid(run.folder / "samples" / f"epoch_{epoch:03d}.png", samples)
-    at.update(epoch=epoch, batch=0, mean_loss=at["loss_sum"] / steps, loss_sum=0.0)
-    run.epoch_row(epoch, at["step"], at["mean_loss"], scores, schedule.values())
+    run.evaluations["sampling"] += (fid_samples + n_samples) * sampler.steps
+    progress.end_epoch()
+    figures.save_grid(run.folder / "samples" / f"epoch_{progress.epoch:03d}.png", samples)
+    run.epoch_row(progress.epoch, step, progress.mean_loss, scores, schedule.values())
+    return scores
 
 
-def run_script(kind: str, args, train, print_plan) -> None:
+def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
     """What a training script does around its `train(args, run, images)`: data, folder, resuming."""
-    device = setup(args)
+    device = setup(args.device, args.cpu, args.threads)
     if args.dry_run:
         print_plan(args, images_to_plan(args.dataset))
         return
     images = load_images(args.dataset, args.data_dir, "train").to(device)
-    if args.ckpt:
-        make_network(args, device)  # a foreign checkpoint is refused before there is a run
-    with Run.open(kind, args, device, data=fingerprint(images)) as run:
+    if args.ckpt:  # a foreign checkpoint is refused before there is a run
+        make_network(args.model_base_dim, args.timesteps, device, ckpt=args.ckpt)
+    with Run.open(kind, vars(args), device, data=fingerprint(images)) as run:
         if run.finished:
             run.log(f"{run.folder} is complete: nothing to resume")
             return

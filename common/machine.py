@@ -21,11 +21,11 @@ def stream(device, seed: int, *names) -> torch.Generator:
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def setup(args) -> torch.device:
-    """Threads and device; a device that is not there is a Stop."""
-    if getattr(args, "threads", 0):
-        torch.set_num_threads(args.threads)
-    name = "cpu" if args.cpu else args.device
+def setup(name: str = "auto", cpu: bool = False, threads: int = 0) -> torch.device:
+    """Threads and device of --device, --cpu and --threads; a device that is absent is a Stop."""
+    if threads:
+        torch.set_num_threads(threads)
+    name = "cpu" if cpu else name
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"

@@ -10,23 +10,20 @@ import fcntl
 import io
 import json
 import os
-import platform
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from common import checkpoint
 from common.errors import Stop
 from common.families import NAMES
 from common.machine import peak_memory
+from common.provenance import describe
 
 
 def forward_passes(evaluations: dict[str, int]) -> int:
@@ -37,8 +34,9 @@ def forward_passes(evaluations: dict[str, int]) -> int:
 class Run:
     """One numbered folder, or the folder of a search's trial."""
 
-    def __init__(self, folder: Path, kind: str, args, device, **facts):
-        self.folder, self.kind, self.args = folder, kind, args
+    def __init__(self, folder: Path, kind: str, arguments: dict, device, **facts):
+        self.folder, self.kind, self.arguments = folder, kind, arguments
+        self.save_seconds = arguments["save_seconds"]
         self.evaluations = Counter()  # images through a network, by purpose
         self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
         self.signal, self.state = None, None
@@ -48,25 +46,25 @@ class Run:
         except BlockingIOError:
             raise Stop(f"{folder}: another process is running in it", code=2) from None
         if not (folder / "args.json").exists():
-            self.write_json("args.json", _describe(kind, args, device, facts))
+            self.write_json("args.json", describe(kind, arguments, device, facts))
         known = json.loads((folder / "args.json").read_text())
         for name, fact in facts.items():
             if known.get(name) != fact:
                 raise Stop(f"{folder}: its {name} was {known.get(name)}, now it is {fact}")
 
     @classmethod
-    def open(cls, kind: str, args, device, **facts) -> "Run":
+    def open(cls, kind: str, arguments: dict, device, **facts) -> "Run":
         """A new folder runs/00007-kind-seed0, or the one that --resume names."""
-        if args.resume:
-            return cls(Path(args.resume), kind, args, device, **facts)
-        root = Path(args.runs_dir)
+        if arguments["resume"]:
+            return cls(Path(arguments["resume"]), kind, arguments, device, **facts)
+        root = Path(arguments["runs_dir"])
         root.mkdir(parents=True, exist_ok=True)
         while True:
             taken = [int(p.name[:5]) for p in root.glob("[0-9]" * 5 + "-*")]
-            folder = root / f"{max(taken, default=-1) + 1:05d}-{kind}-seed{args.seed}"
+            folder = root / f"{max(taken, default=-1) + 1:05d}-{kind}-seed{arguments['seed']}"
             try:
                 folder.mkdir()
-                return cls(folder, kind, args, device, **facts)
+                return cls(folder, kind, arguments, device, **facts)
             except FileExistsError:
                 continue  # another run took the number in between
 
@@ -149,16 +147,18 @@ class Run:
             self.log(f"resumed from {found[1].name}")
         return state
 
-    def take_up(self, at: dict, parts: dict, more: Callable[[], dict]) -> None:
-        """Bring where the run stands and its parts to the newest checkpoint, in place.
+    def take_up(self, parts: dict, facts: Callable[[], dict]) -> None:
+        """Bring every part of a run to the newest checkpoint, in place.
 
-        From now on a checkpoint holds them and what `more` returns.
+        From now on a checkpoint holds the parts and what `facts` returns, `step` among it.
         """
         if saved := self.restore():
+            missing = [name for name in parts if name not in saved]
+            if missing:
+                raise Stop(f"{self.folder}: written by another version, without {missing[0]}")
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
-            at.update((name, saved[name]) for name in at)
-        self.state = lambda: at | {n: part.state_dict() for n, part in parts.items()} | more()
+        self.state = lambda: {n: part.state_dict() for n, part in parts.items()} | facts()
 
     def save(self) -> None:
         """A sealed checkpoint of `self.state()` and of where the CSV files end."""
@@ -172,7 +172,7 @@ class Run:
         state = {
             **self.state(),
             "kind": self.kind,
-            "args": {k: v for k, v in vars(self.args).items() if k != "resume"},
+            "args": {k: v for k, v in self.arguments.items() if k != "resume"},
             "files": files,
             "elapsed": self.seconds(),
             "evaluations": dict(self.evaluations),
@@ -182,10 +182,10 @@ class Run:
 
     def poll(self) -> None:
         """Where the state is whole: save when it is time to, end the run when it was asked to."""
-        if self.signal or time.monotonic() - self.saved >= self.args.save_seconds:
+        if self.signal or time.monotonic() - self.saved >= self.save_seconds:
             self.save()
         if self.signal:
-            raise Stop(f"interrupted; --resume {self.folder} goes on", code=128 + self.signal)
+            raise Stop(f"interrupted; --resume {self.folder} continues", code=128 + self.signal)
 
     def finish(self, summary: dict, drawn: int) -> dict:
         """Save, and write summary.json with what the final evaluation drew: the run is complete."""
@@ -198,35 +198,6 @@ class Run:
         }
         self.write_json("summary.json", summary)
         plain = {k: v for k, v in summary.items() if v is not None and not isinstance(v, dict)}
-        said = (f"{k} {v:.5g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
-        self.log(f"finished: {', '.join(said)}")
+        numbers = (f"{k} {v:.5g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
+        self.log(f"finished: {', '.join(numbers)}")
         return summary
-
-
-def _describe(kind, args, device, facts):
-    return {
-        "kind": kind,
-        "arguments": {k: v for k, v in vars(args).items() if k != "resume"},
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        **facts,
-    }
-
-
-def _commit():
-    """The commit of this code, with '+' when files were changed since; '' outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent.parent)]
-    try:
-        head, dirty = (
-            subprocess.run(
-                [*git, *words], capture_output=True, text=True, timeout=5, check=True
-            ).stdout
-            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return head.strip() + ("+" if dirty.strip() else "")

@@ -1,18 +1,15 @@
-"""Sampling: the settings of a run, chunks of many images, the process of a checkpoint."""
+"""Sampling: the sampler of a run, many images in chunks, the sampler of a checkpoint."""
 
-import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from common.families import FAMILIES
 from common.fast_layers import frozen
-from common.fast_unet import UNet
 from common.machine import progress_bar, stream
 from common.networks import load_network
-from common.run import Run
 from model import Diffusion
 from scheduler import Schedule
 
@@ -20,14 +17,36 @@ EVAL_SEED = 0  # every run is judged on images from the same noise
 CHUNK = 500  # images sampled at once when many are wanted
 
 
-class Sampler:
-    """The sampler's settings of one run: steps, spacing, clipping, precision."""
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How images are drawn: steps, their spacing, DDIM (eta 0) or DDPM (eta 1), clipping of x_0."""
 
-    def __init__(self, diffusion: Diffusion, args, shape, device):
-        self.diffusion, self.device, self.shape = diffusion, device, tuple(shape)
-        self.steps = args.timesteps if args.sampler == "ddpm" else args.backward_steps
-        self.eta = 1.0 if args.sampler == "ddpm" else 0.0
-        self.tau_type, self.clip, self.amp = args.tau_type, not args.no_clip, args.amp
+    steps: int
+    tau_type: str = "linear"
+    eta: float = 0.0
+    clip: bool = True
+    amp: bool = False
+
+    @classmethod
+    def from_flags(
+        cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, **_
+    ) -> "SamplerSettings":
+        """From the flags of a script, or the stored arguments of a run: `**vars(args)`."""
+        ddpm = sampler == "ddpm"  # it visits all T steps, with noise
+        steps = timesteps if ddpm else backward_steps
+        return cls(steps, tau_type, float(ddpm), not no_clip, amp)
+
+
+class Sampler:
+    """Draws images of one shape with one diffusion process and one set of settings."""
+
+    def __init__(self, process: Diffusion, settings: SamplerSettings, shape):
+        self.process, self.settings, self.shape = process, settings, tuple(shape)
+        self.device = torch.device(process.device)
+
+    @property
+    def steps(self) -> int:
+        return self.settings.steps
 
     def noise(self, n: int, seed: int, *names) -> Tensor:
         """The starting noise of one purpose, (n, C, H, W)."""
@@ -35,22 +54,23 @@ class Sampler:
         return torch.randn(n, *self.shape, generator=generator, device=self.device)
 
     def __call__(self, net: nn.Module, x: Tensor, seed: int = EVAL_SEED, **options) -> Tensor:
-        """Images in [-1, 1] from starting noise x; `seed` is for DDPM's own noise."""
-        generator = stream(self.device, seed, "ddpm") if self.eta else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp), frozen(net):
-            return self.diffusion.sample(
-                net, x, self.steps, self.tau_type, self.eta, self.clip, generator, **options
+        """Images in [-1, 1] from starting noise x; `seed` is for the noise that DDPM adds."""
+        s = self.settings
+        generator = stream(self.device, seed, "ddpm") if s.eta else None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp), frozen(net):
+            return self.process.sample(
+                net, x, s.steps, s.tau_type, s.eta, s.clip, generator, **options
             )
 
     def many(
-        self, net: nn.Module, n: int, purpose: str, run: Run | None = None
+        self, net: nn.Module, n: int, purpose: str, poll: Callable[[], None] | None = None
     ) -> Iterator[Tensor]:
-        """n images in chunks, with a progress bar; a run may be interrupted in between."""
+        """n images in chunks, with a progress bar; `poll` is called after each step."""
 
         def on_step(_):
             bar.update(1)
-            if run:
-                run.poll()
+            if poll:
+                poll()
 
         chunks = math.ceil(n / CHUNK)
         with progress_bar(total=chunks * self.steps, desc=f"{n} images", unit="step") as bar:
@@ -68,29 +88,25 @@ class Sampler:
         return seen[:: -max(1, self.steps // frames)][::-1]
 
 
-def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
-    """The training schedule of the flags, and the sampling one if it is another."""
-    values = {name: getattr(args, name) for name in FAMILIES[args.scheduler_type]}
-    schedule = Schedule(args.scheduler_type, args.timesteps, **values)
-    other = args.sampling_schedule
-    return schedule, other and sampling_schedule(other, args.timesteps)
-
-
-def process_of(state: dict, device) -> Diffusion:
+def process_of(state: dict, device: torch.device | str) -> Diffusion:
     """The diffusion that a checkpoint was trained with, its schedule as it was then."""
-    args, other = state["args"], state["args"].get("sampling_schedule")
+    args = state["args"]
     schedule = Schedule.from_dict(state["schedule"])
-    other = other and sampling_schedule(other, schedule.timesteps)
+    other = sampling_schedule(args.get("sampling_schedule"), schedule.timesteps)
     return Diffusion(schedule, args["input_scale"], not args["no_normalise"], other, device)
 
 
-def sampling_schedule(other: str | dict, timesteps: int) -> Schedule:
-    """What --sampling_schedule means: a family with its defaults, or a file's content."""
-    return Schedule.from_dict(other) if isinstance(other, dict) else Schedule(other, timesteps)
+def sampling_schedule(given: str | dict | None, timesteps: int) -> Schedule | None:
+    """What --sampling_schedule means: a family with its defaults, or the content of a file."""
+    if not given:
+        return None
+    return Schedule.from_dict(given) if isinstance(given, dict) else Schedule(given, timesteps)
 
 
-def load_sampler(path, device, args=None) -> tuple[UNet, Sampler]:
-    """The network in a checkpoint and its sampler, set as `args` or as its own run says."""
+def load_sampler(
+    path, device: torch.device | str, settings: SamplerSettings | None = None
+) -> tuple[nn.Module, Sampler]:
+    """The network in a checkpoint and its sampler, set as asked or as in its own run."""
     net, state = load_network(path, device)
-    args = args or argparse.Namespace(**state["args"])
-    return net, Sampler(process_of(state, device), args, state["shape"], device)
+    settings = settings or SamplerSettings.from_flags(**state["args"])
+    return net, Sampler(process_of(state, device), settings, state["shape"])

@@ -5,25 +5,12 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from common.data import Batches
 from common.errors import check_finite
+from common.light_adamw import AdamW
+from common.machine import stream
 from common.networks import compiled
 from model import Diffusion, Levels
-
-
-class AdamW(torch.optim.AdamW):
-    """torch's AdamW without the import of torch's compiler, which takes as long as torch's own.
-
-    torch wraps its optimizers so that the compiler leaves them alone, and the wrappers import it
-    to say so.
-    """
-
-    step = torch.no_grad()(getattr(torch.optim.AdamW.step, "__wrapped__", torch.optim.AdamW.step))
-
-
-for name in ("state_dict", "load_state_dict", "zero_grad", "add_param_group"):
-    wrapped = getattr(torch.optim.Optimizer, name)
-    if inner := getattr(wrapped, "__wrapped__", None):
-        inner.__dynamo_disable = inner  # what the wrapper would have the compiler make of it
 
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
 
@@ -94,17 +81,93 @@ class LRSchedule:
         self.inner.load_state_dict(state)
 
 
-def make_ema(net: nn.Module, args, epochs: int) -> AveragedModel:
-    """The averaged network that every sample comes from; batch-norm statistics are averaged too.
+def ema_decay(decay: float, batch_size: int, ema_steps: int, epochs: int) -> float:
+    """The published rule for the decay of one update: the fewer epochs, the shorter the memory.
 
-    The decay is the published rule: the fewer epochs, the shorter the memory. With the default
-    flags it is 0.936 for 100 epochs and 0, a plain copy, for 6 or fewer.
+    With the default flags it is 0.936 for 100 epochs and 0, a plain copy, for 6 or fewer.
     """
-    alpha = (1 - args.model_ema_decay) * args.batch_size * args.model_ema_steps / epochs
-    decay = 1 - min(1.0, alpha)
-    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    compiled(ema.module, args.compile)  # a copy is not
-    return ema.requires_grad_(False).eval()
+    return 1 - min(1.0, (1 - decay) * batch_size * ema_steps / epochs)
+
+
+class Average:
+    """The averaged network that every sample comes from, updated every few steps and at the last.
+
+    Batch-norm statistics are averaged too.
+    """
+
+    def __init__(
+        self, net: nn.Module, decay: float, every: int, total_steps: int, compile_mode: str = "off"
+    ):
+        self.every, self.total_steps = every, total_steps
+        self.model = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        compiled(self.model.module, compile_mode)  # the copy of a compiled network is not compiled
+        self.model.requires_grad_(False).eval()
+
+    def after_step(self, net: nn.Module, step: int) -> None:
+        if step % self.every == 0 or step == self.total_steps:
+            self.model.update_parameters(net)
+
+    def state_dict(self) -> dict:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.model.load_state_dict(state)
+
+
+class Learner:
+    """A network that follows the denoising loss: its optimizer, its random draws, its step count.
+
+    Step k of a learner sees batch k of the shuffled epochs and the random stream of its own `name`:
+    a pure function of (seed, name, k), so that a resumed learner repeats what it would have done.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        seed: int,
+        name: str = "step",
+        lr_schedule: "LRSchedule | None" = None,
+        amp: bool = False,
+    ):
+        self.net, self.optimizer, self.batches = net, optimizer, batches
+        self.seed, self.name, self.lr_schedule, self.amp = seed, name, lr_schedule, amp
+        self.count = 0  # steps taken
+        self.lr = optimizer.param_groups[0]["lr"]  # of the last step
+
+    def step(
+        self, process: Diffusion, levels: Levels | None = None, extra: Tensor | None = None
+    ) -> float:
+        """One step on L(theta, q); `extra` joins its gradient. Returns the loss."""
+        x0 = self.batches(*divmod(self.count, self.batches.steps))
+        random = stream(x0.device, self.seed, self.name, self.count)
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        loss = denoising_step(
+            process, self.net, self.optimizer, x0, random, self.amp, levels, extra
+        )
+        if self.lr_schedule:
+            self.lr_schedule.after_step()
+        self.count += 1
+        return loss
+
+    @property
+    def images(self) -> int:
+        """Images of a step."""
+        return self.batches.batch_size
+
+    def state_dict(self) -> dict:
+        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.lr_schedule:
+            state["lr_schedule"] = self.lr_schedule.state_dict()
+        return {**state, "count": self.count}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.net.load_state_dict(state["net"])  # in place: the optimizer holds these parameters
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.lr_schedule:
+            self.lr_schedule.load_state_dict(state["lr_schedule"])
+        self.count = state["count"]
 
 
 def draw(x0: Tensor, timesteps: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -119,7 +182,6 @@ def denoising_step(
     optimizer: torch.optim.Optimizer,
     x0: Tensor,
     random: torch.Generator,
-    where: str,
     amp: bool = False,
     levels: Levels | None = None,
     extra: Tensor | None = None,
@@ -138,7 +200,7 @@ def denoising_step(
             parameter.grad += piece.view_as(parameter)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     value, norm = torch.stack([loss.detach(), norm]).tolist()  # one wait for the device
-    check_finite(value, "the loss", where)
-    check_finite(norm, "the gradient's norm", where)
+    check_finite(value, "the loss")
+    check_finite(norm, "the gradient's norm")
     optimizer.step()
     return value

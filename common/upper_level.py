@@ -11,16 +11,16 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
-from common.errors import NotFinite, Stop, check_finite
+from common.errors import NotFinite, Stop, at, check_finite
 from common.fast_layers import frozen
+from common.judging import Judge
 from common.machine import stream
 from common.sampling import Sampler
 from common.weights import evaluating, flat, set_weights, weights_kept
@@ -69,17 +69,16 @@ class UpperLevel:
     def __init__(
         self,
         sampler: Sampler,
-        judge: tuple,
+        judge: Judge,
         schedule: Schedule,
         settings: UpperSettings,
         evaluations: Counter | None = None,
     ):
-        self.sampler = copy(sampler)
-        self.sampler.eta = 0.0  # DDIM: the images are a function of q, theta and the noise alone
-        self.sampler.steps = settings.backward_steps
-        # autocast does not reach dual numbers, and exact gradients are worth their digits
-        self.sampler.amp = settings.amp and settings.upper_gradient == "zo"
-        self.extractor, self.reference = judge
+        # DDIM: the images are a function of q, theta and the noise alone. Autocast does not reach
+        # dual numbers, and exact gradients are worth their digits
+        amp = settings.amp and settings.upper_gradient == "zo"
+        drawn = replace(sampler.settings, eta=0.0, steps=settings.backward_steps, amp=amp)
+        self.sampler, self.judge = Sampler(sampler.process, drawn, sampler.shape), judge
         self.schedule, self.settings = schedule, settings
         self.evaluations = Counter() if evaluations is None else evaluations
         self.last = {}  # the value before, for the one-point residual
@@ -91,7 +90,7 @@ class UpperLevel:
         self.last = dict(state["last"])
 
     def levels(self, q: Tensor) -> Levels:
-        return self.sampler.diffusion.levels_of(self.schedule.curve(q))
+        return self.sampler.process.levels_of(self.schedule.curve(q))
 
     def fid(self, net: nn.Module, levels: Levels, noise: Tensor, **options) -> Tensor:
         """F from given starting noise."""
@@ -99,14 +98,15 @@ class UpperLevel:
 
     def distance(self, images: Tensor) -> Tensor:
         """The FID of images; what is not finite in them ends the run."""
-        return self.distance_of_features(self.extractor(images)[0])
+        return self.distance_of_features(self.judge.extractor(images)[0])
 
     def distance_of_features(self, features: Tensor) -> Tensor:
         try:
-            return frechet_distance(features, self.reference)
+            return frechet_distance(features, self.judge.reference)
         except ValueError as error:
             raise NotFinite(f"the FID ({error})") from None
 
+    @at("theta_z")
     @torch.no_grad()
     def slope_of_weights(self, net: nn.Module, step: int) -> Slope:
         """dF/dtheta, exact or zeroth-order; the weights stay what they are, to the last bit."""
@@ -124,6 +124,7 @@ class UpperLevel:
         with weights_kept(net), evaluating(net):
             return self._zeroth_order(values, flat(net), "z", step)
 
+    @at("the schedule")
     @torch.no_grad()
     def slope_of_schedule(self, net: nn.Module, step: int) -> Slope:
         """dF/dq: exact in either mode, or zeroth-order with all points drawn as one batch."""
@@ -182,7 +183,7 @@ class UpperLevel:
 
         def features(noise):
             levels = self._differentiated(q, fixed)
-            return self.extractor(self.sampler(net, noise, levels=levels, **options))[0]
+            return self.judge.extractor(self.sampler(net, noise, levels=levels, **options))[0]
 
         def gradients(images_to_value, noise):  # the fold holds until the last step is recomputed
             with self._eager(), frozen(net):
@@ -209,8 +210,9 @@ class UpperLevel:
         """The visited times that exact gradients take as constant, in a sampler's order."""
         with torch.no_grad():
             last = self._last_time(self.levels(self.schedule.vector()))
-        timesteps, steps = self.schedule.timesteps, self.sampler.steps
-        return [t for t in visited_times(timesteps, steps, self.sampler.tau_type)[::-1] if t > last]
+        drawn = self.sampler.settings
+        times = visited_times(self.schedule.timesteps, drawn.steps, drawn.tau_type)
+        return [t for t in times[::-1] if t > last]
 
     def _last_time(self, levels: Levels) -> int:
         """The latest time whose step is differentiated."""

@@ -38,7 +38,7 @@ STAGES = 5  # pictures of each way
 def two_ways(checkpoint: Path):
     """Digits on their way to noise, and noise on its way to digits: two lists of pictures."""
     net, sampler = load_sampler(checkpoint, torch.device("cpu"))
-    process = sampler.diffusion
+    process = sampler.process
     drawn = sampler.film(net, 40, frames=24)
     x0, eps = drawn[-1][34:35], torch.randn(1, *sampler.shape, generator=torch.manual_seed(1))
     levels, times = process.levels(), torch.linspace(0, process.schedule.timesteps, STAGES).long()

@@ -38,14 +38,14 @@ class Trial(Run):
         return self
 
     def __init__(self, folder: Path, args, limit: float | None, device, **facts):
-        self.halfway, self.limit = args.epochs // 2, limit
-        super().__init__(folder, "train", args, device, **facts)
+        self.epochs, self.halfway, self.limit = args.epochs, args.epochs // 2, limit
+        super().__init__(folder, "train", vars(args), device, **facts)
 
-    def epoch_row(self, epoch, step, loss, scores, q):
-        super().epoch_row(epoch, step, loss, scores, q)
+    def prune(self, epoch: int, scores: dict) -> None:
+        """Called after each epoch: end a trial that is worse than the median at half its epochs."""
         if epoch == self.halfway and self.limit is not None and scores["fid"] > self.limit:
             raise Pruned(
-                f"FID {scores['fid']:.5g} (n {scores['n']}) after {epoch} of {self.args.epochs} "
+                f"FID {scores['fid']:.5g} (n {scores['n']}) after {epoch} of {self.epochs} "
                 f"epochs, the median before it {self.limit:.5g}"
             )
 
@@ -68,7 +68,7 @@ def _training_images(dataset, data_dir):
 def run_trial(folder: Path, args, limit: float | None) -> dict:
     """One training in its folder, from wherever it stands; what goes wrong is its result."""
     folder.mkdir(parents=True, exist_ok=True)
-    device = setup(args)
+    device = setup(args.device, args.cpu, args.threads)
     images = _training_images(args.dataset, args.data_dir).to(device)
     result = {"status": "failed", "reason": None, "objective": None, "n": args.eval_samples}
     with (
@@ -81,7 +81,7 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
             if trial.finished:  # but the search ended before it could write that down
                 summary = json.loads((folder / "summary.json").read_text())
             else:
-                summary = train_mnist.train(args, trial, images)
+                summary = train_mnist.train(args, trial, images, trial.prune)
             result |= {"status": "ok", "objective": summary["fid"], "seconds": summary["seconds"]}
             trial.evaluations = summary["network_evaluations"]
         except Pruned as error:

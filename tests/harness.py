@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ def main(script: str, argv: list[str], output: str, sabotage=None, real=False) -
 
     trials.CONTEXT = multiprocessing.get_context("fork")  # trials with these changes, and at once
     if not real:
-        networks.UNet, figures.plot_search, module.fitted = TwoLayers, *[lambda *_: None] * 2
+        networks.network_class = lambda _: TwoLayers
+        figures.plot_search = module.fitted = lambda *_: None
         module.leave_figures = trials.train_mnist.leave_figures = lambda *_: None
     parser = module.make_parser()
     parser.prog = f"{SCRIPTS[script]}.py"
@@ -141,6 +143,17 @@ def mutated(whole: bytes, kind: int, rng: random.Random) -> bytes:
             other = rng.choice([i for i, byte in enumerate(content) if byte != content[where]])
             content[where], content[other] = content[other], content[where]
     return bytes(content)
+
+
+def is_read(flag: str, source: str) -> bool:
+    """Whether code reads a flag: of args, of a run's arguments, or as a parameter of from_flags."""
+    signatures = "".join(re.findall(r"def from_flags\((.*?)\)", source, re.DOTALL))
+    return bool(
+        re.search(rf"\bargs\.{flag}\b", source)
+        or f'arguments["{flag}"]' in source
+        or re.search(rf'^ +"{flag}",$', source, re.MULTILINE)  # in a tuple of names
+        or re.search(rf"\b{flag}\b", signatures)
+    )
 
 
 def kill_self():

@@ -1,9 +1,7 @@
 """The bilevel method against known answers, against the baseline, and killed in the middle."""
 
-import argparse
 import csv
 import json
-import math
 import os
 import signal
 
@@ -16,15 +14,15 @@ from test_runs import DieAtStep, result
 from toys import small_upper
 
 from common import checkpoint
-from common.fast_unet import UNet
+from common.fast_unet import FastUNet
 from common.machine import stream
+from common.schedule_optimizer import ScheduleOptimizer
 from common.upper_level import UpperLevel
 from common.weights import evaluating, flat, set_weights, weights_kept
 from common.zeroth_order import one_point, two_point
 from model import Diffusion
 from scheduler import Schedule
-from train_mnist_bilevel_ZO import follow_noise, loss_difference, make_schedule_optimizer
-from train_mnist_bilevel_ZO import step_schedule as move
+from train_mnist_bilevel_ZO import loss_difference
 
 F64 = torch.float64
 TINY = """
@@ -89,7 +87,7 @@ def test_the_first_one_point_call_moves_nothing():
 @pytest.mark.parametrize(
     ("family", "n", "no_clip", "net"),
     [
-        ("cosine", 8, False, UNet(4, timesteps=40)),
+        ("cosine", 8, False, FastUNet(4, timesteps=40)),
         ("cosine", 20, True, TwoLayers(timesteps=40)),
         ("linear", 8, False, TwoLayers(timesteps=40)),
     ],
@@ -196,13 +194,10 @@ def test_the_loss_difference_is_that_of_the_same_draws():
     process = Diffusion(schedule)
     y, z = TwoLayers(), TwoLayers()
     x0 = torch.randn(16, 1, 8, 8)
-    args = argparse.Namespace(seed=0, timesteps=20, noise="common")
-    zero = loss_difference(args, process, y, y, x0, 3)
+    zero = loss_difference(process, y, y, x0, 0, 3)
     assert (zero == 0).all()  # the same weights on the same draws: nothing but zero
-    args.noise = "independent"
-    assert (loss_difference(args, process, y, y, x0, 3) != 0).any()
-    args.noise = "common"
-    assert (loss_difference(args, process, z, y, x0, 3) != 0).all()
+    assert (loss_difference(process, y, y, x0, 0, 3, common_noise=False) != 0).any()
+    assert (loss_difference(process, z, y, x0, 0, 3) != 0).all()
     assert all(p.grad is None for net in (y, z) for p in net.parameters())
 
 
@@ -242,12 +237,12 @@ def test_the_best_schedule_is_found_from_two_sides(start):
     best = min(grid)
     schedule = Schedule("cosine", 100, learned=True, **fixed, **start)
     before = gaussian_fid(schedule, 4, *truth).item()
-    optimizer, cycle = make_schedule_optimizer(schedule, [0.0, 0.02, 0.1, 0.0], 150)
+    q = ScheduleOptimizer(schedule, [0.0, 0.02, 0.1, 0.0], 150)
     for _ in range(150):
         gradient = torch.autograd.grad(
             gaussian_fid(schedule, 4, *truth), list(schedule.parameters())
         )
-        move(schedule, optimizer, cycle, torch.stack(gradient), "here")
+        q.step(torch.stack(gradient))
     after = gaussian_fid(schedule, 4, *truth).item()
     # the far start is 20 times, the near one 3 times worse than the best of the grid
     assert before > 3 * best and after <= 1.05 * best
@@ -256,19 +251,19 @@ def test_the_best_schedule_is_found_from_two_sides(start):
 
 def test_the_schedule_optimizer_keeps_to_the_bounds():
     schedule = Schedule("cosine", 20, learned=True)
-    optimizer, cycle = make_schedule_optimizer(schedule, [0.05, 0.05, 1, 0.05], 50)
+    q = ScheduleOptimizer(schedule, [0.05, 0.05, 1, 0.05], 50)
     for _ in range(50):
-        move(schedule, optimizer, cycle, torch.randn(4, dtype=F64) * 100, "here")
+        q.step(torch.randn(4, dtype=F64) * 100)
         Schedule.from_dict(schedule.to_dict())  # raises outside the bounds
 
 
 def test_the_noise_of_a_gradient_is_followed():
-    schedule, slopes = Schedule("linear", 20, learned=True), {}
+    q = ScheduleOptimizer(Schedule("linear", 20, learned=True), [0.0] * 4, 300)
     for _ in range(300):
-        follow_noise(slopes, schedule, torch.tensor([3.0, 0.0]) + torch.randn(2), memory=0.98)
-    (mean, square), (centre, _) = slopes["start"], slopes["end"]
+        q.follow(torch.tensor([3.0, 0.0]) + torch.randn(2), memory=0.98)
+    (mean, spread), (centre, _) = q.slopes()["start"], q.slopes()["end"]
     assert mean == pytest.approx(3, abs=0.5) and centre == pytest.approx(0, abs=0.5)
-    assert math.sqrt(square - mean**2) == pytest.approx(1, abs=0.4)
+    assert spread == pytest.approx(1, abs=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +339,8 @@ def test_with_the_schedule_held_fixed_it_is_the_baseline(tmp_path):
     assert bilevel.run(*TINY, "--lr_beta", 0, 0, 0, 0) == 0, bilevel.said()
     assert baseline.run(*TRAIN) == 0, baseline.said()
     ours, theirs = result(bilevel.only), result(baseline.only)
-    for part in ("net", "ema", "optimizer", "lr_schedule", "schedule", "png"):
+    assert same(ours["theta_y"], theirs["theta"])
+    for part in ("progress", "ema", "schedule", "png"):
         assert same(ours[part], theirs[part]), part
 
 
@@ -356,13 +352,13 @@ def test_theta_z_moves_and_takes_nothing_with_it(tmp_path):
         script.folder.mkdir()
         assert script.run(*TINY, "--lr_beta", 0, 0, 0, 0, *flags) == 0, script.said()
         states.append(result(script.only))
-    assert same(states[0]["net"], states[1]["net"])
+    assert same(states[0]["theta_y"], states[1]["theta_y"])
     for state in states:
-        assert not same(state["theta_z"], state["net"])
-        moments = state["optimizer_z"]["state"]
+        assert not same(state["theta_z"]["net"], state["theta_y"]["net"])
+        moments = state["theta_z"]["optimizer"]["state"]
         assert len(moments) == len(list(TwoLayers().parameters()))
         assert all(m["exp_avg"].abs().sum() > 0 for m in moments.values())
-    assert not same(states[0]["theta_z"], states[1]["theta_z"])
+    assert not same(states[0]["theta_z"]["net"], states[1]["theta_z"]["net"])
 
 
 def test_an_infinite_gamma_is_plain_training_of_theta_z(tmp_path):
@@ -375,7 +371,7 @@ def test_an_infinite_gamma_is_plain_training_of_theta_z(tmp_path):
         assert script.run(*TINY, *flags) == 0, script.said()
         found.append(result(script.only))
     assert same(found[0]["theta_z"], found[1]["theta_z"])
-    torch.testing.assert_close(found[0]["q"], found[1]["q"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(*(state["q"]["q"] for state in found), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("recipe", [
@@ -432,7 +428,7 @@ def test_a_fid_that_is_not_finite_stops_and_names_the_phase(tmp_path, whole, cal
     assert script.run(*TINY, sabotage=PoisonFid(call, images)) == 1
     assert phase in script.last_line() and "Traceback" not in script.said()
     newest, _ = checkpoint.load_newest(script.only / "checkpoints")
-    assert newest["iteration"] == 4 + (call - 1) // 4
+    assert newest["progress"]["iteration"] == 4 + (call - 1) // 4
     assert script.run("--resume", "latest") == 0, script.said()
     assert same(result(script.only), result(whole))
 

@@ -7,7 +7,7 @@ from toys import F64, small_upper
 
 from benchmarks.live_memory import LiveMemory
 from common.errors import Stop
-from common.fast_unet import UNet
+from common.fast_unet import FastUNet
 from common.upper_level import UpperSettings
 from common.weights import flat, set_weights, weights_kept
 from train_mnist_bilevel_ZO import check, make_parser
@@ -21,7 +21,7 @@ def central(f, h=1e-6):
 @pytest.mark.parametrize(
     ("family", "n", "no_clip", "net"),
     [
-        ("cosine", 8, False, UNet(4, timesteps=40)),
+        ("cosine", 8, False, FastUNet(4, timesteps=40)),
         ("cosine", 20, True, TwoLayers(timesteps=40)),
         ("linear", 8, False, TwoLayers(timesteps=40)),
     ],
@@ -63,10 +63,10 @@ def test_reverse_and_forward_mode_agree(truncation):
     assert reverse.value == pytest.approx(forward.value, rel=1e-12) and forward.gradient.any()
 
 
-@pytest.mark.parametrize("net", [UNet(4, timesteps=40), TwoLayers(timesteps=40)])
+@pytest.mark.parametrize("net", [FastUNet(4, timesteps=40), TwoLayers(timesteps=40)])
 def test_computing_again_changes_no_bit(net):
     upper, net, schedule, noise = small_upper(net, no_clip=False)
-    net, noise, upper.sampler.diffusion.dtype = net.float(), noise.float(), torch.float32
+    net, noise, upper.sampler.process.dtype = net.float(), noise.float(), torch.float32
     kept, again = (
         upper.reverse_slopes(net, schedule.vector(), noise, store=store) for store in (True, False)
     )
@@ -153,8 +153,8 @@ def test_memory_does_not_grow_with_the_steps():
 
 def test_a_gradient_of_zero_is_an_error_that_says_what_to_do():
     upper, net, _, _ = small_upper(TwoLayers(timesteps=40), upper_gradient="exact")
-    features = upper.extractor
-    upper.extractor = lambda x: features(x.clamp(-1, 1))  # as an extractor of images does
+    features = upper.judge.extractor
+    upper.judge.extractor = lambda x: features(x.clamp(-1, 1))  # as an extractor of images does
     upper.sampler.noise = lambda n, *_: 1e6 + torch.rand(n, 1, 8, 8, dtype=F64)
     with pytest.raises(Stop, match="initial_end"):
         upper.slope_of_schedule(net, 0)

@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def judge(tmp_path, monkeypatch, capsys):
     """Runs the command in this process; returns the exit code and what it said on stderr."""
-    monkeypatch.setattr(networks, "UNet", TwoLayers)
+    monkeypatch.setattr(networks, "network_class", lambda _: TwoLayers)
     threads = torch.get_num_threads()
 
     def judged(*words):

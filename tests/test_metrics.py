@@ -20,7 +20,7 @@ from common import extractors
 from common.data import fingerprint, load_images, load_labels, to_unit
 from common.errors import Stop
 from common.extractors import MnistClassifier, load_extractor, resize
-from common.judging import real_batches, reference_statistics, score_images
+from common.judging import Judge, real_batches, reference_statistics
 from metrics import FeatureStatistics, Reference, frechet_distance, inception_score, kid
 
 
@@ -620,7 +620,7 @@ def test_cache_is_not_used_for_other_weights(mnist, cached):
     reference = again(other, path)
     assert len(list(path.parent.iterdir())) == 2 and reference.weights_hash == "0" * 16
     with pytest.raises(ValueError, match="made with mnist 0000"):
-        score_images([], mnist, reference)
+        Judge(mnist, reference).score([])
 
 
 def test_cache_that_cannot_be_written_is_done_without(mnist, tmp_path):
@@ -632,25 +632,25 @@ def test_cache_that_cannot_be_written_is_done_without(mnist, tmp_path):
 def test_evaluate_reports_plain_numbers_and_what_they_were_measured_by(mnist, cached):
     reference, _ = cached
     pixels = load_images("digits", "", "test")
-    scores = score_images(real_batches(pixels, size=77), mnist, reference, splits=5)
+    scores = Judge(mnist, reference).score(real_batches(pixels, size=77), splits=5)
     assert json.loads(json.dumps(scores)) == scores
     assert 0 <= scores["fid"] < 1e-4 * float(reference.trace)
     assert 1 < scores["is_mean"] <= 10 and scores["is_std"] > 0
     assert (scores["n"], scores["extractor"]) == (360, "mnist")
     assert scores["reference"] == "digits test, 360 images"
     noise = [torch.randn(90, 1, 8, 8).clamp(-1, 1) for _ in range(2)]
-    assert score_images(noise, mnist, reference)["fid"] > 10 * (scores["fid"] + 1e-3)
+    assert Judge(mnist, reference).score(noise)["fid"] > 10 * (scores["fid"] + 1e-3)
 
 
 def test_evaluate_refuses_what_it_cannot_measure(mnist, cached):
     reference, _ = cached
     x = torch.rand(12, 1, 8, 8)
     with pytest.raises(ValueError, match="at least 2 samples, not 0"):
-        score_images([], mnist, reference)
+        Judge(mnist, reference).score([])
     with pytest.raises(ValueError, match="10 splits needs that many samples, not 6"):
-        score_images([x[:6]], mnist, reference)
+        Judge(mnist, reference).score([x[:6]])
     with pytest.raises(ValueError, match="finite"):
-        score_images([x, x * math.nan], mnist, reference)
+        Judge(mnist, reference).score([x, x * math.nan])
 
 
 # --- scripts -------------------------------------------------------------------------------

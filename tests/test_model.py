@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from common.fast_unet import UNet
+from common.fast_unet import FastUNet
 from model import Diffusion, visited_times
 from scheduler import Schedule
 
@@ -172,12 +172,12 @@ def test_clipping_keeps_an_early_end_from_exploding():
 
 
 def test_unet_has_the_published_size():
-    assert sum(p.numel() for p in UNet().parameters()) == 1_084_897
+    assert sum(p.numel() for p in FastUNet().parameters()) == 1_084_897
 
 
 @pytest.mark.parametrize("size", [8, 28])
 def test_unet_keeps_the_shape_and_uses_time(size):
-    net = UNet(8, timesteps=10).eval()
+    net = FastUNet(8, timesteps=10).eval()
     x = torch.randn(3, 1, size, size)
     one = net(x, torch.tensor([4]))
     assert one.shape == x.shape

@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path, whole):
     other = Script(tmp_path / "other")
     other.folder.mkdir()
     assert other.run(*TINY, "--seed", "1") == 0
-    assert not same(result(other.only)["net"], whole["net"])
+    assert not same(result(other.only)["theta"]["net"], whole["theta"]["net"])
 
 
 def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path, undisturbed, whole):
@@ -269,5 +269,5 @@ def test_the_flags_change_what_they_say(tmp_path, whole, flags):
     assert script.run(*TINY, *flags.split()) == 0, script.said()
     got = result(script.only)
     sampling_only = any(f in flags for f in ("sampl", "tau_type", "clip"))
-    assert same(got["net"], whole["net"]) == sampling_only
+    assert same(got["theta"]["net"], whole["theta"]["net"]) == sampling_only
     assert got["png"] != whole["png"]

@@ -13,6 +13,7 @@ import pytest
 from harness import Script, kill_self
 
 import train_mnist
+from common import training
 from common.errors import Stop
 from search import ledger, trials
 from search.ledger import Ledger
@@ -46,7 +47,10 @@ def weights_of(script):
 
     folders = sorted((script.only / "trials").iterdir())
     states = [checkpoint.load_newest(folder / "checkpoints")[0] for folder in folders]
-    return [{name: tensor.tolist() for name, tensor in state["net"].items()} for state in states]
+    return [
+        {name: tensor.tolist() for name, tensor in state["theta"]["net"].items()}
+        for state in states
+    ]
 
 
 # points
@@ -242,10 +246,10 @@ def spoiled(which, how):
     """Patch train_mnist.train: the trials in `which` do not come to their end."""
     real = train_mnist.train
 
-    def train(args, trial, images):
+    def train(args, trial, images, on_epoch):
         if int(trial.folder.name) in which:
             how()
-        return real(args, trial, images)
+        return real(args, trial, images, on_epoch)
 
     train_mnist.train = train
 
@@ -281,13 +285,13 @@ def slow_beside_one_that_dies():
 
 
 def slowly():
-    real = train_mnist.denoising_step
+    real = training.Learner.step
 
-    def step(*args):
+    def step(self, *rest):
         time.sleep(2)  # longer than the pool takes to notice
-        return real(*args)
+        return real(self, *rest)
 
-    train_mnist.denoising_step = step
+    training.Learner.step = step
 
 
 def slow_siblings():
@@ -339,15 +343,14 @@ def undisturbed(tmp_path_factory):
 
 def interrupted(trial, number):
     """Patch: the search gets a signal in the middle of a trial, the first time."""
-    real = train_mnist.denoising_step
+    real = training.Learner.step
     parent = os.getpid()
 
-    def step(*args):
-        where = os.environ.get("TRIAL"), args[5]
-        if where == (f"{trial:03d}", "epoch 1, step 3"):
+    def step(self, *rest):
+        if (os.environ.get("TRIAL"), self.count) == (f"{trial:03d}", 2):
             os.kill(parent, number)
             time.sleep(0.5 if number == signal.SIGTERM else 60)
-        return real(*args)
+        return real(self, *rest)
 
     real_trial = trials.Trial.__init__
 
@@ -355,7 +358,7 @@ def interrupted(trial, number):
         os.environ["TRIAL"] = folder.name
         real_trial(self, folder, *rest, **facts)
 
-    train_mnist.denoising_step, trials.Trial.__init__ = step, named
+    training.Learner.step, trials.Trial.__init__ = step, named
 
 
 @pytest.mark.parametrize("trial, jobs, number", [

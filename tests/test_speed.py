@@ -10,23 +10,23 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
-import unet
 from common import training
 from common.fast_layers import channels_last, frozen
-from common.fast_unet import Bottleneck, Downsample, UNet
+from common.fast_unet import Bottleneck, Downsample, FastUNet
 from common.networks import compiled
 from model import Diffusion
 from scheduler import Schedule
+from unet import UNet
 
 F64 = {"dtype": torch.float64}
 
 
 def pair(base=8, dtype=torch.float64, steps=2, **options):
     """A plain and a fast network of the same weights, their batch norm used to some data."""
-    ours = UNet(base, timesteps=20, **options).to(dtype)
+    ours = FastUNet(base, timesteps=20, **options).to(dtype)
     for parameter in ours.parameters():  # no weight is 0 or 1, where an error could hide
         parameter.data += 0.1 * torch.randn_like(parameter)
-    theirs = unet.UNet(base, timesteps=20, **options).to(dtype)
+    theirs = UNet(base, timesteps=20, **options).to(dtype)
     theirs.load_state_dict(ours.state_dict())
     for _ in range(steps):
         x, t = batch(dtype=dtype, channels=options.get("channels", 1))
@@ -119,15 +119,15 @@ def test_forward_mode_through_a_frozen_network():
         torch.testing.assert_close((value, slope), expected)
 
 
-@pytest.mark.parametrize("kind", [UNet, TwoLayers])
+@pytest.mark.parametrize("kind", [FastUNet, TwoLayers])
 def test_sampling_frozen_agrees_with_sampling_plainly(kind):
     """A whole chain in float32, images in [-1, 1]; also of a network that cannot be folded."""
     net = kind(8, timesteps=20)
     net(*batch(dtype=torch.float32)), net.eval()
     process, x = Diffusion(Schedule("cosine", 20)), torch.randn(6, 1, 8, 8)
     other = net
-    if isinstance(net, UNet):
-        other = unet.UNet(8, timesteps=20).eval()
+    if isinstance(net, FastUNet):
+        other = UNet(8, timesteps=20).eval()
         other.load_state_dict(net.state_dict())
     with torch.inference_mode():
         expected = process.sample(other, x, 10)
@@ -217,7 +217,7 @@ def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsy
 
     monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--repeats", "1"])
     args = bench.parse_arguments()
-    args.base, args.batch_size, args.steps, args.images = 4, 2, 1, 2
+    args.base, args.batch_size, args.steps, args.images = 4, 2, 2, 2
     found = bench.Bench(args)
     found.iteration()
     *phases, total, forward = found.rows

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from harness import is_read
 from test_checkpoint import same
 
 import train_mnist
@@ -197,8 +198,7 @@ def test_every_flag_is_read_and_explained():
     for action in lr_schedules.make_parser()._actions:
         assert action.help
         if action.dest != "help":
-            pattern = rf"args\.{action.dest}\b|^ +\"{action.dest}\",$"
-            assert re.search(pattern, source, re.MULTILINE), f"nothing reads --{action.dest}"
+            assert is_read(action.dest, source), f"nothing reads --{action.dest}"
 
 
 def test_reports_take_finished_runs_only(tmp_path, capsys):

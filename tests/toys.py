@@ -1,11 +1,10 @@
 """An upper level small enough for float64 and finite differences."""
 
-import argparse
-
 import torch
 
-from common.fast_unet import UNet
-from common.sampling import Sampler
+from common.fast_unet import FastUNet
+from common.judging import Judge
+from common.sampling import Sampler, SamplerSettings
 from common.upper_level import UpperLevel, UpperSettings
 from metrics import Reference
 from model import Diffusion
@@ -17,7 +16,7 @@ F64 = torch.float64
 class Features:
     """An extractor without weights: random projections and their squares."""
 
-    name, dim = "random projections", 12
+    name, dim, weights_hash = "random projections", 12, ""
 
     def __init__(self):
         self.w = torch.randn(64, 6, dtype=F64, generator=torch.Generator().manual_seed(5))
@@ -33,16 +32,15 @@ def small_upper(net=None, n=8, family="cosine", no_clip=True, tau_type="linear",
         **{"backward_steps": 5, "samples": n, "directions": 2, "truncation": 1.0}
         | {"upper_gradient": "forward", **settings}
     )
-    flags = {"sampler": "ddim", "backward_steps": 5, "timesteps": 40, "amp": False}
-    args = argparse.Namespace(**flags, no_clip=no_clip, tau_type=tau_type)
     points = {"start": 0.1, "end": 0.9} | (
         {"tau": 1.3, "epsilon": 0.02} if family == "cosine" else {}
     )
     schedule = Schedule(family, 40, learned=True, **points)
     process = Diffusion(schedule, dtype=F64)
     root = torch.randn(12, 12, dtype=F64)
-    judge = Features(), Reference(torch.zeros(12, dtype=F64), root @ root.T, 100, "toy", "toy")
-    sampler = Sampler(process, args, (1, 8, 8), torch.device("cpu"))
-    net = (net or UNet(4, timesteps=40)).double().eval()
+    reference = Reference(torch.zeros(12, dtype=F64), root @ root.T, 100, "toy", Features.name)
+    judge = Judge(Features(), reference)
+    sampler = Sampler(process, SamplerSettings(5, tau_type, clip=not no_clip), (1, 8, 8))
+    net = (net or FastUNet(4, timesteps=40)).double().eval()
     noise = torch.randn(n, 1, 8, 8, dtype=F64)
     return UpperLevel(sampler, judge, schedule, settings), net, schedule, noise

@@ -71,9 +71,9 @@ def train_on_digits(args) -> None:
 
 def train_on_points(args) -> None:
     """The study itself, in a run's folder of its own."""
-    device, settings = setup(args), settings_of(args)
+    device, settings = setup(args.device, args.cpu, args.threads), settings_of(args)
     data = load(args.sets, args.points, args.eval_points, device)
-    with Run.open(KIND, args, device, sets=sorted(data)) as run:
+    with Run.open(KIND, vars(args), device, sets=sorted(data)) as run:
         if run.finished:
             run.log(f"{run.folder} is complete: nothing to resume")
             return

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from common.errors import check_finite
+from common.errors import at, check_finite
 from common.machine import progress_bar
 from common.run import Run
 from model import Diffusion
@@ -113,8 +113,9 @@ def checked(losses: Tensor, norms: Tensor, place: str) -> list[float]:
     """The losses as numbers; one that is not finite, or such a gradient, ends the run."""
     values = losses.tolist()
     for value, norm in zip(values, norms.tolist(), strict=True):
-        check_finite(value, "the loss", place)
-        check_finite(norm, "the gradient's norm", place)
+        with at(place):
+            check_finite(value, "the loss")
+            check_finite(norm, "the gradient's norm")
     return values
 
 

@@ -1,0 +1,40 @@
+"""Where a run comes from: arguments, command, commit, versions, machine. It is written first."""
+
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+
+def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> dict:
+    """The content of args.json."""
+    return {
+        "kind": kind,
+        "arguments": {k: v for k, v in arguments.items() if k != "resume"},
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        **facts,
+    }
+
+
+def commit() -> str:
+    """The commit of this code, with '+' when files were changed since; '' outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    questions = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+    try:
+        head, dirty = (
+            subprocess.run(
+                [*git, *question], capture_output=True, text=True, timeout=5, check=True
+            ).stdout
+            for question in questions
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.strip() + ("+" if dirty.strip() else "")
