@@ -32,7 +32,7 @@ def judge(tmp_path, monkeypatch, capsys):
     def judged(*words):
         argv = [*map(str, words), "--cache_dir", str(tmp_path / "cache")]
         code = errors.guarded(
-            evaluate.judge_again, evaluate.make_parser().parse_args(argv), "metrics.py"
+            evaluate.judge_again, evaluate.make_parser().parse_args(argv), "evaluate"
         )
         judged.out, err = capsys.readouterr()
         return code, err
@@ -89,7 +89,7 @@ def test_what_cannot_be_judged_is_one_line(trained, judge, tmp_path):
     ):
         code, said = judge("--run", where, "--eval_samples", 20)
         assert code == 2 and str(where) in said and says in said
-        assert said.count("\n") == 1 and said.startswith("metrics.py: ")
+        assert said.count("\n") == 1 and said.startswith("evaluate: ")
         assert not list(tmp_path.glob("*/summary.json"))
 
 
