@@ -30,32 +30,51 @@ def log_alpha_bar(family: str, timesteps: int, q: dict[str, Tensor]) -> Tensor:
     else:
         device = q["start"].device
         u = torch.arange(timesteps + 1, dtype=torch.float64, device=device) / timesteps
-        v = q["start"] * (1 - u) + q["end"] * u
-        log_f = LOG_F[family](v, q)
+        log_f = LOG_F[family](u, q)
         log_step = (log_f[1:] - log_f[:-1]).clamp(min=math.log(1 - MAX_BETA), max=0.0)
     return torch.cat([log_step.new_zeros(1), log_step.cumsum(0)])
 
 
-def _log_f_cosine(v, q):
+def _between(u, q):
+    return q["start"] * (1 - u) + q["end"] * u
+
+
+def _log_f_cosine(u, q):
     # cos((v + epsilon)/(1 + epsilon) pi/2) as the sine of the complement: exactly 0 at v = 1
-    cosine = torch.sin((1 - v) / (1 + q["epsilon"]) * (math.pi / 2))
+    cosine = torch.sin((1 - _between(u, q)) / (1 + q["epsilon"]) * (math.pi / 2))
     return 2 * q["tau"] * cosine.clamp(min=TINY).log()
 
 
-def _log_f_sigmoid(v, q):
+def _log_f_sigmoid(u, q):
     # s(b) - s(x) = s(b) s(-x) (1 - exp(x - b)): nothing cancels, however far out x and b lie
     def log_difference(x):
         return nn.functional.logsigmoid(-x) + torch.expm1(x - b).neg().clamp(min=TINY).log()
 
-    a, b, x = (edge / q["tau"] + q["epsilon"] for edge in (q["start"], q["end"], v))
+    a, b, x = (edge / q["tau"] + q["epsilon"] for edge in (q["start"], q["end"], _between(u, q)))
     return (log_difference(x) - log_difference(a)).clamp(min=math.log(FLOOR))
 
 
-def _log_f_linear(v, q):
-    return (1 - v).clamp(min=FLOOR).log()
+def _log_f_linear(u, q):
+    return (1 - _between(u, q)).clamp(min=FLOOR).log()
 
 
-LOG_F = {"cosine": _log_f_cosine, "sigmoid": _log_f_sigmoid, "linear": _log_f_linear}
+def _log_f_knots(u, q):
+    # -log SNR rises from start to end, linear between knots that are even in time: alpha_bar is
+    # the logistic function of log SNR, but 1 at t = 0
+    rises = torch.stack([q[name] for name in q if name.startswith("knot_")])
+    shares = nn.functional.pad(rises.cumsum(0) / rises.sum(), (1, 0))  # (K+1,), from 0 to 1
+    segment = (u * len(rises)).long().clamp(max=len(rises) - 1)
+    share = torch.lerp(shares[segment], shares[segment + 1], u * len(rises) - segment)
+    log_f = nn.functional.logsigmoid(-_between(share, q))
+    return torch.cat([torch.zeros_like(log_f[:1]), log_f[1:]])
+
+
+LOG_F = {
+    "cosine": _log_f_cosine,
+    "sigmoid": _log_f_sigmoid,
+    "linear": _log_f_linear,
+    "knots": _log_f_knots,
+}
 
 
 class Schedule(nn.Module):
@@ -116,6 +135,16 @@ class Schedule(nn.Module):
     def to_bounds(self) -> dict[str, float]:
         """Each parameter's distance to its nearest bound; start and end also bound each other."""
         return to_bounds(self.family, self.values())
+
+    def as_knots(self, count: int, learned: bool = False) -> "Schedule":
+        """The member of the family `knots` that agrees with this schedule at the knots."""
+        log_ab = self.log_alpha_bar().detach()
+        t = [max(1, round(k * self.timesteps / count)) for k in range(count + 1)]  # t = 0 is clean
+        level = (torch.expm1(log_ab[t]).neg().log() - log_ab[t]).clamp(-20, 20)  # -log SNR
+        rises = level.diff() / level.diff().mean()
+        values = {f"knot_{k}": r for k, r in enumerate(rises.clamp(0.01, 100).tolist(), 1)}
+        ends = {"start": level[0].item(), "end": level[-1].item()}
+        return Schedule("knots", self.timesteps, learned, **ends, **values)
 
     def to_dict(self) -> dict:
         return {"family": self.family, "timesteps": self.timesteps, **self.values()}

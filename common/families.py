@@ -6,10 +6,12 @@ schedule before torch is imported.
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-NAMES = ("start", "end", "tau", "epsilon")
+NAMES = ("start", "end", "tau", "epsilon")  # those that have a flag of their own
+KNOTS = 12  # segments of the family `knots` unless told otherwise
 MIN_GAP = 1e-3  # end - start: below it the curve has no room to fall
 INF = math.inf
 
@@ -21,6 +23,16 @@ class Parameter(NamedTuple):
     low: float
     high: float
     search: tuple[float, float]
+
+
+def knots_table(count: int) -> dict[str, Parameter]:
+    """The noise-to-signal ratio in log units: its ends, and a relative rise for each segment."""
+    rise = Parameter(1.0, 0.01, 100.0, search=(0.3, 3.0))
+    return {
+        "start": Parameter(-10.0, -20.0, 20.0, search=(-12.0, -6.0)),
+        "end": Parameter(10.0, -20.0, 20.0, search=(4.0, 14.0)),
+        **{f"knot_{k}": rise for k in range(1, count + 1)},
+    }
 
 
 # family -> parameter -> what is known of it; scheduler.LOG_F has the formula of the same name
@@ -41,16 +53,28 @@ FAMILIES = {
         "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
         "end": Parameter(1.0, 0.0, 1.0, search=(0.8, 1.0)),
     },
+    "knots": knots_table(KNOTS),
     "ddpm": {},
     "ddpm_unscaled": {},
 }
+
+
+def table_of(family: str, values: Iterable[str] = ()) -> dict[str, Parameter]:
+    """The parameters of a family; that of the knots has as many as the names in `values`."""
+    knots = sum(name.startswith("knot_") for name in values)
+    return knots_table(knots) if family == "knots" and knots else FAMILIES[family]
+
+
+def among(values: dict) -> dict:
+    """Those of the values whose names are parameters of some family."""
+    return {n: v for n, v in values.items() if n in NAMES or n.startswith("knot_")}
 
 
 def complete(family: str, given: dict) -> dict[str, float]:
     """The family's parameters with defaults filled in; ValueError names what is out of bounds."""
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}, not one of {', '.join(FAMILIES)}")
-    table = FAMILIES[family]
+    table = table_of(family, given)
     unknown = [name for name, value in given.items() if value is not None and name not in table]
     if unknown:
         raise ValueError(f"{unknown[0]}: the {family} schedule has no such parameter")
@@ -72,7 +96,7 @@ def complete(family: str, given: dict) -> dict[str, float]:
 
 def project(family: str, values: dict[str, float]) -> dict[str, float]:
     """The nearest parameters inside the bounds."""
-    table = FAMILIES[family]
+    table = table_of(family, values)
     inside = {name: min(max(v, table[name].low), table[name].high) for name, v in values.items()}
     if "start" in inside and not inside["end"] - inside["start"] >= MIN_GAP:
         low, high = table["start"].low, table["start"].high
@@ -86,7 +110,7 @@ def project(family: str, values: dict[str, float]) -> dict[str, float]:
 
 def to_bounds(family: str, values: dict[str, float]) -> dict[str, float]:
     """Each parameter's distance to its nearest bound; start and end also bound each other."""
-    table = FAMILIES[family]
+    table = table_of(family, values)
     gap = values.get("end", math.inf) - values.get("start", 0.0) - MIN_GAP
     near = {n: min(v - table[n].low, table[n].high - v) for n, v in values.items()}
     return {n: min(d, gap) if n in ("start", "end") else d for n, d in near.items()}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common.families import FAMILIES, MIN_GAP, complete
 from scheduler import LOG_F, Schedule, log_alpha_bar
 
-LEARNED = ["cosine", "sigmoid", "linear"]
+LEARNED = ["cosine", "sigmoid", "linear", "knots"]
 HIGHEST = {"tau": 50.0, "start": 100.0, "end": 100.0, "epsilon": 5.0}  # where there is no bound
 
 
@@ -23,7 +23,8 @@ def inside(family):
     def draw(pick):
         values = {}
         for name, p in FAMILIES[family].items():
-            low, high = max(p.low, -HIGHEST[name]), min(p.high, HIGHEST[name])
+            most = HIGHEST.get(name, math.inf)
+            low, high = max(p.low, -most), min(p.high, most)
             values[name] = pick(st.floats(low, high))
         low, high = sorted([values["start"], values["end"]])
         if high - low < MIN_GAP * 1.001:
@@ -79,6 +80,35 @@ def test_linear_is_one_minus_time():
     np.testing.assert_allclose(schedule.alpha_bar().numpy(), (1 - v) / 0.8, rtol=1e-12)
 
 
+def test_knots_are_linear_in_log_snr():
+    """Against numpy's own interpolation, with knots that are no visited times."""
+    rises, T = np.array([1.0, 0.3, 2.0, 0.05, 1.5]), 37
+    schedule = Schedule(
+        "knots", T, start=-7, end=6, **{f"knot_{k}": r for k, r in enumerate(rises.tolist(), 1)}
+    )
+    knots = -7 + 13 * np.concatenate([[0], rises.cumsum()]) / rises.sum()
+    level = np.interp(np.arange(T + 1) / T, np.linspace(0, 1, 6), knots)
+    ab = schedule.alpha_bar().detach().numpy()
+    assert ab[0] == 1
+    np.testing.assert_allclose(np.log((1 - ab[1:]) / ab[1:]), level[1:], rtol=1e-9)
+
+
+def test_only_the_ratio_of_rises_counts():
+    one, two = (
+        Schedule("knots", 50, knot_1=k, knot_2=3 * k, knot_3=2 * k).alpha_bar() for k in (1.0, 7.0)
+    )
+    torch.testing.assert_close(one, two)
+    assert len(Schedule("knots", 50).values()) == 2 + 12
+
+
+@pytest.mark.parametrize("family", ["cosine", "linear", "sigmoid"])
+def test_a_schedule_as_knots_agrees_at_the_knots(family):
+    schedule = Schedule(family, 120)
+    knots = schedule.as_knots(12)
+    t = list(range(10, 121, 10))
+    torch.testing.assert_close(knots.alpha_bar()[t], schedule.alpha_bar()[t], rtol=1e-4, atol=1e-8)
+
+
 def test_ddpm_is_linear_in_beta():
     np.testing.assert_allclose(
         Schedule("ddpm", 1000).betas().numpy(), np.linspace(1e-4, 0.02, 1000), rtol=1e-10
@@ -93,7 +123,7 @@ def test_default_ends_in_noise():
         assert Schedule(family, 1000).alpha_bar()[-1] < 1e-4
 
 
-@pytest.mark.parametrize("family", LEARNED)
+@pytest.mark.parametrize("family", ["cosine", "sigmoid", "linear"])
 def test_start_and_end_cut_the_curve(family):
     """The curve of (start, end) is the piece of the whole curve between them, rescaled."""
     low, high = (FAMILIES[family][name].default for name in ("start", "end"))
@@ -116,6 +146,7 @@ def test_gradients_agree_with_finite_differences(family):
         "cosine": {"start": 0.1, "end": 0.9, "tau": 1.5, "epsilon": 0.02},
         "sigmoid": {"start": -2.0, "end": 2.0, "tau": 0.6, "epsilon": 0.1},
         "linear": {"start": 0.1, "end": 0.9},
+        "knots": {"start": -6.0, "end": 5.0, "knot_1": 1.0, "knot_2": 0.4, "knot_3": 2.0},
     }[family]
     names = list(point)
     q = torch.tensor([point[n] for n in names], dtype=torch.float64, requires_grad=True)
@@ -143,6 +174,13 @@ def test_gradients_agree_with_finite_differences(family):
         ("sigmoid", {"start": 4}, "start"),
         ("linear", {"tau": 1}, "tau"),
         ("ddpm", {"start": 0}, "start"),
+        ("knots", {"start": -21}, "start"),
+        ("knots", {"start": 3, "end": 3}, "end must exceed start"),
+        ("knots", {"knot_1": 1, "knot_2": 0}, "knot_2"),
+        ("knots", {"knot_1": 1, "knot_2": 101}, "knot_2"),
+        ("knots", {"knot_1": 1, "knot_3": 1}, "knot_3"),
+        ("knots", {"tau": 1}, "tau"),
+        ("cosine", {"knot_1": 1}, "knot_1"),
         ("cosin", {}, "family"),
     ],
 )
@@ -154,7 +192,7 @@ def test_out_of_bounds_is_an_error_that_names_the_parameter(family, given, named
 @pytest.mark.parametrize("family", LEARNED)
 def test_projection_lands_inside_and_leaves_the_inside_alone(family):
     @settings(max_examples=500, deadline=None, derandomize=True, database=None)
-    @given(values=st.lists(st.floats(-9, 9), min_size=4, max_size=4))
+    @given(values=st.lists(st.floats(-9, 9), min_size=14, max_size=14))
     def check(values):
         schedule = Schedule(family, 10, learned=True)
         for parameter, value in zip(schedule.parameters(), values, strict=False):
@@ -231,8 +269,15 @@ def test_every_family_has_its_formula_and_its_ranges_lie_inside_its_bounds():
             assert p.low <= p.search[0] < p.search[1] <= p.high
 
 
-def test_schedule_survives_its_json(tmp_path):
-    schedule = Schedule("cosine", 300, start=1 / 3, end=0.9, tau=1.25, epsilon=0.01)
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        ("cosine", {"start": 1 / 3, "end": 0.9, "tau": 1.25, "epsilon": 0.01}),
+        ("knots", {"start": -6.1, "end": 5, "knot_1": 1 / 3, "knot_2": 2, "knot_3": 0.7}),
+    ],
+)
+def test_schedule_survives_its_json(tmp_path, family, values):
+    schedule = Schedule(family, 300, **values)
     schedule.save(tmp_path / "schedule.json")
     again = Schedule.load(tmp_path / "schedule.json")
     assert again.to_dict() == schedule.to_dict()
@@ -255,9 +300,15 @@ def test_a_wrong_schedule_file_is_one_error_that_names_it(tmp_path, text):
         Schedule.load(tmp_path / "gone.json")
 
 
-def test_diffusers_takes_the_betas():
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule("cosine", 100, start=0.1, end=0.9, tau=1.3),
+        Schedule("knots", 100, start=-6, end=0.9, knot_1=1.0, knot_2=0.2, knot_3=3.0),
+    ],
+)
+def test_diffusers_takes_the_betas(schedule):
     diffusers = pytest.importorskip("diffusers")
-    schedule = Schedule("cosine", 100, start=0.1, end=0.9, tau=1.3)
     theirs = diffusers.DDIMScheduler(100, trained_betas=schedule.betas().detach().numpy())
     torch.testing.assert_close(
         theirs.alphas_cumprod.double(), schedule.alpha_bar().detach()[1:], rtol=1e-5, atol=1e-9
