@@ -10,13 +10,7 @@ import argparse
 from itertools import product
 
 from common import cli, flags
-from common.families import FAMILIES, NAMES, complete
-
-# default search ranges, overridden by --start_range, --end_range, --tau_range, --epsilon_range
-RANGES = {
-    family: {name: parameter.search for name, parameter in table.items()}
-    for family, table in FAMILIES.items()
-}
+from common.families import FAMILIES, NAMES, among, complete, table_of
 
 
 def make_parser() -> cli.Parser:
@@ -41,7 +35,7 @@ def add_search(add) -> None:
     text = "seed of the points; --seed is the seed of each trial's training"
     add("search_seed", 42, text, type=cli.number(int, 0, 2**32 - 1))
     for name in NAMES:
-        ranges = {family: table[name] for family, table in RANGES.items() if name in table}
+        ranges = {f: table[name].search for f, table in FAMILIES.items() if name in table}
         defaults = ", ".join(f"{f} {low:g} {high:g}" for f, (low, high) in ranges.items())
         text = f"range in which {name} is searched (default: {defaults})"
         add(f"{name}_range", None, text, type=cli.parameter, nargs=2, metavar=("LOW", "HIGH"))
@@ -65,7 +59,7 @@ def add_search(add) -> None:
 def check(args) -> None:
     flags.check_common(args)
     flags.check_schedule(args)
-    own = RANGES.get(args.scheduler_type)
+    own = table_of(args.scheduler_type, among(vars(args)))
     if not own:
         raise ValueError(f"--scheduler_type {args.scheduler_type} has no parameter to search")
     args.fix = args.fix or []
@@ -79,7 +73,7 @@ def check(args) -> None:
         if given and (name not in own or name in args.fix):
             raise ValueError(f"--{name}_range: {name} is not searched")
         free = name in own and name not in args.fix
-        setattr(args, f"{name}_range", list(given or own[name]) if free else None)
+        setattr(args, f"{name}_range", list(given or own[name].search) if free else None)
     check_ranges(args, ranges_of(args))
     if not args.eval_samples:
         raise ValueError("--eval_samples 0: a search needs the final FID as its objective")
@@ -90,7 +84,7 @@ def check(args) -> None:
 def check_ranges(args, ranges: dict[str, tuple]) -> None:
     if not ranges:
         raise ValueError("--fix leaves no parameter to search")
-    fixed = {name: getattr(args, name) for name in NAMES if name not in ranges}
+    fixed = among(vars(args))
     for name, (low, high) in ranges.items():
         if not low < high:
             raise ValueError(f"--{name}_range {low:g} {high:g}: the first must be below the second")
@@ -100,13 +94,15 @@ def check_ranges(args, ranges: dict[str, tuple]) -> None:
                 f"trial 0 has {name} {value:g}, outside --{name}_range {low:g} {high:g}: "
                 "change one of them or give --no_warm_start"
             )
-    for corner in product(*ranges.values()):  # valid at the corners implies valid inside
-        complete(args.scheduler_type, fixed | dict(zip(ranges, corner, strict=True)))
+    given = {name: limits for name, limits in ranges.items() if name in NAMES}
+    for corner in product(*given.values()):  # valid at the corners implies valid inside
+        complete(args.scheduler_type, fixed | dict(zip(given, corner, strict=True)))
 
 
 def ranges_of(args) -> dict[str, tuple]:
     """The search space: name -> (low, high)."""
-    given = {name: getattr(args, f"{name}_range") for name in NAMES}
+    table = table_of(args.scheduler_type, among(vars(args)))
+    given = {name: getattr(args, f"{name}_range", p.search) for name, p in table.items()}
     return {name: tuple(limits) for name, limits in given.items() if limits}
 
 
@@ -249,7 +245,8 @@ def in_words(row: dict) -> str:
 
 def values_of(args, point: dict) -> dict[str, float]:
     """All parameters of a point's schedule, the fixed ones too."""
-    return {name: point.get(name, getattr(args, name)) for name in FAMILIES[args.scheduler_type]}
+    table = table_of(args.scheduler_type, among(vars(args)))
+    return {name: point.get(name, getattr(args, name)) for name in table}
 
 
 def retraining(args, schedule) -> str:

@@ -6,6 +6,7 @@ schedule before torch is imported.
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +68,7 @@ def table_of(family: str, values: Iterable[str] = ()) -> dict[str, Parameter]:
 
 def among(values: dict) -> dict:
     """Those of the values whose names are parameters of some family."""
-    return {n: v for n, v in values.items() if n in NAMES or n.startswith("knot_")}
+    return {n: v for n, v in values.items() if n in NAMES or re.fullmatch(r"knot_\d+", n)}
 
 
 def complete(family: str, given: dict) -> dict[str, float]:

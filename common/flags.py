@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.cli import adder, count, count_or_none, device, number, parameter, positive
-from common.families import FAMILIES, complete, read_schedule
+from common.families import FAMILIES, KNOTS, among, complete, knots_table, read_schedule
 
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
@@ -49,7 +49,13 @@ def add_schedule(parser):
     add("schedule_from", None, text, metavar="FILE")
     text = "sample with another schedule: a schedule.json, or a family with its default parameters"
     add("sampling_schedule", None, text, metavar="FILE|FAMILY")
+    add_knots(add)
     add_process(group, ", or the T of --schedule_from")
+
+
+def add_knots(add) -> None:
+    text = "pieces of the knots schedule, on each of which log SNR is linear in time"
+    add("knots", KNOTS, text, type=count)
 
 
 def add_training(parser, epochs=100):
@@ -159,7 +165,7 @@ def check_common(args) -> None:
 
 def check_schedule(args) -> None:
     """Check the flags of a fixed schedule and fill in its parameters."""
-    given = {name: getattr(args, name) for name in ("start", "end", "tau", "epsilon")}
+    given = among(vars(args))  # of a resumed run, all of them
     if args.schedule_from and not args.resume:
         if any(value is not None for value in given.values()):
             raise ValueError(
@@ -176,8 +182,17 @@ def check_schedule(args) -> None:
         # store the content, not the name: the file may have changed when the run is resumed
         family, timesteps, values = read_schedule(other)
         args.sampling_schedule = {"family": family, "timesteps": timesteps, **values}
-    vars(args).update(complete(args.scheduler_type, given))
+    vars(args).update(
+        complete(args.scheduler_type, with_knots(args.scheduler_type, args.knots, given))
+    )
     check_steps(args)
+
+
+def with_knots(family: str, knots: int, given: dict) -> dict:
+    """The given parameters and, where none is given, as many knots as --knots says."""
+    if family != "knots" or any(name.startswith("knot_") for name in given):
+        return given
+    return {**dict.fromkeys(knots_table(knots)), **given}
 
 
 def check_steps(args) -> None:

@@ -85,7 +85,8 @@ def gaussian_process(ranges: dict[str, tuple], n_initial: int, seed: int):
 
 def grid(ranges: dict[str, tuple], budget: int) -> list[dict]:
     """All combinations of evenly spaced levels, as many levels as the budget allows."""
-    levels = dict.fromkeys((name for name in TUNING_ORDER if name in ranges), 1)
+    tuned = [name for name in TUNING_ORDER if name in ranges]
+    levels = dict.fromkeys([*tuned, *ranges], 1)
     while True:
         for name in sorted(levels, key=levels.get):  # the coarsest first
             if math.prod(levels.values()) // levels[name] * (levels[name] + 1) <= budget:
