@@ -49,7 +49,7 @@ import torch
 from common import figures
 from common.data import Batches
 from common.errors import Stop, at, guarded
-from common.families import FAMILIES, NAMES
+from common.families import NAMES, among
 from common.judging import Judge, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
@@ -125,8 +125,7 @@ def train(
 
 def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
     """The training schedule of the flags, and the sampling one if it is another."""
-    values = {name: getattr(args, name) for name in FAMILIES[args.scheduler_type]}
-    schedule = Schedule(args.scheduler_type, args.timesteps, **values)
+    schedule = Schedule(args.scheduler_type, args.timesteps, **among(vars(args)))
     return schedule, sampling_schedule(args.sampling_schedule, args.timesteps)
 
 
@@ -145,12 +144,12 @@ def take_its_own(args, state: dict) -> None:
     schedule, default = state["schedule"], cli.parse(make_parser(), "train", check, [])
     names = ("dataset", "model_base_dim", "input_scale", "no_normalise", "sampling_schedule")
     own = {name: state["args"].get(name) for name in names}
-    own |= {name: schedule.get(name) for name in ("timesteps", *NAMES)}
+    own |= {name: schedule.get(name) for name in ("timesteps", *NAMES)} | among(schedule)
     own["scheduler_type"] = schedule["family"]
     if args.backward_steps == default.backward_steps:
         args.backward_steps = min(args.backward_steps, own["timesteps"])
     for name, value in own.items():
-        if getattr(args, name) not in (getattr(default, name), value):
+        if getattr(args, name, value) not in (getattr(default, name, value), value):
             said = f"--{name} {getattr(args, name)}"
             raise Stop(f"{said}: {args.ckpt} brings its own, {value}", code=2)
         setattr(args, name, value)

@@ -11,7 +11,7 @@ as in Algorithm 6 of arXiv 2502.08808. The published command:
 """
 
 from common import cli, flags
-from common.families import FAMILIES, NAMES, complete
+from common.families import FAMILIES, NAMES, complete, knots_table, table_of
 
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES = {
@@ -26,13 +26,14 @@ def make_parser() -> cli.Parser:
     flags.add_network(parser)
     group = parser.add_argument_group("schedule")
     add = cli.adder(group)
-    families = ["cosine", "linear", "sigmoid"]
+    families = ["cosine", "linear", "sigmoid", "knots"]
     add("scheduler", "cosine", "family of the learned noise schedule", choices=families)
     for name in NAMES:
         table = {f: FAMILIES[f][name].default for f in families if name in FAMILIES[f]}
         defaults = ", ".join(f"{family} {value:g}" for family, value in table.items())
         text = f"initial value of {name} (default: {defaults})"
         add(f"initial_{name}", None, text, type=cli.parameter)
+    flags.add_knots(add)
     flags.add_process(group)
     flags.add_training(parser, epochs=3)
     add_bilevel(cli.adder(parser, "bilevel"))
@@ -52,7 +53,7 @@ def add_bilevel(add) -> None:
     text = "gamma at the last schedule update; it changes linearly in between"
     add("gamma_end", 1.0, text, type=cli.positive)
     add("lr_z", 0.001, "learning rate of theta_z", type=cli.positive)
-    text = "peak learning rates of start, end, tau and epsilon; 0 holds a parameter fixed"
+    text = "peak learning rates of start, end, tau (or all knots) and epsilon; 0 holds one fixed"
     add("lr_beta", [0.01, 0.01, 0.1, 0.001], text, type=cli.number(float, 0), nargs=4)
     add("delta", 0.01, "size of the zeroth-order perturbation", type=cli.positive)
     text = "zeroth-order estimator: two-point difference or one-point residual"
@@ -88,6 +89,7 @@ def add_bilevel(add) -> None:
 def check(args) -> None:
     flags.check_common(args)
     given = {name: getattr(args, f"initial_{name}") for name in NAMES}
+    given = flags.with_knots(args.scheduler, args.knots, given)
     for name, value in complete(args.scheduler, given).items():
         setattr(args, f"initial_{name}", value)
     for name, value in RECIPES[args.recipe].items():
@@ -139,7 +141,8 @@ from scheduler import Schedule
 def train(args, run: Run, images: torch.Tensor) -> dict:
     """Algorithm 6 in a run's folder, from wherever it stands; returns the summary."""
     device = images.device
-    initial = {name: getattr(args, f"initial_{name}") for name in NAMES}
+    names = table_of(args.scheduler, knots_table(args.knots))
+    initial = {name: getattr(args, f"initial_{name}") for name in names}
     schedule = Schedule(args.scheduler, args.timesteps, learned=True, **initial)
     schedule.to("cpu" if device.type == "mps" else device)  # float64, which mps has not
     first = Schedule.from_dict(schedule.to_dict())
@@ -266,9 +269,10 @@ def report(args, run: Run, iteration: int, row: dict, q: ScheduleOptimizer, echo
     values, bounds, slopes = q.schedule.values(), q.schedule.to_bounds(), q.slopes()
     columns = {name: row.get(name) for name in ("loss_y", "loss_z", "fid", "gamma")}
     columns["fid_n"] = args.zo_samples if "fid" in row else None
-    columns |= {name: values.get(name) for name in NAMES}
+    names = list(dict.fromkeys([*NAMES, *values]))
+    columns |= {name: values.get(name) for name in names}
     for i, prefix in enumerate(("grad_", "spread_")):
-        columns |= {prefix + name: slopes[name][i] if name in slopes else None for name in NAMES}
+        columns |= {prefix + name: slopes[name][i] if name in slopes else None for name in names}
     run.row("iterations.csv", iteration=iteration, **columns)
 
     text = ", ".join(f"{name} {value:.5g}" for name, value in row.items())
@@ -294,7 +298,7 @@ def leave_figures(run: Run, sampler: Sampler, net, schedules: dict[str, Schedule
     folder = run.folder / "figures"
     path, scores = run.rows("iterations.csv"), run.rows("scores.csv")
     clock = {**scores, **run.rows("timing.csv")}
-    figures.plot_columns(folder / "path.png", "iteration", path, list(NAMES))
+    figures.plot_columns(folder / "path.png", "iteration", path, list(schedules["last"].q))
     figures.plot_columns(folder / "iterations.png", "iteration", path, ["loss_y", "loss_z", "fid"])
     figures.plot_columns(folder / "scores.png", "step", scores, ["loss", "fid", "is_mean"])
     figures.plot_columns(folder / "clock.png", "seconds", clock, ["loss", "fid"])
@@ -309,7 +313,11 @@ def planned(args, images) -> dict[str, int]:
     steps = args.epochs * iterations * args.inner_loop + updates * (args.inner_loop_z + 2)
     sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
     exact = 4 if args.zo_samples <= args.batch_size else 5  # two of them are a backward pass's
-    of_q = {"zo": sides, "forward": 1 + len(FAMILIES[args.scheduler]), "exact": exact}
+    of_q = {
+        "zo": sides,
+        "forward": 1 + len(table_of(args.scheduler, knots_table(args.knots))),
+        "exact": exact,
+    }
     of_z = {"zo": sides, "forward": sides, "exact": exact}
     fids = updates * (args.inner_loop_z * of_z[args.upper_gradient] + of_q[args.upper_gradient])
     chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps

@@ -111,7 +111,7 @@ class Run:
         """The row that every script writes to scores.csv after an epoch."""
         names = {"fid": "fid", "n": "fid_n", "is_mean": "is_mean", "is_std": "is_std"}
         scores = {column: scores.get(key) for key, column in names.items()}
-        schedule = {name: q.get(name) for name in NAMES}
+        schedule = dict.fromkeys(NAMES) | q
         spent = {"evaluations": forward_passes(self.evaluations)}
         self.row("scores.csv", epoch=epoch, step=step, **spent, loss=loss, **scores, **schedule)
         self.row("timing.csv", epoch=epoch, step=step, seconds=self.seconds())

@@ -21,6 +21,8 @@ class ScheduleOptimizer:
     def __init__(self, schedule: Schedule, lr_beta: list[float], updates: int):
         self.schedule = schedule
         rates = dict(zip(NAMES, lr_beta, strict=True))
+        # the knots share the third rate, which no other parameter of their family takes
+        rates = {name: rates.get(name, rates["tau"]) for name in schedule.q}
         groups = [{"params": [p], "lr": rates[name]} for name, p in schedule.q.items()]
         self.optimizer = AdamW(groups, weight_decay=0.0)
         self.cycle = one_cycle(self.optimizer, [group["lr"] for group in groups], updates)
