@@ -1,6 +1,6 @@
 """Feature extractors: images in [-1, 1] go in, features and class probabilities come out.
 
-`mnist` is the classifier in assets/ (train_classifier.py made it), `inception` is pytorch-fid's
+`mnist` is the classifier that assets/train_classifier.py made, `inception` is pytorch-fid's
 InceptionV3. `Extractor.forward` is the only place that converts images, generated and real ones.
 """
 

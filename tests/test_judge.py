@@ -84,7 +84,7 @@ def test_what_cannot_be_judged_is_one_line(trained, judge, tmp_path):
     empty = tmp_path / "00000-train-seed0"
     for where, says in (
         (trained / "00009", "no such run"),
-        (tmp_path / "00000", "or several"),
+        (tmp_path / "00000", "or more than one"),
         (empty, "no checkpoint"),
     ):
         code, said = judge("--run", where, "--eval_samples", 20)

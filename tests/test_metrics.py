@@ -463,7 +463,7 @@ def test_damaged_classifier_is_one_line_that_names_the_file(damage, tmp_path, mo
     damaged.write_bytes(damaged.read_bytes()[:-9])
     if damage.startswith("no "):
         damaged.unlink()
-    with pytest.raises(Stop, match=r"python train_classifier\.py") as stop:
+    with pytest.raises(Stop, match=r"python -m assets\.train_classifier") as stop:
         load_extractor("mnist", "cpu")
     assert str(damaged) in str(stop.value) and "\n" not in str(stop.value)
 
