@@ -1,0 +1,184 @@
+"""The penalty whose gradient is the hypergradient: theta_z goes beside theta_y, and gamma is large.
+
+The gradient of F(q, argmin L(., q)) has a direct term, dF/dq at fixed weights, and an implicit one.
+With theta_y = argmin L and theta_z = argmin F/gamma + L the implicit term is the limit of
+
+    gamma [dL/dq(theta_z) - dL/dq(theta_y)]        for gamma to infinity.
+
+Neither argmin is ever reached, and what differs between two networks for any other reason counts
+gamma times. So theta_z begins as theta_y and takes every step beside it: the same batch, times,
+noise, learning rate and optimizer, with the exact dF/dtheta/gamma on top and nothing else.
+"""
+
+import math
+from collections.abc import Iterable
+from copy import deepcopy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from common.machine import stream
+from common.training import Average, Learner, draw
+from common.upper_level import UpperLevel
+from common.weights import evaluating
+from common.zeroth_order import Slope
+from model import Diffusion, Levels
+
+F_OVER_L = 1e-4  # F/gamma as a part of L: small enough for theta_z to stay at argmin L
+LEFT = 0.05  # theta_z has left argmin L where its loss is higher by this part
+ROUNDING = 1e-6  # |theta_z - theta_y|/|theta_y| below which the difference is one of rounding
+
+
+class Penalty:
+    """theta_z beside theta_y, their averages, and the gradient of the penalty in q."""
+
+    def __init__(
+        self,
+        theta_y: Learner,
+        theta_z: Learner,
+        upper: UpperLevel,
+        gamma: float | None = None,
+        every: int = 1,
+        memory: int = 100,
+    ):
+        self.theta_y, self.theta_z, self.upper = theta_y, theta_z, upper
+        self.gamma = gamma  # None: from the sizes of F and L at the first gradient
+        self.every = every  # steps that share one dF/dtheta
+        decay = 1 - 1 / memory
+        # without the average, the noise of the last few steps would count gamma times
+        self.averages = [Average(learner.net, decay, 1, 0) for learner in (theta_z, theta_y)]
+        self.seen = seen_by_loss(theta_z.net)
+        self.pull = None  # dF/dtheta at theta_z, as of its last evaluation
+        self.direct = []  # dF/dq at theta_z and F, of the evaluations for one update of q
+        self.used = False  # whether an update has been made of them
+        self.losses = [0.0, 0.0]  # of theta_z and theta_y since then
+
+    def begin(self) -> None:
+        """theta_z becomes theta_y: weights, optimizer, draws."""
+        self.theta_z.load_state_dict(deepcopy(self.theta_y.state_dict()))
+        self.pull, self.losses = None, [0.0, 0.0]
+        for average in self.averages:
+            average.model.n_averaged.zero_()  # the next update is a copy
+
+    def step(self, process: Diffusion, levels: Levels) -> float:
+        """One step of both; returns the loss of theta_y."""
+        z, y = self.theta_z, self.theta_y
+        if self.pull is None or y.count % self.every == 0:
+            of_q, of_weights = self.upper.slopes(z.net, y.count, "z")
+            self.pull = of_weights.gradient * self.seen
+            self.direct = [of_q] if self.used else [*self.direct, of_q]
+            self.used = False
+        for ours, theirs in zip(z.optimizer.param_groups, y.optimizer.param_groups, strict=True):
+            # not the rate alone: OneCycle also moves the first beta
+            ours.update({name: value for name, value in theirs.items() if name != "params"})
+        loss_y = y.step(process, levels)
+        if self.gamma is None:
+            self.gamma = gamma_for(self.direct[0].value, loss_y)
+        loss_z = z.step(process, levels, self.pull / self.gamma)
+        for average, learner in zip(self.averages, (z, y), strict=True):
+            average.after_step(learner.net, learner.count)
+        self.losses = [
+            total + new for total, new in zip(self.losses, (loss_z, loss_y), strict=True)
+        ]
+        return loss_y
+
+    def slopes(
+        self, process: Diffusion, batches: Iterable[Tensor], seed: int, update: int
+    ) -> tuple[Slope, Slope]:
+        """The direct and the implicit term, with F and the standard error of each."""
+        each = torch.stack([slope.gradient for slope in self.direct])
+        value = sum(slope.value for slope in self.direct) / len(self.direct)
+        nets = [average.model for average in self.averages]
+        difference = loss_differences(process, *nets, batches, seed, update)
+        self.used = True
+        return summary_of(each, value), summary_of(self.gamma * difference, value)
+
+    def warning(self) -> str | None:
+        """What makes the difference of the losses say something else than the implicit term."""
+        loss_z, loss_y = self.losses
+        self.losses = [0.0, 0.0]
+        if loss_z > (1 + LEFT) * loss_y:
+            part = loss_z / loss_y - 1
+            return f"theta_z has left argmin L, its loss is {part:.0%} higher: raise --gamma"
+        if distance(self.theta_z.net, self.theta_y.net) < ROUNDING:
+            return "theta_z and theta_y differ by little more than rounding: lower --gamma"
+        return None
+
+    def state_dict(self) -> dict:
+        return {
+            "averages": [average.state_dict() for average in self.averages],
+            "gamma": self.gamma,
+            "pull": self.pull,
+            "direct": [tuple(slope) for slope in self.direct],
+            "used": self.used,
+            "losses": list(self.losses),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for average, saved in zip(self.averages, state["averages"], strict=True):
+            average.load_state_dict(saved)
+        self.gamma, self.pull = state["gamma"], state["pull"]
+        self.direct = [Slope(*slope) for slope in state["direct"]]
+        self.used, self.losses = state["used"], list(state["losses"])
+
+
+def gamma_for(fid: float, loss: float) -> float:
+    """A gamma from the sizes of F and L, to one digit."""
+    gamma = max(fid, 1e-12) / (F_OVER_L * loss)
+    digit = 10 ** math.floor(math.log10(gamma))
+    return round(gamma / digit) * digit
+
+
+def loss_differences(
+    process: Diffusion,
+    net_z: nn.Module,
+    net_y: nn.Module,
+    batches: Iterable[Tensor],
+    seed: int,
+    update: int,
+) -> Tensor:
+    """dL/dq(theta_z) - dL/dq(theta_y) batch by batch, on the same times and noise: (k,p)."""
+    q, found = list(process.schedule.parameters()), []
+    with evaluating(net_z, net_y):
+        for i, x0 in enumerate(batches):
+            sides = []
+            for net in (net_z, net_y):
+                random = stream(x0.device, seed, "difference", update, i)
+                loss = process.loss(net, x0, *draw(x0, process.schedule.timesteps, random))
+                sides.append(torch.stack(torch.autograd.grad(loss, q)))
+            found.append(sides[0] - sides[1])
+    return torch.stack(found)
+
+
+def seen_by_loss(net: nn.Module) -> Tensor:
+    """1 for every weight but those that L is blind to, (d,).
+
+    Batch norm takes the bias of the convolution before it away, once its statistics have followed.
+    dF/dtheta, with the statistics as they are, is not 0 there; nothing in L holds such a weight
+    back, and AdamW would take full steps.
+    """
+    blind = set()
+    for block in net.modules():
+        if isinstance(block, nn.Sequential):
+            for one, following in pairwise(block):
+                if isinstance(one, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                    blind.add(one.bias)
+    seen = [torch.full_like(p.flatten(), float(p not in blind)) for p in net.parameters()]
+    return torch.cat(seen).detach()
+
+
+def summary_of(each: Tensor, value: float) -> Slope:
+    """The mean of estimates (k,p) and its standard error."""
+    k = len(each)
+    spread = each.std(0) / k**0.5 if k > 1 else torch.zeros_like(each[0])
+    return Slope(each.mean(0), value, spread)
+
+
+def distance(net_z: nn.Module, net_y: nn.Module) -> float:
+    """|theta_z - theta_y|/|theta_y|."""
+    ours, theirs = (list(net.parameters()) for net in (net_z, net_y))
+    with torch.no_grad():
+        gaps = torch._foreach_sub(ours, theirs)
+        norms = [torch.nn.utils.get_total_norm(part) for part in (gaps, theirs)]
+        return (norms[0] / norms[1]).item()

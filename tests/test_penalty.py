@@ -1,0 +1,181 @@
+"""The coupled penalty against closed forms, and against training again at another q."""
+
+from copy import deepcopy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from harness import TwoLayers
+from test_checkpoint import same
+from torch import nn
+from toys import F64, small_upper
+
+from common.data import Batches
+from common.fast_unet import FastUNet
+from common.penalty import Penalty, gamma_for, loss_differences, seen_by_loss
+from common.training import Learner, LRSchedule, make_optimizer
+from common.zeroth_order import Slope
+from unet import UNet
+
+
+class Quadratic:
+    """L = (theta - B q)' A (theta - B q)/2 and F = |theta - c|^2/2 + r |q|^2/2: all is known.
+
+    argmin L = B q, so dF/dq = r q directly, and B' (B q - c) through theta.
+    """
+
+    def __init__(self, d=6, p=3):
+        root = torch.randn(d, d, dtype=F64)
+        self.a, self.b = root @ root.T / d + torch.eye(d, dtype=F64), torch.randn(d, p, dtype=F64)
+        self.c, self.r = torch.randn(d, dtype=F64), 0.7
+        self.q = nn.Parameter(torch.randn(p, dtype=F64))
+        self.schedule = SimpleNamespace(timesteps=10, parameters=lambda: iter(self.q.unbind()))
+        self.implicit = (self.b.T @ (self.b @ self.q - self.c)).detach()
+        self.direct = (self.r * self.q).detach()
+
+    def loss(self, net, x0, t, eps, levels=None):
+        gap = net(x0) - self.b @ (self.q.detach() if levels is not None else self.q)
+        return gap @ self.a @ gap / 2 + 0 * eps.sum()
+
+    def slopes(self, net, step, name):
+        theta = net(None).detach()
+        value = ((theta - self.c).square().sum() + self.r * self.q.square().sum()).item() / 2
+        return [Slope(self.direct, value, 0 * self.direct), Slope(theta - self.c, value, 0 * theta)]
+
+
+class Vector(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(d, dtype=F64))
+
+    def forward(self, _):
+        return self.theta
+
+
+class SomeBatches:
+    steps, batch_size = 5, 2
+
+    def __call__(self, epoch, i):
+        return torch.zeros(2, 1, 1, 1)
+
+
+def on_quadratic(gamma, steps, optimizer=None, **options):
+    torch.manual_seed(1)
+    problem = Quadratic()
+    problem.schedule.parameters = lambda: iter([problem.q])
+    make = optimizer or (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5))
+    learners = []
+    for _ in range(2):
+        net = Vector(6)
+        learners.append(Learner(net, make(net.parameters()), SomeBatches(), seed=0))
+    penalty = Penalty(*learners, problem, gamma, memory=10, **options)
+    penalty.begin()
+    for _ in range(steps):
+        penalty.step(problem, levels=0)
+    direct, implicit = penalty.slopes(problem, [torch.zeros(1, 1, 1, 1)], 0, 0)
+    return problem, penalty, direct.gradient.flatten(), implicit.gradient.flatten()
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_on_a_quadratic_it_is_the_hypergradient(every):
+    """In closed form, at a gamma that leaves theta_z at argmin L; and wrong where it does not."""
+    problem, penalty, direct, implicit = on_quadratic(1e6, 400, every=every)
+    torch.testing.assert_close(direct, problem.direct)
+    torch.testing.assert_close(implicit, problem.implicit, rtol=1e-4, atol=1e-4)
+    assert penalty.warning() is None
+    _, small, _, wrong = on_quadratic(0.1, 400)
+    assert (wrong - problem.implicit).norm() > 0.2 * problem.implicit.norm()
+    assert "left argmin L" in small.warning()
+
+
+def test_gamma_times_the_difference_is_constant_in_gamma():
+    one, two, three = (on_quadratic(gamma, 60)[3] for gamma in (1e5, 1e6, 1e7))
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(two, three, rtol=1e-4, atol=1e-5)
+    assert one.norm() > 0.1
+
+
+def adamw(parameters):
+    return make_optimizer(parameters, 0.05)
+
+
+def test_with_an_infinite_gamma_the_difference_is_exactly_zero():
+    _, penalty, _, implicit = on_quadratic(float("inf"), 50, adamw)
+    assert torch.equal(penalty.theta_z.net.theta, penalty.theta_y.net.theta)
+    difference = implicit / float("inf")
+    assert (difference.nan_to_num() == 0).all()
+
+
+@pytest.mark.parametrize("network", [FastUNet, UNet, TwoLayers])
+def test_an_infinite_gamma_is_theta_y_to_the_bit_in_a_network(network):
+    """Batches, times, noise, optimizer, batch norm and rate: nothing but dF/dtheta separates."""
+    penalty, process, levels = in_a_network(network, 1e300)
+    for _ in range(6):
+        penalty.step(process, levels)
+    theta_z, theta_y = penalty.theta_z, penalty.theta_y
+    assert same(theta_z.net.state_dict(), theta_y.net.state_dict())
+    moments = [learner.optimizer.state_dict()["state"] for learner in (theta_z, theta_y)]
+    assert same(*moments)
+    nets = [average.model for average in penalty.averages]
+    assert (loss_differences(process, *nets, [torch.randn(4, 1, 8, 8)], 0, 0) == 0).all()
+    assert penalty.pull.any()
+
+
+def in_a_network(network, gamma, every=2):
+    torch.manual_seed(0)
+    upper, net, schedule, _ = small_upper(network(4, timesteps=40), n=6, upper_gradient="exact")
+    process = upper.sampler.process
+    process.dtype = torch.float32
+    images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
+    batches = Batches(images, 16, seed=0)
+    learners = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        net = network(4, timesteps=40)
+        optimizer = make_optimizer(net.parameters(), 1e-3)
+        rate = LRSchedule("onecycle", optimizer, 40) if not learners else None
+        learners.append(Learner(net, optimizer, batches, 0, lr_schedule=rate))
+    theta_y, theta_z = learners
+    for _ in range(3):
+        theta_y.step(process)
+    penalty = Penalty(theta_y, theta_z, upper, gamma, every)
+    penalty.begin()
+    return penalty, process, process.levels_of(schedule.log_alpha_bar().detach())
+
+
+def test_it_survives_a_checkpoint():
+    states = []
+    for interrupted in (False, True):
+        penalty, process, levels = in_a_network(TwoLayers, None, every=3)
+        for i in range(7):
+            if i == 4 and interrupted:
+                saved = [x.state_dict() for x in (penalty.theta_y, penalty.theta_z, penalty)]
+                saved = deepcopy(saved)
+                penalty, process, levels = in_a_network(TwoLayers, None, every=3)
+                for part, state in zip(
+                    (penalty.theta_y, penalty.theta_z, penalty), saved, strict=True
+                ):
+                    part.load_state_dict(state)
+            penalty.step(process, levels)
+        terms = penalty.slopes(process, [torch.ones(4, 1, 8, 8)], 0, 0)
+        states.append([penalty.state_dict(), *[tuple(term) for term in terms]])
+    assert same(*states)
+
+
+@pytest.mark.parametrize("network", [FastUNet, UNet, TwoLayers])
+def test_weights_that_the_loss_is_blind_to_are_not_pulled(network):
+    """Against the loss itself: in training mode it does not change along such a weight."""
+    net = network(4, timesteps=40).double()
+    seen = seen_by_loss(net)
+    assert 0 < (seen == 0).sum() < len(seen) / 4
+    x, t = torch.randn(8, 1, 8, 8, dtype=F64), torch.randint(1, 41, (8,))
+    net.train()
+    gradient = torch.autograd.grad(net(x, t).square().sum(), list(net.parameters()))
+    flat = torch.cat([g.flatten() for g in gradient])
+    assert flat[seen == 0].abs().max() < 1e-9 < flat[seen == 1].abs().mean()
+
+
+def test_gamma_is_chosen_from_the_sizes_of_both_levels():
+    assert gamma_for(30.0, 0.15) == 2e6
+    assert gamma_for(300.0, 0.15) == 2e7
+    assert gamma_for(0.0, 0.15) > 0
