@@ -20,9 +20,7 @@ class ScheduleOptimizer:
 
     def __init__(self, schedule: Schedule, lr_beta: list[float], updates: int):
         self.schedule = schedule
-        rates = dict(zip(NAMES, lr_beta, strict=True))
-        # the knots share the third rate, which no other parameter of their family takes
-        rates = {name: rates.get(name, rates["tau"]) for name in schedule.q}
+        rates = rates_of(schedule, lr_beta)
         groups = [{"params": [p], "lr": rates[name]} for name, p in schedule.q.items()]
         self.optimizer = AdamW(groups, weight_decay=0.0)
         self.cycle = one_cycle(self.optimizer, [group["lr"] for group in groups], updates)
@@ -68,3 +66,9 @@ class ScheduleOptimizer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.cycle.load_state_dict(state["cycle"])
         self.count, self.moments = state["count"], dict(state["moments"])
+
+
+def rates_of(schedule: Schedule, lr_beta: list[float]) -> dict[str, float]:
+    """The rate of each parameter: the knots share the third one, which no other of theirs takes."""
+    rates = dict(zip(NAMES, lr_beta, strict=True))
+    return {name: rates.get(name, rates["tau"]) for name in schedule.q}

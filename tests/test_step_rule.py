@@ -1,0 +1,102 @@
+"""The step rule of q: still on noise, full steps on a slope, and what a resumed one remembers."""
+
+import pytest
+import torch
+
+from common.schedule_optimizer import ScheduleOptimizer
+from common.step_rule import SteadySteps, null_band, sureness
+from scheduler import Schedule
+
+F64 = torch.float64
+RATES = [0.01, 0.01, 0.1, 0.001]
+INSIDE = {"start": 0.3, "end": 0.7, "tau": 8.0, "epsilon": 0.5}
+UPDATES = 60
+
+
+def moved(rule_class, gradient):
+    """How far each parameter goes, in full steps of all updates."""
+    schedule = Schedule("cosine", 20, learned=True, **INSIDE)
+    rule, before = rule_class(schedule, RATES, UPDATES), schedule.vector()
+    for i in range(UPDATES):
+        rule.step(gradient(i))
+    return (schedule.vector() - before) / torch.tensor(RATES, dtype=F64) / UPDATES
+
+
+def test_noise_moves_q_by_less_than_a_tenth_of_what_a_slope_does():
+    """The mean of 20 runs each; the optimizer that the published method uses fails this."""
+    slope = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=F64)
+    noise = lambda _: torch.randn(4, dtype=F64)  # noqa: E731
+    both = lambda _: slope + 0.5 * torch.randn(4, dtype=F64)  # noqa: E731
+    ratios = {}
+    for rule in (SteadySteps, ScheduleOptimizer):
+        still, driven = (
+            torch.stack([moved(rule, gradient).abs() for _ in range(20)]).mean(0)
+            for gradient in (noise, both)
+        )
+        ratios[rule] = (still / driven).max().item()
+    assert ratios[SteadySteps] < 0.1 < ratios[ScheduleOptimizer]
+
+
+def test_a_slope_without_noise_takes_the_longest_steps():
+    slope = torch.tensor([3.0, -2.0, 1e-3, -1e4], dtype=F64)
+    steps = moved(SteadySteps, lambda _: slope)
+    assert (steps.sign() == -slope.sign()).all()
+    assert torch.allclose(
+        steps[:2].abs(), torch.tensor(0.5, dtype=F64)
+    )  # start and end are then on their bounds
+    assert (steps[2:].abs() > 0.7).all() and (steps.abs() <= 1).all()  # the last half slows down
+
+
+def test_it_leaves_a_bound_as_soon_as_the_slope_turns():
+    schedule = Schedule("cosine", 20, learned=True)
+    rule = SteadySteps(schedule, RATES, 10**6)
+    outward = torch.tensor([1.0, -1.0, 1.0, 1.0], dtype=F64)
+    for _ in range(50):
+        rule.step(outward)
+    assert schedule.values()["tau"] == 1
+    for _ in range(15):
+        rule.step(-outward)
+    assert schedule.values()["tau"] > 1
+
+
+def test_the_standard_error_is_that_of_the_running_mean():
+    schedule = Schedule("linear", 20, learned=True)
+    means, errors = [], []
+    for _ in range(300):
+        rule = SteadySteps(schedule, RATES, 10**6)
+        for _ in range(30):
+            rule.step(torch.randn(2, dtype=F64))
+        slope, error = rule.slopes()["start"]
+        means.append(slope)
+        errors.append(error)
+    assert torch.tensor(errors).square().mean().sqrt() == pytest.approx(
+        torch.tensor(means).std().item(), rel=0.15
+    )
+
+
+def test_the_band_of_pure_noise_is_narrow():
+    band = null_band(Schedule("cosine", 20, **INSIDE), RATES, UPDATES, runs=40)
+    for (name, (low, high)), rate in zip(band.items(), RATES, strict=True):
+        assert low <= INSIDE[name] <= high and high - low < 0.2 * rate * UPDATES
+
+
+def test_a_rule_goes_on_from_its_state():
+    ends = []
+    gradients = torch.randn(20, 4, dtype=F64) + 2
+    for interrupted in (False, True):
+        schedule = Schedule("cosine", 20, learned=True, **INSIDE)
+        rule = SteadySteps(schedule, RATES, 20)
+        for i, gradient in enumerate(gradients):
+            if i == 8 and interrupted:
+                state = rule.state_dict()
+                schedule = Schedule("cosine", 20, learned=True)
+                rule = SteadySteps(schedule, RATES, 20)
+                rule.load_state_dict(state)
+            rule.step(gradient)
+        ends.append(schedule.values())
+    assert ends[0] == ends[1] != INSIDE
+
+
+def test_sureness():
+    assert sureness(1.0, 0.0) == 1 and sureness(-3.0, 1.0) == 0 and sureness(0.0, 1.0) == 0
+    assert 0 < sureness(-4.0, 1.0) < 1 and sureness(1.0, float("inf")) == 0
