@@ -1,14 +1,34 @@
-"""What bfloat16 does to the FID and to the upper level's slopes.
+"""What does bfloat16 do to the FID and to the slopes of the upper level?
 
-python -m benchmarks.bfloat16     trains on the 8x8 digits, writes docs/results/bfloat16.json
+python -m benchmarks.bfloat16            writes docs/results/bfloat16.json
+python -m benchmarks.bfloat16 --quick    one short run, writes nothing
 
-Networks are trained in either precision, and each is sampled in both. The slopes are zeroth-order
-ones of the networks trained in float32, with the same noise and directions in both precisions.
+Networks are trained on the 8x8 digits in either precision, and each is sampled in both. The slopes
+are zeroth-order ones of the networks trained in float32, with the same noise and directions.
 """
 
-import argparse
+from common import cli
+
+QUICK = {"seeds": 1, "epochs": 1, "images": 60, "directions": 2}
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__.splitlines()[0])
+    parser.prog = "python -m benchmarks.bfloat16"
+    add = cli.adder(parser)
+    add("seeds", 3, "number of seeds, counted from 0", type=cli.count)
+    add("epochs", 9, "epochs of each training", type=cli.count)
+    add("images", 2000, "images of each FID", type=cli.count)
+    add("directions", 24, "slopes of each network", type=cli.count)
+    add("threads", 1, "CPU threads", type=cli.count)
+    add("quick", False, "measure one short run and write nothing", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,7 +37,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.record import ROOT, command_line, machine, write_json
 from common.checkpoint import load, newest
 from common.judging import Judge, evaluate
 from common.sampling import load_sampler
@@ -25,38 +45,23 @@ from common.upper_level import UpperLevel, UpperSettings
 from common.weights import evaluating
 from scheduler import Schedule
 
-RESULT = ROOT / "docs" / "results" / "bfloat16.json"
-WORDS = """--cpu --dataset digits --model_base_dim 32 --batch_size 64 --timesteps 100 --lr 0.03
-    --backward_steps 20 --fid_samples 0 --eval_samples 0"""
+FLAGS = """--cpu --dataset digits --model_base_dim 32 --batch_size 64 --timesteps 100 --lr 0.03
+    --backward_steps 20 --fid_samples 0 --eval_samples 0""".split()
 CPU, PRECISIONS = torch.device("cpu"), ("float32", "bfloat16")
 SLOPES = UpperSettings(backward_steps=20, samples=36)
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=9)
-    parser.add_argument("--images", type=int, default=2000, help="of each FID")
-    parser.add_argument("--directions", type=int, default=24, help="slopes of each network")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--quick", action="store_true", help="one short run; writes nothing")
-    args = parser.parse_args()
-    if args.quick:
-        args.seeds, args.epochs, args.images, args.directions = 1, 1, 60, 2
-    return args
-
-
-def trained(folder: Path, args, precision: str, seed: int) -> Path:
+def trained(folder: Path, precision: str, seed: int, epochs: int, threads: int) -> Path:
     """A network's checkpoint after a training in that precision."""
     folder = folder / f"{precision}-{seed}"
-    words = [*WORDS.split(), "--epochs", args.epochs, "--seed", seed, "--threads", args.threads]
-    words += ["--runs_dir", folder] + ["--amp"] * (precision == "bfloat16")
-    command = [sys.executable, ROOT / "train_mnist.py", *words]
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    flags = [*FLAGS, "--epochs", epochs, "--seed", seed, "--threads", threads]
+    flags += ["--runs_dir", folder] + ["--amp"] * (precision == "bfloat16")
+    command = [sys.executable, ROOT / "train_mnist.py", *flags]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
     return newest(next(folder.iterdir()))
 
 
-def fids(checkpoint: Path, judge: tuple, images: int) -> dict:
+def fids(checkpoint: Path, judge: Judge, images: int) -> dict[str, float]:
     """The FID of one network's images, sampled in either precision from the same noise."""
     net, sampler = load_sampler(checkpoint, CPU)
     found = {}
@@ -66,7 +71,7 @@ def fids(checkpoint: Path, judge: tuple, images: int) -> dict:
     return found
 
 
-def slopes(checkpoint: Path, judge: tuple, directions: int) -> dict:
+def slopes(checkpoint: Path, judge: Judge, directions: int) -> dict[str, dict]:
     """How far bfloat16 moves the zeroth-order slopes: root mean squares over directions."""
     net, sampler = load_sampler(checkpoint, CPU)
     schedule = Schedule("cosine", sampler.process.schedule.timesteps, learned=True)
@@ -93,34 +98,43 @@ def rms(x: torch.Tensor) -> float:
     return x.square().mean().sqrt().item()
 
 
-def main():
-    args = parse_arguments()
+def measure(
+    folder: Path, seeds: int, epochs: int, images: int, directions: int, threads: int
+) -> tuple[list[dict], list[dict]]:
+    """A row of FIDs for each network, a row of slopes for each that was trained in float32."""
+    of_fids, of_slopes = [], []
+    for seed in range(seeds):
+        for precision in PRECISIONS:
+            checkpoint = trained(folder, precision, seed, epochs, threads)
+            judge = Judge.from_flags(CPU, **load(checkpoint)["args"])
+            row = {"seed": seed, "trained": precision, "fid": fids(checkpoint, judge, images)}
+            of_fids.append(row)
+            print(json.dumps(row), flush=True)
+            if precision == "float32":
+                of_slopes.append({"seed": seed, **slopes(checkpoint, judge, directions)})
+                print(json.dumps(of_slopes[-1]), flush=True)
+    return of_fids, of_slopes
+
+
+def main(args) -> None:
+    names = ("seeds", "epochs", "images", "directions", "threads")
+    sizes = {name: getattr(args, name) for name in names} | (QUICK if args.quick else {})
     torch.set_num_threads(args.threads)
-    rows, moved = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(args.seeds):
-            for precision in PRECISIONS:
-                checkpoint = trained(Path(folder), args, precision, seed)
-                judge = Judge.from_flags(CPU, **load(checkpoint)["args"])
-                sampled = fids(checkpoint, judge, args.images)
-                rows.append({"seed": seed, "trained": precision, "fid": sampled})
-                print(json.dumps(rows[-1]), flush=True)
-                if precision == "float32":
-                    moved.append({"seed": seed, **slopes(checkpoint, judge, args.directions)})
-                    print(json.dumps(moved[-1]), flush=True)
+        of_fids, of_slopes = measure(Path(folder), **sizes)
     if args.quick:
         return
     record = {
-        "command": " ".join(["python -m benchmarks.bfloat16", *sys.argv[1:]]),
-        "run": " ".join(["train_mnist.py", *WORDS.split(), f"--epochs {args.epochs}"]),
-        "machine": f"torch {torch.__version__}, {platform.machine()} CPU, {args.threads} thread",
+        "command": command_line("bfloat16"),
+        "run": " ".join(["train_mnist.py", *FLAGS, f"--epochs {args.epochs}"]),
+        "machine": machine(threads=args.threads),
         "images": args.images,
         "directions": args.directions,
-        "fids": rows,
-        "slopes": moved,
+        "fids": of_fids,
+        "slopes": of_slopes,
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    write_json("bfloat16", record)
 
 
 if __name__ == "__main__":
-    main()
+    main(ARGS)

@@ -1,26 +1,47 @@
-"""What FID reads when the truth is known: its bias at small n, and its floor on real images.
+"""How far above the true distance does the FID read when it has few images?
 
 python -m benchmarks.fid_bias --data_dir data    writes docs/results/fid_bias.csv and the figure
-python -m benchmarks.fid_bias --data_dir data --floor    writes docs/results/fid_floor.csv
+python -m benchmarks.fid_bias --figure           only draws again
+
+Samples of Gaussians at a known distance from the reference's, and real training images.
 """
 
-import argparse
-import csv
-from pathlib import Path
+from common import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__.splitlines()[0])
+    parser.prog = "python -m benchmarks.fid_bias"
+    add = cli.adder(parser)
+    add("data_dir", "data", "folder that contains MNIST/raw")
+    add("repeats", 5, "draws of each size", type=cli.number(int, 2))
+    add("figure", False, "only draw what is in the CSV file", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.record import RESULTS, ROOT
+from common import figures
 from common.data import load_images
-from common.extractors import load_extractor
-from common.judging import Judge, real_batches, reference_statistics
-from metrics import Reference, frechet_distance, kid
+from common.extractors import Extractor
+from common.judging import Judge, real_batches
+from common.tables import read_csv, write_csv
+from metrics import Reference, frechet_distance
 
 SIZES = (36, 100, 300, 1000, 3000, 10000)
 SCALE = 1.2  # the drawn Gaussian's standard deviation over the reference's
+TABLE, FIGURE = RESULTS / "fid_bias.csv", ROOT / "docs" / "figures" / "fid_bias.png"
+PANELS = {128: "mnist extractor", 2048: "as wide as Inception"}
 
 
-def gaussian_rows(reference, case, distant, repeats):
+def gaussian_rows(reference: Reference, case: str, distant: bool, repeats: int) -> Iterator[dict]:
     """Samples of a Gaussian at a known distance from the reference's: its own, or a wider one."""
     d, scale = len(reference.mean), SCALE if distant else 1.0
     true = float((scale - 1) ** 2 * reference.trace)
@@ -33,7 +54,7 @@ def gaussian_rows(reference, case, distant, repeats):
         yield row(case, d, n, true, values)
 
 
-def image_rows(features, reference, repeats):
+def image_rows(features: Tensor, reference: Reference, repeats: int) -> Iterator[dict]:
     """Real training images beside the test images: no generator can be asked for less."""
     for n in SIZES:
         draws = [features[torch.randperm(len(features))[:n]] for _ in range(repeats)]
@@ -41,9 +62,9 @@ def image_rows(features, reference, repeats):
         yield row("mnist train images", features.shape[1], n, None, values)
 
 
-def row(case, d, n, true, values):
+def row(case: str, d: int, n: int, true: float | None, values: list[float]) -> dict:
     values = torch.tensor(values, dtype=torch.float64)
-    result = {
+    cells = {
         "case": case,
         "d": d,
         "n": n,
@@ -52,107 +73,57 @@ def row(case, d, n, true, values):
         "fid_mean": f"{values.mean():.6g}",
         "fid_std": f"{values.std():.3g}",
     }
-    print(*result.values(), sep=",", flush=True)
-    return result
+    print(*cells.values(), sep=",", flush=True)
+    return cells
 
 
-def inception_like():
+def inception_like() -> Reference:
     """2048 dimensions with a spectrum that falls as 1/i, of total variance 100."""
     variance = 1 / torch.arange(1, 2049, dtype=torch.float64)
     cov = torch.diag(100 * variance / variance.sum())
     return Reference(torch.zeros(2048, dtype=torch.float64), cov, 0, "drawn", "none")
 
 
-def features_of(pixels, extractor):
+def features_of(pixels: Tensor, extractor: Extractor) -> Tensor:
     with torch.no_grad():
         return torch.cat([extractor(x)[0] for x in real_batches(pixels)])
 
 
-def bias(args, extractor, reference):
-    features = features_of(load_images("mnist", args.data_dir, "train"), extractor)
+def measure(data_dir: str, repeats: int) -> None:
+    """Write a row a case and size."""
+    torch.manual_seed(0)
+    judge = Judge.load("mnist", "mnist", data_dir, "cpu", str(ROOT / "cache"))
+    features = features_of(load_images("mnist", data_dir, "train"), judge.extractor)
     rows = []
     for distant in (False, True):
-        rows += gaussian_rows(
-            reference, f"mnist Gaussian{' x 1.2' * distant}", distant, args.repeats
-        )
-    rows += image_rows(features, reference, args.repeats)
+        case = f"mnist Gaussian{' x 1.2' * distant}"
+        rows += gaussian_rows(judge.reference, case, distant, repeats)
+    rows += image_rows(features, judge.reference, repeats)
     wide = inception_like()
     rows += gaussian_rows(wide, "2048 dimensions", False, 2)
     rows += gaussian_rows(wide, "2048 dimensions x 1.2", True, 2)
-    write(rows, "fid_bias.csv")
-    draw(rows)
+    write_csv(TABLE, rows)
 
 
-def floor(args, extractor, reference):
-    """10,000 images each: real ones of both splits, and noise."""
-    pixels = {split: load_images("mnist", args.data_dir, split) for split in ("train", "test")}
-    chosen = pixels["train"][torch.randperm(60000)[:10000]]
-    sets = {
-        "mnist test (itself)": list(real_batches(pixels["test"])),
-        "mnist train": list(real_batches(chosen)),
-        "uniform noise in [-1, 1]": [torch.rand(500, 1, 28, 28) * 2 - 1 for _ in range(20)],
-        "N(0,1) noise, cut to [-1, 1]": [
-            torch.randn(500, 1, 28, 28).clamp(-1, 1) for _ in range(20)
-        ],
-    }
-    real, rows = features_of(pixels["test"], extractor), []
-    for name, batches in sets.items():
-        scores = Judge(extractor, reference).score(batches)
-        with torch.no_grad():
-            scores["kid"] = kid(torch.cat([extractor(x)[0] for x in batches]), real)
-        numbers = {k: f"{scores[k]:.6g}" for k in ("fid", "is_mean", "is_std", "kid")}
-        rows.append({"images": name, "n": scores["n"], **numbers, "reference": reference.name})
-        print(*rows[-1].values(), sep=",", flush=True)
-    write(rows, "fid_floor.csv")
-
-
-def write(rows, name):
-    path = ROOT / "docs" / "results" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def draw(rows):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for panel, d, title in zip(
-        panels, (128, 2048), ("mnist extractor", "as wide as Inception"), strict=True
-    ):
-        for i, case in enumerate(dict.fromkeys(r["case"] for r in rows if r["d"] == d)):
-            chosen = [r for r in rows if r["case"] == case]
-            n, mean, std = ([float(r[k]) for r in chosen] for k in ("n", "fid_mean", "fid_std"))
-            panel.errorbar(n, mean, std, marker="o", markersize=3, color=f"C{i}", label=case)
-            if chosen[0]["true"] and float(chosen[0]["true"]) > 0:
-                label = f"true distance of {case}"
-                panel.axhline(float(chosen[0]["true"]), color=f"C{i}", linestyle=":", label=label)
-        panel.set(xscale="log", yscale="log", xlabel="n images", ylabel="FID")
-        panel.set_title(f"{title}, {d} features")
-        panel.legend(fontsize=7)
-    path = ROOT / "docs" / "figures" / "fid_bias.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", default="data", help="folder that holds MNIST/raw")
-    parser.add_argument("--floor", action="store_true", help="measure real images and noise")
-    parser.add_argument("--repeats", type=int, default=5, help="draws of each size")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    extractor = load_extractor("mnist", "cpu")
-    reference = reference_statistics(
-        "mnist", args.data_dir, "test", extractor, "cpu", str(ROOT / "cache")
-    )
-    (floor if args.floor else bias)(args, extractor, reference)
+def draw_figure() -> None:
+    """FID against n: a panel a width, a colour a case, its true distance as a dotted line."""
+    table = read_csv(TABLE)
+    figure, axes = figures.axes_of(len(PANELS), width=5)
+    cases = list(dict.fromkeys(r["case"] for r in table))
+    for axis, (d, title) in zip(axes, PANELS.items(), strict=True):
+        for case in dict.fromkeys(r["case"] for r in table if r["d"] == d):
+            rows, color = [r for r in table if r["case"] == case], f"C{cases.index(case)}"
+            n, mean, std = ([r[k] for r in rows] for k in ("n", "fid_mean", "fid_std"))
+            axis.errorbar(n, mean, std, marker="o", markersize=3, color=color, label=case)
+            if rows[0]["true"]:  # neither empty nor 0, which a logarithm cannot show
+                axis.axhline(rows[0]["true"], color=color, linestyle=":", label="its true distance")
+        axis.set(xscale="log", yscale="log", xlabel="n images", ylabel="FID")
+        axis.set_title(f"{title}, {d} features")
+    figure.legend(loc="outside right upper", fontsize=7)
+    figures.save(figure, FIGURE)
 
 
 if __name__ == "__main__":
-    main()
+    if not ARGS.figure:
+        measure(ARGS.data_dir, ARGS.repeats)
+    draw_figure()

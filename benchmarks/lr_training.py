@@ -1,4 +1,4 @@
-"""How fast the runs of the learning-rate study are together, beside one after another.
+"""How fast do the runs of the learning-rate study train together, beside one after another?
 
 python -m benchmarks.lr_training            prints the table, writes docs/results/lr_speed.json
 python -m benchmarks.lr_training --quick    2 steps a turn, writes nothing
@@ -8,19 +8,31 @@ averaged model, a run at a time. Both take the same batches, and turns, in one p
 the products of matrices alone, at the speed of a large one measured in the same turns.
 """
 
-import argparse
+from common import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__.splitlines()[0])
+    parser.prog = "python -m benchmarks.lr_training"
+    add = cli.adder(parser)
+    add("quick", False, "take 2 turns of 2 steps and write nothing", action="store_true")
+    add("threads", 0, "CPU threads; 0: as many as torch takes", type=cli.count_or_none)
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
 import copy
 import json
-import os
 import statistics
-import time
-from pathlib import Path
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.record import load_average, write_json
+from benchmarks.timing import seconds
 from common.training import LRSchedule
 from model import Diffusion
 from scheduler import Schedule
@@ -66,12 +78,6 @@ def flops() -> float:
     first = 3 * EMBEDDING * HIDDEN
     rest = BLOCKS * HIDDEN**2 + 2 * HIDDEN
     return 2 * BATCH * (2 * first + 3 * rest)  # nothing goes back through the first layer
-
-
-def seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def measure(turns: int, steps: int) -> dict:
@@ -125,19 +131,18 @@ def measure(turns: int, steps: int) -> dict:
         "turns": turns,
         "steps": steps,
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
+        "load": load_average(),
     }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="2 steps a turn, writes nothing")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
-    args = parser.parse_args()
+def main(args) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
-    found = measure(turns=2 if args.quick else 7, steps=2 if args.quick else 20)
+    found = measure(*((2, 2) if args.quick else (7, 20)))
     print(json.dumps(found, indent=2))
     if not args.quick:
-        path = ROOT / "docs" / "results" / "lr_speed.json"
-        path.write_text(json.dumps(found, indent=2) + "\n")
+        write_json("lr_speed", found)
+
+
+if __name__ == "__main__":
+    main(ARGS)

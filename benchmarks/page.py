@@ -1,93 +1,112 @@
-"""The tables of bench.py's records as the last part of docs/speed.md: python -m benchmarks.page"""
+"""Fill the tables of docs/speed.md from docs/results.
 
-import json
-from pathlib import Path
+python -m benchmarks.page
+"""
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-RESULTS, PAGE = DOCS / "results", DOCS / "speed.md"
-COMPILED = "Our own network compiled"
-RECORDS = {
-    "Measured in float32": "bench",
-    "Measured in bfloat16": "bench_bfloat16",
-    COMPILED: "compiled",
+from common import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__.splitlines()[0])
+    parser.prog = "python -m benchmarks.page"
+    return parser
+
+
+if __name__ == "__main__":  # -h prints help and writes nothing
+    make_parser().parse_args()
+
+from benchmarks.record import ROOT, read_json
+from common.tables import fill_file, markdown
+
+PAGE = ROOT / "docs" / "speed.md"
+# name of the table -> file in docs/results, names of the sides
+TIMES = {
+    "float32": ("bench", ("ours", "plain")),
+    "bfloat16": ("bench_bfloat16", ("ours", "plain")),
+    "compiled": ("compiled", ("compiled", "not compiled")),
 }
-MARK = "<!-- what follows is written by benchmarks/page.py -->\n"
 
 
-def table(record, sides=("ours", "plain")):
-    """A record's times as a table, and its peaks of memory; `sides` is what to call them."""
-    rows = [
-        "| | {}, s | spread | {}, s | spread | ratio |".format(*sides),
-        "|---|---|---|---|---|---|",
-    ]
-    memory = []
+def all_tables() -> dict[str, str]:
+    """Every table of the page by the name of its marks, for the files that are there."""
+    tables = {}
+    for name, (file, sides) in TIMES.items():
+        if record := read_json(file):
+            tables[name] = of_times(record, sides)
+            if record["work"]:
+                tables[f"{name}, floors"] = of_floors(record["work"])
+    if record := read_json("bfloat16"):
+        tables["bfloat16, FID"] = of_fids(record)
+        tables["bfloat16, slopes"] = of_slopes(record)
+    return tables
+
+
+def of_times(record: dict, sides: tuple[str, str]) -> str:
+    """A record's times and its peaks of memory, under the command that measured them."""
+    rows, memory = [], []
     for row in record["rows"]:
         if "GiB" in row:
-            memory.append(f"{row['what'].removeprefix('peak memory, ')} {row['GiB']:.2f} GiB")
+            name = row["what"].removeprefix("peak memory, ")
+            memory.append(f"{name} {row['GiB']:.2f} GiB")
             continue
         cells = [row["what"]]
         for side in ("ours", "plain"):
             s = row.get(side)
             cells += [f"{s['median']:.3g}", f"{s['least']:.3g}–{s['most']:.3g}"] if s else ["", ""]
-        cells.append(f"{row['ratio']:.2f}" if "ratio" in row else "")
-        rows.append(f"| {' | '.join(cells)} |")
-    return f"`{record['command']}`: {record['machine']}.\n\n" + "\n".join(rows) + "\n", memory
+        rows.append([*cells, f"{row['ratio']:.2f}" if "ratio" in row else ""])
+    ours, theirs = sides
+    head = ["", f"{ours}, s", "spread", f"{theirs}, s", "spread", "ratio"]
+    text = f"`{record['command']}`: {record['machine']}.\n\n{markdown(head, rows)}"
+    return text + (f"\n\nPeak memory: {'; '.join(memory)}." if memory else "")
 
 
-def floors(work):
-    """A training step's work as a table."""
-    speed, copy = work["product, GFLOP/s"], work["copy, GB/s"]
-    text = "| | GFLOP | floor, s | GB through operators | floor, s | operators |\n"
-    text += "|---|---|---|---|---|---|\n"
-    for side in ("ours", "plain"):
-        w = work[side]
-        text += f"| {side} | {w['GFLOP']:.1f} | {w['GFLOP'] / speed:.2f} | {w['GB']:.1f} "
-        text += f"| {w['GB'] / copy:.2f} | {w['operators']} |\n"
-    return f"at {speed:.0f} GFLOP/s (a matrix product) and {copy:.1f} GB/s (a copy):\n\n{text}"
+def of_floors(work: dict) -> str:
+    """A training step's work, and how long it would take at the machine's speeds."""
+    product, copy = work["product, GFLOP/s"], work["copy, GB/s"]
+    rows = [
+        [
+            side,
+            f"{work[side]['GFLOP']:.1f}",
+            f"{work[side]['GFLOP'] / product:.2f}",
+            f"{work[side]['GB']:.1f}",
+            f"{work[side]['GB'] / copy:.2f}",
+            work[side]["operators"],
+        ]
+        for side in ("ours", "plain")
+    ]
+    head = ["", "GFLOP", f"floor at {product:.0f} GFLOP/s, s", "GB through operators"]
+    return markdown([*head, f"floor at {copy:.1f} GB/s, s", "operators"], rows)
 
 
-def precision(record):
-    """FIDs and slopes in both precisions."""
+def of_fids(record: dict) -> str:
+    """The FIDs of networks trained and sampled in both precisions."""
+    rows = [
+        [
+            row["seed"],
+            row["trained"],
+            f"{row['fid']['float32']:.2f}",
+            f"{row['fid']['bfloat16']:.2f}",
+        ]
+        for row in record["fids"]
+    ]
     text = f"`{record['command']}`: `{record['run']}` for each seed and precision; "
-    text += f"FID of {record['images']:,} images, extractor `mnist`; {record['machine']}.\n\n"
-    text += "| seed | trained in | sampled in float32 | in bfloat16 |\n|---|---|---|---|\n"
-    for row in record["fids"]:
-        both = " | ".join(f"{row['fid'][kind]:.2f}" for kind in ("float32", "bfloat16"))
-        text += f"| {row['seed']} | {row['trained']} | {both} |\n"
-    text += "\nZeroth-order slopes, with the same noise and directions in both, "
-    text += f"{record['directions']} directions a network:\n\n"
-    text += "| seed | of | size (rms) | moved by bfloat16 (rms) | correlation |\n"
-    text += "|---|---|---|---|---|\n"
+    text += f"FID of {record['images']:,} images, extractor `mnist`; {record['machine']}."
+    head = ["seed", "trained in", "sampled in float32", "sampled in bfloat16"]
+    return f"{text}\n\n{markdown(head, rows)}"
+
+
+def of_slopes(record: dict) -> str:
+    """How far bfloat16 moves the zeroth-order slopes."""
+    rows = []
     for row in record["slopes"]:
         for of in ("schedule", "weights"):
             s = row[of]
-            text += f"| {row['seed']} | {of} | {s['size']:.4g} | {s['moved']:.3g} "
-            text += f"| {s['correlation']:.4f} |\n"
-    return text
-
-
-def whole() -> str:
-    """All tables of the files that are there."""
-    text = ""
-    for title, name in RECORDS.items():
-        record = read(name)
-        if not record:
-            continue
-        sides = ("compiled", "as it is") if title == COMPILED else ("ours", "plain")
-        rows, memory = table(record, sides)
-        text += f"\n## {title}\n\n{rows}"
-        if memory:
-            text += f"\nPeak memory: {'; '.join(memory)}.\n"
-        if record["work"]:
-            text += f"\nA training step's work, and its floors {floors(record['work'])}"
-    record = read("bfloat16")
-    return text + f"\n## What bfloat16 does\n\n{precision(record)}" if record else text
-
-
-def read(name):
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+            numbers = [f"{s['size']:.4g}", f"{s['moved']:.3g}", f"{s['correlation']:.4f}"]
+            rows.append([row["seed"], of, *numbers, record["directions"]])
+    head = ["seed", "of", "size (rms)", "moved by bfloat16 (rms)", "correlation", "directions"]
+    return markdown(head, rows)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(PAGE.read_text().split(MARK)[0] + MARK + whole())
+    fill_file(PAGE, all_tables())
+    print(f"wrote {PAGE}")

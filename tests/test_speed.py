@@ -10,6 +10,9 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
+from benchmarks import bench, page, phases
+from benchmarks.rows import Rows
+from benchmarks.sides import Sides, Sizes
 from common import training
 from common.fast_layers import channels_last, frozen
 from common.fast_unet import Bottleneck, Downsample, FastUNet
@@ -212,27 +215,62 @@ def test_a_compiled_network_is_one_graph_and_the_same():
             torch.testing.assert_close(ours(x, t[:1]), expected)
 
 
-def test_the_benchmark_adds_up_its_phases_and_makes_its_table(monkeypatch, capsys):
-    from benchmarks import bench, page
-
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", "--repeats", "1"])
-    args = bench.parse_arguments()
-    args.base, args.batch_size, args.steps, args.images = 4, 2, 2, 2
-    found = bench.Bench(args)
-    found.iteration()
-    *phases, total, forward = found.rows
+def test_the_benchmark_adds_up_its_phases_and_makes_its_table():
+    sides = Sides(Sizes(base=4, batch_size=2, steps=2, images=2, extractor="mnist"))
+    rows = Rows(sides.device, repeats=1)
+    phases.bilevel_iteration(rows, sides, quick=True)
+    *parts, total, forward = rows.rows
     for side in ("ours", "plain"):
-        parts = sum(row[side]["median"] for row in phases)
-        assert total[side]["median"] == pytest.approx(parts) and parts > 0
+        median = sum(row[side]["median"] for row in parts)
+        assert total[side]["median"] == pytest.approx(median) and median > 0
     assert total["ratio"] == total["ours"]["median"] / total["plain"]["median"]
     assert "forward mode" in forward["what"] and "plain" not in forward
     record = {
         "command": "x",
         "machine": "y",
-        "rows": [*found.rows, {"what": "peak memory, z", "GiB": 1}],
+        "rows": [*rows.rows, {"what": "peak memory, z", "GiB": 1}],
     }
-    text, memory = page.table(record)
-    assert memory == ["z 1.00 GiB"] and text.count("\n|") == len(found.rows) + 2
+    text = page.of_times(record, ("ours", "plain"))
+    assert text.endswith("Peak memory: z 1.00 GiB.") and text.count("\n|") == len(rows.rows) + 2
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        ([], "bench"),
+        (["--amp"], "bench_bfloat16"),
+        (["--compile"], "compiled"),
+        (["--device", "cuda"], "bench_cuda"),
+        (["--device", "cuda:1", "--amp"], "bench_bfloat16_cuda"),
+    ],
+)
+def test_each_device_has_its_own_file_of_results(flags, name):
+    assert bench.result_name(bench.make_parser().parse_args(flags)) == name
+
+
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "__main__" in path.read_text() and path.stem != "gpu"
+)
+
+
+def test_help_of_every_benchmark_is_printed_without_torch_and_writes_nothing():
+    """In one process, so that it is fast: what the first imports, the others would not."""
+    code = (
+        "import contextlib, io, runpy, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    output, sys.argv[1:] = io.StringIO(), ['-h']\n"
+        "    try:\n"
+        "        with contextlib.redirect_stdout(output):\n"
+        "            runpy.run_module('benchmarks.' + name, run_name='__main__')\n"
+        "    except SystemExit as stopped: assert stopped.code == 0, name\n"
+        "    assert f'python -m benchmarks.{name}' in output.getvalue(), name\n"
+        "    assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules), name\n"
+    )
+    command = [sys.executable, "-c", code, *COMMANDS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert len(COMMANDS) >= 12 and done.returncode == 0, done.stderr
 
 
 def test_adamw_is_torchs_to_the_bit():
