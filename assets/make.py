@@ -28,7 +28,6 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
-import argparse
 import hashlib
 import json
 
@@ -66,7 +65,10 @@ def ship(run: Path, assets: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     state["args"] = {k: v for k, v in state["args"].items() if k not in PLACES}
     checkpoint.save(assets / NETWORK, {name: state[name] for name in KEPT})
-    flags = cli.to_argv(train_mnist.make_parser(), argparse.Namespace(**state["args"]))
+    parser = train_mnist.make_parser()
+    args = parser.parse_args([])
+    vars(args).update(state["args"])  # the flags that this version does not know are left out
+    flags = cli.to_argv(parser, args)
     record = {"command": " ".join(["python train_mnist.py", *flags])}
     record |= {name: about[name] for name in FACTS} | summary
     (assets / NETWORK).with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")

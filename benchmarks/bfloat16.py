@@ -64,18 +64,18 @@ def trained(folder: Path, precision: str, seed: int, epochs: int, threads: int) 
 def fids(checkpoint: Path, judge: Judge, images: int) -> dict[str, float]:
     """The FID of one network's images, sampled in either precision from the same noise."""
     net, sampler = load_sampler(checkpoint, CPU)
-    found = {}
+    scores = {}
     for precision in PRECISIONS:
         sampler.settings = replace(sampler.settings, amp=precision == "bfloat16")
-        found[precision] = evaluate(sampler, net, images, judge, "evaluation")["fid"]
-    return found
+        scores[precision] = evaluate(sampler, net, images, judge, "evaluation")["fid"]
+    return scores
 
 
 def slopes(checkpoint: Path, judge: Judge, directions: int) -> dict[str, dict]:
     """How far bfloat16 moves the zeroth-order slopes: root mean squares over directions."""
     net, sampler = load_sampler(checkpoint, CPU)
     schedule = Schedule("cosine", sampler.process.schedule.timesteps, learned=True)
-    found = {"schedule": [], "weights": []}
+    gradients = {"schedule": [], "weights": []}
     for precision in PRECISIONS:
         settings = replace(SLOPES, amp=precision == "bfloat16")
         upper = UpperLevel(sampler, judge, schedule, settings)
@@ -83,14 +83,14 @@ def slopes(checkpoint: Path, judge: Judge, directions: int) -> dict[str, dict]:
             of_q = [upper.slope_of_schedule(net, i) for i in range(directions)]
             of_z = [upper.slope_of_weights(net, i) for i in range(directions)]
         for name, each in (("schedule", of_q), ("weights", of_z)):
-            found[name].append(torch.stack([slope.gradient for slope in each]).double())
+            gradients[name].append(torch.stack([slope.gradient for slope in each]).double())
     return {
         name: {
             "size": rms(exact),
             "moved": rms(rough - exact),
             "correlation": torch.corrcoef(torch.stack([exact, rough]).flatten(1))[0, 1].item(),
         }
-        for name, (exact, rough) in found.items()
+        for name, (exact, rough) in gradients.items()
     }
 
 

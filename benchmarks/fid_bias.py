@@ -116,7 +116,9 @@ def draw_figure() -> None:
             n, mean, std = ([r[k] for r in rows] for k in ("n", "fid_mean", "fid_std"))
             axis.errorbar(n, mean, std, marker="o", markersize=3, color=color, label=case)
             if rows[0]["true"]:  # neither empty nor 0, which a logarithm cannot show
-                axis.axhline(rows[0]["true"], color=color, linestyle=":", label="its true distance")
+                axis.axhline(
+                    rows[0]["true"], color=color, linestyle=":", label=f"true distance of {case}"
+                )
         axis.set(xscale="log", yscale="log", xlabel="n images", ylabel="FID")
         axis.set_title(f"{title}, {d} features")
     figure.legend(loc="outside right upper", fontsize=7)

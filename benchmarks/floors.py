@@ -30,18 +30,18 @@ class Traffic(TorchDispatchMode):
 
 def work(sides: Sides) -> dict:
     """Operations and bytes of a training step of each side, and the speeds of the machine."""
-    found = {}
+    result = {}
     for name, net in (("ours", sides.ours), ("plain", sides.plain)):
         with FlopCounterMode(display=False) as flops, torch.inference_mode():
             net(sides.x0, torch.ones(len(sides.x0), dtype=torch.long, device=sides.device))
         with Traffic() as traffic:
             sides.train(net)
-        found[name] = {
+        result[name] = {
             "GFLOP": 3 * flops.get_total_flops() / 1e9,  # forward, and two products back
             "GB": traffic.bytes / 1e9,
             "operators": traffic.calls,
         }
-    return found | speeds(sides.device)
+    return result | speeds(sides.device)
 
 
 def speeds(device: torch.device) -> dict[str, float]:

@@ -77,11 +77,11 @@ def measure(points: int, turns: int) -> dict:
 
 def main(args) -> None:
     torch.set_num_threads(1)
-    found = measure(100 if args.quick else POINTS, 1 if args.quick else args.turns)
-    for name, value in found.items():
+    result = measure(100 if args.quick else POINTS, 1 if args.quick else args.turns)
+    for name, value in result.items():
         print(f"{name:20s} {value:.4g}")
     if not args.quick:
-        write_json("lr_sampling", {"command": command_line("lr_sampling"), **found})
+        write_json("lr_sampling", {"command": command_line("lr_sampling"), **result})
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from model import Diffusion
 from scheduler import Schedule
 from studies.lr_schedules import together
 from studies.lr_schedules.options import SCHEDULES, SETS
-from studies.lr_schedules.recipes import Recipe
+from studies.lr_schedules.recipes import the_five
 from studies.lr_schedules.stack import BLOCKS, EMBEDDING, HIDDEN
 
 BATCH, RATE, STEPS, EPOCH = 256, 3e-4, 10000, 390
@@ -80,47 +80,57 @@ def flops() -> float:
     return 2 * BATCH * (2 * first + 3 * rest)  # nothing goes back through the first layer
 
 
-def measure(turns: int, steps: int) -> dict:
-    """Medians over the turns of a step of all 20 runs, in seconds."""
-    process = Diffusion(Schedule("ddpm_unscaled", together.TIMESTEPS))
-    data = {name: torch.randn(10000, 2) for name in SETS}
-    recipes = [Recipe(name, name, {}) for name in SCHEDULES]
-    net = together.first_net(0)
-    plains = {n: [Plain(r, RATE, STEPS, EPOCH, net) for r in recipes] for n in SETS}
-    groups = {n: together.Together(recipes, RATE, STEPS, EPOCH, net) for n in SETS}
-    at = {"step": 0}
+class Sides:
+    """All runs of the study twice: one after another, and together; both take the same steps."""
 
-    def all_plain():
-        for name, runs in plains.items():
+    def __init__(self):
+        self.process = Diffusion(Schedule("ddpm_unscaled", together.TIMESTEPS))
+        self.data = {name: torch.randn(10000, 2) for name in SETS}
+        recipes, net = the_five({}), together.first_net(0)
+        self.plains = {n: [Plain(r, RATE, STEPS, EPOCH, net) for r in recipes] for n in SETS}
+        self.groups = {n: together.Together(recipes, RATE, STEPS, EPOCH, net) for n in SETS}
+
+    def one_after_another(self, steps: range) -> None:
+        for name, runs in self.plains.items():
             for run in runs:
-                for step in range(at["step"], at["step"] + steps):
-                    x0s, t, eps = together.batch({name: data[name]}, BATCH, 0, step)
-                    run.step(process, x0s[name], t, eps)
+                for step in steps:
+                    x0s, t, eps = together.batch({name: self.data[name]}, BATCH, 0, step)
+                    run.step(self.process, x0s[name], t, eps)
 
-    def all_together():
-        for step in range(at["step"], at["step"] + steps):
-            x0s, t, eps = together.batch(data, BATCH, 0, step)
-            for name, group in groups.items():
-                group.step(process, x0s[name], t, eps)
+    def together(self, steps: range) -> None:
+        for step in steps:
+            x0s, t, eps = together.batch(self.data, BATCH, 0, step)
+            for name, group in self.groups.items():
+                group.step(self.process, x0s[name], t, eps)
 
+
+def times_of_turns(turns: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of a step of all 20 runs in each turn, and of a large product."""
+    sides = Sides()
     a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
     times = {"plain": [], "together": [], "product": []}
     for turn in range(turns + 1):
+        of_turn = range(turn * steps, (turn + 1) * steps)
         measured = {
-            "plain": seconds(all_plain) / steps,
-            "together": seconds(all_together) / steps,
+            "plain": seconds(lambda of_turn=of_turn: sides.one_after_another(of_turn)) / steps,
+            "together": seconds(lambda of_turn=of_turn: sides.together(of_turn)) / steps,
             "product": min(seconds(lambda: a @ b) for _ in range(5)),
         }
-        at["step"] += steps
         for name, value in measured.items():
             if turn:  # the first turn warms up
                 times[name].append(value)
-    result = {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def measure(turns: int, steps: int) -> dict:
+    """Medians over the turns, in seconds, and what the processor could do."""
+    times = times_of_turns(turns, steps)
+    medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = [p / t for p, t in zip(times["plain"], times["together"], strict=True)]
-    speed = 2 * SIDE**3 / result.pop("product")
+    speed = 2 * SIDE**3 / medians.pop("product")
     runs = len(SETS) * len(SCHEDULES)
     return {
-        **result,
+        **medians,
         "ratio": statistics.median(ratios),
         "ratio_lowest": min(ratios),
         "ratio_highest": max(ratios),
@@ -138,10 +148,10 @@ def measure(turns: int, steps: int) -> dict:
 def main(args) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
-    found = measure(*((2, 2) if args.quick else (7, 20)))
-    print(json.dumps(found, indent=2))
+    result = measure(*((2, 2) if args.quick else (7, 20)))
+    print(json.dumps(result, indent=2))
     if not args.quick:
-        write_json("lr_speed", found)
+        write_json("lr_speed", result)
 
 
 if __name__ == "__main__":

@@ -19,24 +19,24 @@ def all_tables(
     sampling: dict | None = None,
 ) -> dict[str, str]:
     """Every table for which there are numbers."""
-    found = {"what was run": of_the_runs(numbers)} | comparison_tables(numbers)
+    tables = {"what was run": of_the_runs(numbers)} | comparison_tables(numbers)
     if "constant" in numbers.schedules:
-        found["what the noise schedule costs"] = of_the_noise_schedule(numbers)
+        tables["what the noise schedule costs"] = of_the_noise_schedule(numbers)
     if set(numbers.schedules) == set(NAMES):
-        found["the two lowest divergences"] = of_the_lowest(numbers)
-        found["divergence over the constant rate's"] = of_the_ratios(numbers)
-        found["time of the schedules"] = of_the_schedules_time(numbers)
+        tables["the two lowest divergences"] = of_the_lowest(numbers)
+        tables["divergence over the constant rate's"] = of_the_ratios(numbers)
+        tables["time of the schedules"] = of_the_schedules_time(numbers)
     if sweep:
-        found["sweep"] = of_the_sweep(sweep)
-        found["sweep, summary"] = of_the_sweeps_range(sweep)
+        tables["sweep"] = of_the_sweep(sweep)
+        tables["sweep, summary"] = of_the_sweeps_range(sweep)
     if digits:
-        found["digits"] = of_the_digits(digits)
+        tables["digits"] = of_the_digits(digits)
     if speed:
-        found["time"] = of_the_speed(speed, max(numbers.steps))
-        found["how the time was measured"] = of_the_measurement(speed)
+        tables["time"] = of_the_speed(speed, max(numbers.steps))
+        tables["how the time was measured"] = of_the_measurement(speed)
     if sampling:
-        found["sampling"] = of_the_sampling(sampling)
-    return found
+        tables["sampling"] = of_the_sampling(sampling)
+    return tables
 
 
 def of_the_runs(numbers: Numbers) -> str:
