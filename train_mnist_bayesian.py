@@ -7,10 +7,10 @@ python train_mnist_bayesian.py --resume latest          resume an interrupted se
 """
 
 import argparse
-from itertools import product
 
 from common import cli, flags
-from common.families import FAMILIES, NAMES, among, complete, table_of
+from common.families import FAMILIES, NAMES, among
+from search.space import check_space, settle_ranges, space_of
 
 
 def make_parser() -> cli.Parser:
@@ -59,51 +59,21 @@ def add_search(add) -> None:
 def check(args) -> None:
     flags.check_common(args)
     flags.check_schedule(args)
-    own = table_of(args.scheduler_type, among(vars(args)))
-    if not own:
-        raise ValueError(f"--scheduler_type {args.scheduler_type} has no parameter to search")
     args.fix = args.fix or []
-    for name in args.fix:
-        if name not in own:
-            raise ValueError(
-                f"--fix {name}: the {args.scheduler_type} schedule has no such parameter"
-            )
-    for name in NAMES:
-        given = getattr(args, f"{name}_range")
-        if given and (name not in own or name in args.fix):
-            raise ValueError(f"--{name}_range: {name} is not searched")
-        free = name in own and name not in args.fix
-        setattr(args, f"{name}_range", list(given or own[name].search) if free else None)
-    check_ranges(args, ranges_of(args))
+    given = {name: getattr(args, f"{name}_range") for name in NAMES}
+    ranges = settle_ranges(args.scheduler_type, among(vars(args)), given, args.fix)
+    vars(args).update({f"{name}_range": limits for name, limits in ranges.items()})
+    check_space(args.scheduler_type, among(vars(args)), ranges_of(args), not args.no_warm_start)
     if not args.eval_samples:
         raise ValueError("--eval_samples 0: a search needs the final FID as its objective")
     if args.prune and (args.epochs < 2 or not args.fid_samples):
         raise ValueError("--prune requires --fid_samples and at least 2 --epochs")
 
 
-def check_ranges(args, ranges: dict[str, tuple]) -> None:
-    if not ranges:
-        raise ValueError("--fix leaves no parameter to search")
-    fixed = among(vars(args))
-    for name, (low, high) in ranges.items():
-        if not low < high:
-            raise ValueError(f"--{name}_range {low:g} {high:g}: the first must be below the second")
-        value = getattr(args, name)
-        if not (low <= value <= high or args.no_warm_start):
-            raise ValueError(
-                f"trial 0 has {name} {value:g}, outside --{name}_range {low:g} {high:g}: "
-                "change one of them or give --no_warm_start"
-            )
-    given = {name: limits for name, limits in ranges.items() if name in NAMES}
-    for corner in product(*given.values()):  # valid at the corners implies valid inside
-        complete(args.scheduler_type, fixed | dict(zip(given, corner, strict=True)))
-
-
-def ranges_of(args) -> dict[str, tuple]:
+def ranges_of(args) -> dict[str, tuple[float, float]]:
     """The search space: name -> (low, high)."""
-    table = table_of(args.scheduler_type, among(vars(args)))
-    given = {name: getattr(args, f"{name}_range", p.search) for name, p in table.items()}
-    return {name: tuple(limits) for name, limits in given.items() if limits}
+    ranges = {name: getattr(args, f"{name}_range") for name in NAMES}
+    return space_of(args.scheduler_type, among(vars(args)), ranges)
 
 
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
@@ -112,22 +82,22 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 import json
 import shlex
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
 
 import train_mnist
-from common import checkpoint, figures
-from common.errors import Stop, guarded
-from common.judging import Judge, judge_checkpoint
+from common import checkpoint
+from common.errors import guarded
+from common.judging import Judge
 from common.loop import run_script
-from common.machine import peak_memory, progress_bar
+from common.machine import progress_bar
 from common.run import Run
 from common.sampling import SamplerSettings
 from scheduler import Schedule
+from search import results
 from search.ledger import Ledger
-from search.points import Points, fitted
+from search.points import Points, grid_plan
 from search.trials import Workers
 
 
@@ -135,28 +105,31 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
     """Ask, try, tell, until the budget is spent; from wherever the ledger ends."""
     ledger = Ledger(run.folder / "search.jsonl", run.log)
     run.elapsed = max((row["at"] for row in ledger.rows.values()), default=0.0)
-    first = [] if args.no_warm_start else [{name: getattr(args, name) for name in ranges_of(args)}]
-    points, done, reason = Points(args, ranges_of(args), first), 0, ""
+    space, first = ranges_of(args), first_points(args)
+    points = Points(args.strategy, args.n_calls, args.n_initial, args.search_seed, space, first)
+    if args.strategy == "grid":
+        run.log(grid_plan(space, args.n_calls, first))
+    done, reason = 0, ""
     with (
         Workers(args.jobs, run) as workers,
         progress_bar(total=args.n_calls, initial=len(ledger.rows), desc=args.strategy) as bar,
     ):
-        while done < args.n_calls and not (reason := enough(args, run, ledger, done)):
+        while done < args.n_calls and not (reason := why_stop(args, run, ledger, done)):
             asked = points.ask(min(args.jobs, args.n_calls - done))
             if not asked:
-                reason = "the grid is through"
+                reason = "the grid has no more points"
                 break
             limit = ledger.limit(done) if args.prune else None
             batch = {done + i: ledger.known(done + i, point) for i, point in enumerate(asked)}
             tasks = {
-                i: (run.folder / "trials" / f"{i:03d}", trial_arguments(args, point, i), limit)
+                i: (results.trial_folder(run, i), trial_arguments(args, point, i), limit)
                 for i, point in batch.items()
                 if i not in ledger.rows
             }
             for i, result in workers(tasks):
                 row = {"trial": i, "parameters": batch[i], "seed": args.seed, **result}
                 ledger.add(row | {"at": round(run.seconds(), 3)})
-                run.log(in_words(row))
+                run.log(results.trial_line(row))
                 bar.update()
                 bar.set_postfix(best=f"{best['objective']:.5g}" if (best := ledger.best()) else "-")
             done += len(batch)
@@ -167,102 +140,79 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
     return conclude(args, run, images.device, ledger, points.seconds)
 
 
-def enough(args, run: Run, ledger: Ledger, done: int) -> str:
+def first_points(args) -> list[dict]:
+    """Trial 0: the schedule of --start, --end, --tau and --epsilon."""
+    return [] if args.no_warm_start else [{name: getattr(args, name) for name in ranges_of(args)}]
+
+
+def why_stop(args, run: Run, ledger: Ledger, done: int) -> str:
     """Why no further trial should begin, or nothing."""
     best = ledger.best(before=done)
     if args.patience and best and done - 1 - best["trial"] >= args.patience:
-        return f"{args.patience} trials in a row brought nothing better (--patience)"
+        return f"{args.patience} trials in a row brought no improvement (--patience)"
     if args.deadline and run.seconds() >= args.deadline and done >= len(ledger.rows):
-        return f"{args.deadline:g} seconds are over (--deadline)"
+        return f"{args.deadline:g} seconds have passed (--deadline)"
     return ""
 
 
 def trial_arguments(args, point: dict, number: int) -> argparse.Namespace:
     """The arguments of train_mnist.py for a point, on this trial's share of the machine."""
-    actions = train_mnist.make_parser()._actions
-    flags = {a.dest: getattr(args, a.dest, a.default) for a in actions if a.dest != "help"}
-    flags |= point | {"schedule_from": None, "resume": None}
+    parser = train_mnist.make_parser()
+    given = {name: value for name, value in vars(args).items() if name in vars(parser.defaults())}
+    given |= among(vars(args)) | point | {"schedule_from": None, "resume": None}
     gpus = torch.cuda.device_count()
     if args.jobs > 1 and gpus > 1 and not args.cpu and args.device in ("auto", "cuda"):
-        flags["device"] = f"cuda:{number % gpus}"
+        given["device"] = f"cuda:{number % gpus}"
     if args.jobs > 1 and not args.threads:
-        flags["threads"] = max(1, torch.get_num_threads() // args.jobs)
-    return argparse.Namespace(**flags)
+        given["threads"] = max(1, torch.get_num_threads() // args.jobs)
+    return parser.defaults(**given)
 
 
-def conclude(args, run: Run, device, ledger: Ledger, seconds: float) -> dict:
-    """Table, figures, the best schedule and how it does on noise that did not choose it."""
-    rows, best = list(ledger.rows.values()), ledger.best()
-    if not rows:
-        raise Stop(f"{run.folder}: ended before the first trial; a longer --deadline is needed")
-    if not best:
-        raise Stop(f"{run.folder}: all {len(rows)} trials failed; the first: {rows[0]['reason']}")
-    run.log("best first:\n" + "\n".join(in_words(row) for row in sorted(rows, key=by_objective)))
-    folder = run.folder / "trials" / f"{best['trial']:03d}"
-    judge, settings = (kind.from_flags for kind in (Judge, SamplerSettings))
-    fresh = judge_checkpoint(
-        checkpoint.newest(folder),
-        judge(device, **vars(args)),
-        device,
-        args.eval_samples,
-        settings(**vars(args)),
-        "fresh noise",
-        run,
+def conclude(args, run: Run, device, ledger: Ledger, optimizer_seconds: float) -> dict:
+    """Table, figures, the best schedule, and how it and the default do on held-out noise."""
+    best, rows = results.best_of(run, ledger), list(ledger.rows.values())
+    run.log(results.trials_table(rows))
+    compared = {"best": best}
+    if not args.no_warm_start and ledger.rows[0]["status"] == "ok":
+        compared["default"] = ledger.rows[0]
+    settings = SamplerSettings.from_flags(**vars(args))
+    judge = Judge.from_flags(device, **vars(args))
+    scores = results.judge_on_held_out_noise(
+        run, compared, judge, settings, args.eval_samples, device
     )
 
+    values = among(vars(args)) | best["parameters"]
+    schedule = Schedule(args.scheduler_type, args.timesteps, **values)
     default = Schedule(args.scheduler_type, args.timesteps)
-    schedule = Schedule(args.scheduler_type, args.timesteps, **values_of(args, best["parameters"]))
-    run.write_json("schedule.json", schedule.to_dict())
-    figures.plot_schedules(
-        run.folder / "figures" / "schedule.png", {"default": default, "best": schedule}
-    )
-    figures.plot_search(run.folder / "figures", fitted(args, ranges_of(args), rows))
+    results.save_best(run, default, schedule, ranges_of(args), args.search_seed, rows)
     run.log(f"to train with it: {retraining(args, run.folder / 'schedule.json')}")
     for row in rows:
         run.evaluations.update(row["network_evaluations"])
-    counts = Counter(row["status"] for row in rows)
-    summary = {"strategy": args.strategy, "trials": len(rows), **counts, "best": best["trial"]}
-    summary |= {"objective": best["objective"], **schedule.values(), **fresh}
-    summary["optimizer_seconds"] = round(seconds, 3)
-    steps = args.timesteps if args.sampler == "ddpm" else args.backward_steps
-    for name in peak_memory():
-        summary[f"trials_peak_{name}"] = max(row["peak_memory"].get(name, 0) for row in rows)
-    return run.finish(summary, drawn=args.eval_samples * steps)
+    summary = {
+        "strategy": args.strategy,
+        **results.totals(rows),
+        "best": best["trial"],
+        "objective": best["objective"],
+        **schedule.values(),
+        **scores["best"],
+        "default": scores.get("default"),
+        "optimizer_seconds": round(optimizer_seconds, 3),
+    }
+    drawn = len({row["trial"] for row in compared.values()}) * args.eval_samples
+    return run.finish(summary, drawn=drawn * settings.steps)
 
 
-def by_objective(row: dict) -> tuple:
-    value = row["objective"]
-    return (value is None, value, row["trial"])
-
-
-def in_words(row: dict) -> str:
-    """A line of the table of trials."""
-    values = ", ".join(f"{name} {value:.4g}" for name, value in row["parameters"].items())
-    said = row["reason"] or f"FID {row['objective']:.5g} (n {row['n']})"
-    seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
-    return f"trial {row['trial']:3d} {row['status']:7s} {values:55s} {seconds:>7s}  {said}"
-
-
-def values_of(args, point: dict) -> dict[str, float]:
-    """All parameters of a point's schedule, the fixed ones too."""
-    table = table_of(args.scheduler_type, among(vars(args)))
-    return {name: point.get(name, getattr(args, name)) for name in table}
-
-
-def retraining(args, schedule) -> str:
+def retraining(args, schedule: Path) -> str:
     """The command that trains with a schedule as the trials did."""
-    mine = trial_arguments(args, {}, 0)
-    mine.schedule_from, mine.device = str(schedule), args.device
-    mine.threads = args.threads
+    one = trial_arguments(args, {}, 0)
+    one.schedule_from, one.device, one.threads = str(schedule), args.device, args.threads
     if isinstance(args.sampling_schedule, dict):  # a file's content; the file may be gone
-        mine.sampling_schedule = str(schedule.with_name("sampling_schedule.json"))
-        checkpoint.write_atomically(
-            Path(mine.sampling_schedule), json.dumps(args.sampling_schedule).encode()
-        )
+        one.sampling_schedule = str(schedule.with_name("sampling_schedule.json"))
+        content = json.dumps(args.sampling_schedule).encode()
+        checkpoint.write_atomically(Path(one.sampling_schedule), content)
     skip = {*NAMES, "scheduler_type", "timesteps"}
-    return shlex.join(
-        ["python", "train_mnist.py", *cli.to_argv(train_mnist.make_parser(), mine, skip)]
-    )
+    argv = cli.to_argv(train_mnist.make_parser(), one, skip)
+    return shlex.join(["python", "train_mnist.py", *argv])
 
 
 def print_plan(args, images) -> None:
@@ -270,6 +220,8 @@ def print_plan(args, images) -> None:
     print(f"{args.strategy}, {args.n_calls} trials, {args.jobs} at once, over")
     for name, (low, high) in ranges_of(args).items():
         print(f"  {name} in [{low:g}, {high:g}]")
+    if args.strategy == "grid":
+        print(grid_plan(ranges_of(args), args.n_calls, first_points(args)))
     print("a trial:")
     train_mnist.print_plan(trial_arguments(args, {}, 0), images)
 

@@ -37,6 +37,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: Help(prog, width=100),
         )
 
+    def defaults(self, **given) -> argparse.Namespace:
+        """The arguments of a command line that sets what is given and nothing else."""
+        names = (action.dest for action in self._actions if action.dest != "help")
+        return argparse.Namespace(**{name: self.get_default(name) for name in names} | given)
+
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (-h explains the flags)\n")
 

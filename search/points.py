@@ -14,18 +14,27 @@ TUNING_ORDER = ("tau", "start", "end", "epsilon")  # a grid's first levels go wh
 class Points:
     """What to try next: ask for points, tell what they gave."""
 
-    def __init__(self, args, ranges: dict[str, tuple], first: list[dict]):
+    def __init__(
+        self,
+        strategy: str,
+        n_calls: int,
+        n_initial: int,
+        search_seed: int,
+        ranges: dict[str, tuple[float, float]],
+        first: list[dict],
+    ):
+        """`first` are points to try before the strategy's own; `n_calls` counts them too."""
         self.ranges, self.listed, self.optimizer = ranges, list(first), None
-        self.random = np.random.default_rng(args.search_seed)
+        self.random = np.random.default_rng(search_seed)
         self.seconds = 0.0  # the optimizer's own
         self.asked, self.values, self.untold = [], [], []
-        left = args.n_calls - len(first)
-        if args.strategy == "random":
+        left = n_calls - len(first)
+        if strategy == "random":
             self.listed += [self._at_random() for _ in range(left)]
-        elif args.strategy == "grid":
+        elif strategy == "grid":
             self.listed += [point for point in grid(ranges, left) if point not in first]
         else:
-            self.optimizer = gaussian_process(ranges, args.n_initial, args.search_seed)
+            self.optimizer = gaussian_process(ranges, n_initial, search_seed)
 
     def ask(self, k: int) -> list[dict]:
         """The next k points; fewer, or none, when a grid is through."""
@@ -66,10 +75,9 @@ class Points:
         self.seconds += time.monotonic() - began
 
 
-def fitted(args, ranges: dict[str, tuple], rows: list[dict]):
+def fitted(ranges: dict[str, tuple], search_seed: int, rows: list[dict]):
     """For scikit-optimize's plots: a Gaussian process fitted to all trials of any strategy."""
-    points = Points(args, ranges, [])
-    points.optimizer = gaussian_process(ranges, 1, args.search_seed)
+    points = Points("bayesian", len(rows), 1, search_seed, ranges, [])
     rows = sorted(rows, key=lambda row: row["trial"])
     points.tell([row["parameters"] for row in rows], [row["objective"] for row in rows])
     return points.optimizer.get_result()
@@ -83,20 +91,48 @@ def gaussian_process(ranges: dict[str, tuple], n_initial: int, seed: int):
     return Optimizer(space, "GP", n_initial_points=n_initial, random_state=seed, n_jobs=1)
 
 
-def grid(ranges: dict[str, tuple], budget: int) -> list[dict]:
-    """All combinations of evenly spaced levels, as many levels as the budget allows."""
+def grid_levels(ranges: dict[str, tuple], budget: int) -> dict[str, list[float]]:
+    """Evenly spaced levels of each parameter, as many as the budget allows for all combinations."""
     tuned = [name for name in TUNING_ORDER if name in ranges]
-    levels = dict.fromkeys([*tuned, *ranges], 1)
+    counts = dict.fromkeys([*tuned, *ranges], 1)
     while True:
-        for name in sorted(levels, key=levels.get):  # the coarsest first
-            if math.prod(levels.values()) // levels[name] * (levels[name] + 1) <= budget:
-                levels[name] += 1
+        for name in sorted(counts, key=counts.get):  # the coarsest first
+            if math.prod(counts.values()) // counts[name] * (counts[name] + 1) <= budget:
+                counts[name] += 1
                 break
         else:
             break
-    axes = []
-    for name, (low, high) in ranges.items():
-        k = levels[name]
-        axes.append(np.linspace(low, high, k).tolist() if k > 1 else [(low + high) / 2])
-    points = [dict(zip(ranges, x, strict=True)) for x in product(*axes)]
-    return points[:budget]
+    return {
+        name: np.linspace(low, high, counts[name]).tolist()
+        if counts[name] > 1
+        else [(low + high) / 2]
+        for name, (low, high) in ranges.items()
+    }
+
+
+def grid(ranges: dict[str, tuple], budget: int) -> list[dict]:
+    """All combinations of the levels; none if there is no budget."""
+    combinations = product(*grid_levels(ranges, budget).values())
+    return [dict(zip(ranges, x, strict=True)) for x in combinations][:budget]
+
+
+def grid_plan(ranges: dict[str, tuple], n_calls: int, first: list[dict]) -> str:
+    """Which points a grid tries, and why they are fewer than --n_calls."""
+    budget = n_calls - len(first)
+    levels = grid_levels(ranges, budget)
+    points = [point for point in grid(ranges, budget) if point not in first]
+    trials = len(first) + len(points)
+    lines = ["the grid has every combination of"]
+    lines += [
+        f"  {name} {', '.join(f'{value:.5g}' for value in values)}"
+        for name, values in levels.items()
+    ]
+    default = " beside the schedule of trial 0" if first else ""
+    lines.append(f"which makes {len(points)} points{default}: {trials} trials")
+    if trials < n_calls:
+        lines[-1] += (
+            f" of --n_calls {n_calls}, since another level of any parameter would exceed it"
+            if len(points) == len(grid(ranges, budget))
+            else f" of --n_calls {n_calls}, since the schedule of trial 0 is one of the grid's"
+        )
+    return "\n".join(lines)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,8 @@ from common.machine import peak_memory, setup
 from common.run import Run
 
 CONTEXT = multiprocessing.get_context("spawn")
+GRACE_SECONDS = 0.5
+ATTEMPTS = 3  # pools to start for one set of trials
 
 
 class Pruned(Exception):
@@ -27,8 +30,8 @@ class Pruned(Exception):
 
 
 class Trial(Run):
-    """A training run that knows how its elders stood at half their epochs, and that may be told
-    to stop."""
+    """A training run that ends at half its epochs if it is worse than `limit`, or when the search
+    is interrupted."""
 
     stop = None  # what all processes of a search share: 1 when it is interrupted
 
@@ -37,9 +40,10 @@ class Trial(Run):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a pool that lost a process ends the others
         return self
 
-    def __init__(self, folder: Path, args, limit: float | None, device, **facts):
-        self.epochs, self.halfway, self.limit = args.epochs, args.epochs // 2, limit
-        super().__init__(folder, "train", vars(args), device, **facts)
+    def __init__(self, folder: Path, arguments: dict, limit: float | None, device, **facts):
+        self.epochs = arguments["epochs"]
+        self.halfway, self.limit = self.epochs // 2, limit
+        super().__init__(folder, "train", arguments, device, **facts)
 
     def prune(self, epoch: int, scores: dict) -> None:
         """Called after each epoch: end a trial that is worse than the median at half its epochs."""
@@ -66,36 +70,45 @@ def _training_images(dataset, data_dir):
 
 
 def run_trial(folder: Path, args, limit: float | None) -> dict:
-    """One training in its folder, from wherever it stands; what goes wrong is its result."""
+    """One run of train_mnist.py with its `args`, from wherever it stands; an error is a result."""
     folder.mkdir(parents=True, exist_ok=True)
     device = setup(args.device, args.cpu, args.threads)
     images = _training_images(args.dataset, args.data_dir).to(device)
-    result = {"status": "failed", "reason": None, "objective": None, "n": args.eval_samples}
     with (
         open(os.devnull, "w") as nowhere,  # the trial's log.txt has it all
         redirect_stdout(nowhere),
         redirect_stderr(nowhere),
-        Trial(folder, args, limit, device, data=fingerprint(images)) as trial,
+        Trial(folder, vars(args), limit, device, data=fingerprint(images)) as trial,
     ):
-        try:
-            if trial.finished:  # but the search ended before it could write that down
-                summary = json.loads((folder / "summary.json").read_text())
-            else:
-                summary = train_mnist.train(args, trial, images, trial.prune)
-            result |= {"status": "ok", "objective": summary["fid"], "seconds": summary["seconds"]}
-            trial.evaluations = summary["network_evaluations"]
-        except Pruned as error:
-            result |= {"status": "pruned", "reason": str(error)}
-        except OSError:
-            raise  # a full disk is the search's trouble, not the schedule's
-        except Exception as error:
-            interrupted = isinstance(error, Stop) and error.code >= 128
-            said = str(error) if isinstance(error, Stop) else f"{type(error).__name__}: {error}"
-            status = "interrupted" if interrupted else "failed"
-            result |= {"status": status, "reason": said.splitlines()[0]}
-        found = {"network_evaluations": dict(trial.evaluations), "half": trial.half()}
-        found["peak_memory"] = peak_memory()
-        return {"seconds": round(trial.seconds(), 3)} | found | result
+        result = {"objective": None, "n": args.eval_samples, **_outcome(args, trial, images)}
+        return {
+            "seconds": round(trial.seconds(), 3),
+            "network_evaluations": dict(trial.evaluations),
+            "half": trial.half(),
+            "peak_memory": peak_memory(),
+        } | result
+
+
+def _outcome(args, trial: Trial, images) -> dict:
+    """Status and reason of a trial; its objective if it comes to its end."""
+    try:
+        if trial.finished:  # but the search ended before it could write that down
+            summary = json.loads((trial.folder / "summary.json").read_text())
+        else:
+            summary = train_mnist.train(args, trial, images, trial.prune)
+    except Pruned as error:
+        return {"status": "pruned", "reason": str(error)}
+    except OSError:
+        raise  # a full disk is the search's trouble, not the schedule's
+    except Stop as error:
+        status = "interrupted" if error.code >= 128 else "failed"
+        return {"status": status, "reason": str(error).splitlines()[0]}
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return {"status": "failed", "reason": reason}
+    trial.evaluations = summary["network_evaluations"]
+    objective = {"objective": summary["fid"], "seconds": summary["seconds"]}
+    return {"status": "ok", "reason": None, **objective}
 
 
 class Workers:
@@ -115,10 +128,8 @@ class Workers:
 
     def __call__(self, tasks: dict[int, tuple]) -> Iterator[tuple[int, dict]]:
         """Results of run_trial as they come, by the trial's number."""
-        if not self.pool:
-            self.pool = ProcessPoolExecutor(self.jobs, CONTEXT, _stay_with_the_parent, (self.stop,))
-        futures = {self.pool.submit(run_trial, *task): i for i, task in tasks.items()}
-        running, broken = set(futures), []
+        futures, broken = self._submit(tasks), []
+        running = set(futures)
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             if self.run.signal:
@@ -130,18 +141,37 @@ class Workers:
                     broken.append(futures[future])
                     continue
                 if not self.run.signal and result["status"] == "interrupted":
-                    result["status"] = "failed"  # by somebody who meant this trial alone
+                    result["status"] = "failed"  # a signal to this trial alone
                 if result["status"] != "interrupted":
                     yield futures[future], result
+        if broken:
+            # a signal to the whole group ends a worker before it reaches this process
+            time.sleep(GRACE_SECONDS)
         if self.run.signal:
             raise Stop(
-                f"interrupted; --resume {self.run.folder} goes on", code=128 + self.run.signal
+                f"interrupted; --resume {self.run.folder} continues", code=128 + self.run.signal
             )
         if broken:
-            self.pool.shutdown()  # the others are gone then, and hold no lock
-            self.pool = None
+            self._end_pool()
         for i in broken:  # one of them died: alone, each shows whether it was the one
             yield (i, _killed(tasks[i])) if len(broken) == 1 else next(self({i: tasks[i]}))
+
+    def _submit(self, tasks: dict[int, tuple]) -> dict:
+        """Futures of the tasks; a pool whose worker died since the last trial is replaced."""
+        for _ in range(ATTEMPTS):
+            if not self.pool:
+                self.pool = ProcessPoolExecutor(
+                    self.jobs, CONTEXT, _stay_with_the_parent, (self.stop,)
+                )
+            try:
+                return {self.pool.submit(run_trial, *task): i for i, task in tasks.items()}
+            except BrokenProcessPool:
+                self._end_pool()
+        raise Stop(f"{self.run.folder}: its worker processes are killed as soon as they start")
+
+    def _end_pool(self) -> None:
+        self.pool.shutdown()  # when it returns the other workers are gone and hold no lock
+        self.pool = None
 
 
 def _killed(task):
@@ -154,7 +184,7 @@ def _killed(task):
 
 
 def _stay_with_the_parent(stop):
-    """A worker hears of an interrupt from its parent only, and does not outlive it."""
+    """A worker learns of an interrupt from its parent only, and does not outlive it."""
     Trial.stop = stop
     os.setpgid(0, 0)  # Ctrl-C goes to the parent's group
     parent = multiprocessing.parent_process()

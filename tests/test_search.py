@@ -1,12 +1,12 @@
-"""The search: its points, its ledger, its trials, and what a search survives."""
+"""Whole searches: what they leave, and what they survive."""
 
 import fcntl
 import json
-import math
+import multiprocessing
 import os
 import signal
+import subprocess
 import time
-from argparse import Namespace
 from functools import partial
 
 import pytest
@@ -15,9 +15,8 @@ from harness import Script, kill_self
 import train_mnist
 from common import training
 from common.errors import Stop
-from search import ledger, trials
-from search.ledger import Ledger
-from search.points import Points, grid
+from search import trials
+from search.points import Points
 
 RANGES = {"start": (0.0, 0.4), "end": (0.8, 1.0), "tau": (1.0, 4.0), "epsilon": (0.005, 0.04)}
 DEFAULT = {"start": 0.0, "end": 1.0, "tau": 1.0, "epsilon": 0.008}
@@ -53,134 +52,6 @@ def weights_of(script):
     ]
 
 
-# points
-
-
-def settings(**given):
-    base = {"strategy": "bayesian", "n_calls": 8, "n_initial": 3, "search_seed": 1}
-    return Namespace(**(base | given))
-
-
-def bowl(point):
-    """A known function with its minimum of 0 inside the ranges; None, a failure, at some points."""
-    middle = {"start": 0.1, "end": 0.95, "tau": 2.0, "epsilon": 0.02}
-    parts = ((point[n] - middle[n]) / (high - low) for n, (low, high) in RANGES.items())
-    return sum(part**2 for part in parts)
-
-
-def asked(points, f, sizes):
-    seen = []
-    for size in sizes:
-        batch = points.ask(size)
-        points.tell(batch, [f(point, len(seen) + i) for i, point in enumerate(batch)])
-        seen += batch
-    return seen
-
-
-@pytest.mark.parametrize("sizes, failing", [
-    ([1] * 8, ()), ([1] * 8, (0, 1, 6)), ([1] * 8, range(8)), ([3, 3, 2], (1,)),
-])  # fmt: skip
-def test_a_replay_asks_for_the_same_points(sizes, failing):
-    def f(point, i):
-        return None if i in failing else bowl(point)
-
-    first = asked(Points(settings(), RANGES, [DEFAULT]), f, sizes)
-    again = asked(Points(settings(), RANGES, [DEFAULT]), f, sizes)
-    assert first == again and first[0] == DEFAULT
-    assert len({tuple(point.values()) for point in first}) == 8
-    for point in first:
-        assert all(low <= point[name] <= high for name, (low, high) in RANGES.items())
-    assert Points(settings(search_seed=2), RANGES, []).ask(1)[0] not in first
-
-
-def test_no_point_is_tried_twice():
-    points = Points(settings(), RANGES, [DEFAULT])
-    points.optimizer.ask = lambda k: [list(DEFAULT.values())] * k
-    seen = points.ask(3) + points.ask(2)
-    assert len({tuple(point.values()) for point in seen}) == 5
-
-
-def test_the_gaussian_process_beats_chance_on_a_known_function():
-    def off(point):
-        return (point["tau"] - 2.1) ** 2
-
-    best = {}
-    for strategy in ("bayesian", "random"):
-        args = [settings(strategy=strategy, search_seed=seed) for seed in range(2)]
-        seen = [asked(Points(a, {"tau": (1, 4)}, []), lambda p, _: off(p), [1] * 8) for a in args]
-        best[strategy] = sum(min(map(off, points)) for points in seen)
-    assert best["bayesian"] < 0.1 * best["random"]
-
-
-def test_a_failure_is_told_as_the_worst_value():
-    points = Points(settings(), RANGES, [DEFAULT])
-    told = []
-    points.optimizer.tell = lambda xs, ys: told.append(ys)
-    for value in (None, 5.0, None, 7.0, None):
-        points.tell([DEFAULT], [value])
-    assert told == [[5.0, 5.0], [5.0], [7.0], [7.0]]
-
-
-@pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 14, 15, 16, 81, 100])
-def test_a_grid_is_full_and_even(budget):
-    points = grid(RANGES, budget)
-    values = {name: sorted({point[name] for point in points}) for name in RANGES}
-    assert len(points) == math.prod(map(len, values.values())) <= budget
-    for name, (low, high) in RANGES.items():
-        seen = values[name]
-        assert (seen[0], seen[-1]) == (low, high) if len(seen) > 1 else seen == [(low + high) / 2]
-        more = len(points) // len(seen) * (len(seen) + 1)
-        assert more > budget, f"one more level of {name} fits"
-    assert len(values["tau"]) == max(map(len, values.values()))
-
-
-def test_random_points_fill_the_ranges():
-    points = Points(settings(strategy="random", n_calls=400), RANGES, []).ask(400)
-    for name, (low, high) in RANGES.items():
-        unit = [(point[name] - low) / (high - low) for point in points]
-        # the mean of 400 uniform numbers: 0.5 +- 0.0144; five times that
-        assert min(unit) >= 0 and max(unit) <= 1 and abs(sum(unit) / 400 - 0.5) < 0.072
-
-
-# the ledger
-
-
-def row(trial, **given):
-    base = dict.fromkeys(ledger.COLUMNS) | {"status": "ok", "objective": 10.0 - trial}
-    return base | {"trial": trial, "parameters": DEFAULT, "half": 20.0 + trial} | given
-
-
-def test_a_torn_last_line_is_taken_away(tmp_path):
-    path, said = tmp_path / "search.jsonl", []
-    ledger = Ledger(path)
-    for i in range(3):
-        ledger.add(row(i))
-    whole = path.read_bytes()
-    last = whole[: whole[:-1].rfind(b"\n") + 1]
-    for cut in range(len(last) + 1, len(whole)):
-        path.write_bytes(whole[:cut])
-        assert list(Ledger(path, said.append).rows) == [0, 1]
-        assert path.read_bytes() == last
-    assert len(said) == len(whole) - len(last) - 1 and str(path) in said[0]
-
-
-@pytest.mark.parametrize("line", ["", "{}", "[1]", "x", '{"trial": 0, "objective": NaN}'])
-def test_a_damaged_line_is_named(tmp_path, line):
-    path = tmp_path / "search.jsonl"
-    path.write_text(f"{json.dumps(row(0))}\n{line}\n{json.dumps(row(2))}\n")
-    with pytest.raises(Stop, match=r"search.jsonl: line 2 is damaged"):
-        Ledger(path)
-
-
-def test_the_limit_is_the_median_of_elder_whole_trials(tmp_path):
-    ledger = Ledger(tmp_path / "search.jsonl")
-    for i, status in enumerate(["ok", "failed", "ok", "pruned", "ok", "ok"]):
-        value = 1.0 if status == "ok" else None
-        ledger.add(row(i, status=status, objective=value))
-    assert ledger.limit(before=4) is None
-    assert ledger.limit(before=5) == 22.0 and ledger.limit(before=6) == 23.0
-
-
 # whole searches
 
 
@@ -195,9 +66,13 @@ def test_a_search_leaves_a_ledger_and_the_best_schedule(script):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["objective"] == best["objective"] and summary["best"] == best["trial"]
     assert summary["n"] == 20 and summary["fid"] != best["objective"]  # from other noise
+    default = summary["default"]  # trial 0, on the same held-out noise
+    assert default["n"] == 20 and default["fid"] not in (summary["fid"], rows[0]["objective"])
+    line = f"best (trial {best['trial']}) FID {summary['fid']:.5g}, default (trial 0) FID"
+    assert f"{line} {default['fid']:.5g}" in script.said()
     spent = [r["network_evaluations"] for r in rows]
     assert summary["network_evaluations"]["training"] == sum(e["training"] for e in spent)
-    assert summary["network_evaluations"]["sampling"] == sum(e["sampling"] for e in spent) + 40
+    assert summary["network_evaluations"]["sampling"] == sum(e["sampling"] for e in spent) + 80
     assert "--schedule_from" in script.said() and "best first" in script.said()
     assert script.run("--resume", "latest") == 0 and "nothing to resume" in script.last_line()
 
@@ -328,6 +203,25 @@ def test_a_full_disk_ends_the_search_and_is_no_failure(script):
     assert {r["status"] for r in rows_of(script)} == {"ok"}
 
 
+def dead_between_trials():
+    """Patch: the pool's process is killed while the search chooses the next point."""
+    real = Points.tell
+
+    def tell(self, *values):
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        real(self, *values)
+
+    Points.tell = tell
+
+
+def test_a_worker_that_dies_between_trials_is_replaced(script):
+    flags = [*FLAGS, "--n_calls", 3, "--strategy", "random"]
+    assert script.run(*flags, sabotage=dead_between_trials) == 0, script.said()
+    assert [r["status"] for r in rows_of(script)] == ["ok"] * 3
+
+
 # interrupts
 
 
@@ -377,6 +271,27 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_been(
     assert (rows_of(script), weights_of(script)) == undisturbed[jobs]
     log = (script.only / "trials" / f"{trial:03d}" / "log.txt").read_text()
     assert "resumed from" in log  # the trial went on, it did not start again
+
+
+def killed_together(trial):
+    """Patch: SIGTERM ends a trial's process, and reaches the search a moment later."""
+    real, parent = trials.Trial.__init__, os.getpid()
+
+    def begin(self, folder, *rest, **facts):
+        real(self, folder, *rest, **facts)
+        if folder.name == f"{trial:03d}":
+            subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -TERM {parent}"])
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trials.Trial.__init__ = begin
+
+
+def test_a_signal_to_all_processes_is_an_interrupt_and_no_failure(script, undisturbed):
+    assert script.run(*FLAGS, sabotage=partial(killed_together, 2)) == 143, script.said()
+    assert len(rows_of(script)) == 2
+    assert script.run("--resume", "latest") == 0, script.said()
+    assert rows_of(script) == undisturbed[1][0]
 
 
 def test_a_row_that_was_lost_is_read_from_its_trial(script, undisturbed):
