@@ -68,6 +68,12 @@ def test_training_together_is_training_one_by_one(tiny, gain):
     assert group.lrs() == rates and len(set(rates)) >= 4
 
 
+def test_a_batch_may_be_larger_than_the_data():
+    """Points are drawn with replacement; times and noise match the batch."""
+    x0s, t, eps = together.batch({"d": torch.randn(5, 2)}, 16, 0, 0)
+    assert x0s["d"].shape == eps.shape == (16, 2) and t.shape == (16,)
+
+
 def test_the_written_out_gradient_is_the_true_one(tiny):
     nets = [stack.Net().double() for _ in range(3)]
     stacked = stack.Stack(nets)

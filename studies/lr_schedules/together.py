@@ -26,10 +26,10 @@ def first_net(seed: int) -> Net:
 
 def batch(data: dict[str, Tensor], size: int, seed: int, step: int):
     """Points of each set, times and noise of a step: all runs share the draws."""
-    some = next(iter(data.values()))
-    random = stream(some.device, seed, "step", step)
-    index = torch.randint(len(some), (size,), generator=random, device=some.device)
-    t, eps = draw(some[:size], TIMESTEPS, random)
+    first = next(iter(data.values()))
+    random = stream(first.device, seed, "step", step)
+    index = torch.randint(len(first), (size,), generator=random, device=first.device)
+    t, eps = draw(first[index], TIMESTEPS, random)
     return {name: x[index] for name, x in data.items()}, t, eps
 
 
