@@ -13,6 +13,7 @@ noise, learning rate and optimizer, with the exact dF/dtheta/gamma on top and no
 import math
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -30,6 +31,29 @@ LEFT = 0.05  # theta_z has left argmin L where its loss is higher by this part
 ROUNDING = 1e-6  # |theta_z - theta_y|/|theta_y| below which the difference is one of rounding
 
 
+@dataclass(frozen=True)
+class PenaltySettings:
+    """How theta_z is coupled to theta_y, and how often the schedule moves."""
+
+    gamma: float | None = None  # None: from the sizes of F and L at the first gradient
+    exact_every: int = 1  # steps that share one dF/dtheta
+    average_steps: int = 100  # memory of the averages on both sides of the difference
+    settle_steps: int = 0  # coupled steps before the schedule moves: the response takes that long
+    update_every: int = 1  # steps from one update of the schedule to the next
+    batches: int = 1  # of the difference
+
+    @classmethod
+    def from_flags(
+        cls, *, gamma, exact_every, average_steps, settle_steps, update_every,
+        difference_batches, **_,
+    ) -> "PenaltySettings":  # fmt: skip
+        """The settings that the bilevel script's flags ask for; other flags are left alone."""
+        gamma = None if gamma == "auto" else gamma
+        return cls(
+            gamma, exact_every, average_steps, settle_steps, update_every, difference_batches
+        )
+
+
 class Penalty:
     """theta_z beside theta_y, their averages, and the gradient of the penalty in q."""
 
@@ -38,14 +62,12 @@ class Penalty:
         theta_y: Learner,
         theta_z: Learner,
         upper: UpperLevel,
-        gamma: float | None = None,
-        every: int = 1,
-        memory: int = 100,
+        settings: PenaltySettings,
     ):
         self.theta_y, self.theta_z, self.upper = theta_y, theta_z, upper
-        self.gamma = gamma  # None: from the sizes of F and L at the first gradient
-        self.every = every  # steps that share one dF/dtheta
-        decay = 1 - 1 / memory
+        self.settings, self.gamma = settings, settings.gamma
+        self.steps = 0  # taken side by side
+        decay = 1 - 1 / settings.average_steps
         # without the average, the noise of the last few steps would count gamma times
         self.averages = [Average(learner.net, decay, 1, 0) for learner in (theta_z, theta_y)]
         self.seen = seen_by_loss(theta_z.net)
@@ -61,10 +83,18 @@ class Penalty:
         for average in self.averages:
             average.model.n_averaged.zero_()  # the next update is a copy
 
+    @property
+    def due(self) -> bool:
+        """Whether the schedule is to move now."""
+        s = self.settings
+        return self.steps > s.settle_steps and self.steps % s.update_every == 0
+
     def step(self, process: Diffusion, levels: Levels) -> float:
         """One step of both; returns the loss of theta_y."""
         z, y = self.theta_z, self.theta_y
-        if self.pull is None or y.count % self.every == 0:
+        if not self.steps:
+            self.begin()
+        if self.pull is None or self.steps % self.settings.exact_every == 0:
             of_q, of_weights = self.upper.slopes(z.net, y.count, "z")
             self.pull = of_weights.gradient * self.seen
             self.direct = [of_q] if self.used else [*self.direct, of_q]
@@ -78,9 +108,8 @@ class Penalty:
         loss_z = z.step(process, levels, self.pull / self.gamma)
         for average, learner in zip(self.averages, (z, y), strict=True):
             average.after_step(learner.net, learner.count)
-        self.losses = [
-            total + new for total, new in zip(self.losses, (loss_z, loss_y), strict=True)
-        ]
+        self.steps += 1
+        self.losses = [self.losses[0] + loss_z, self.losses[1] + loss_y]
         return loss_y
 
     def slopes(
@@ -109,6 +138,7 @@ class Penalty:
         return {
             "averages": [average.state_dict() for average in self.averages],
             "gamma": self.gamma,
+            "steps": self.steps,
             "pull": self.pull,
             "direct": [tuple(slope) for slope in self.direct],
             "used": self.used,
@@ -118,7 +148,7 @@ class Penalty:
     def load_state_dict(self, state: dict) -> None:
         for average, saved in zip(self.averages, state["averages"], strict=True):
             average.load_state_dict(saved)
-        self.gamma, self.pull = state["gamma"], state["pull"]
+        self.gamma, self.steps, self.pull = state["gamma"], state["steps"], state["pull"]
         self.direct = [Slope(*slope) for slope in state["direct"]]
         self.used, self.losses = state["used"], list(state["losses"])
 

@@ -12,7 +12,7 @@ from toys import F64, small_upper
 
 from common.data import Batches
 from common.fast_unet import FastUNet
-from common.penalty import Penalty, gamma_for, loss_differences, seen_by_loss
+from common.penalty import Penalty, PenaltySettings, gamma_for, loss_differences, seen_by_loss
 from common.training import Learner, LRSchedule, make_optimizer
 from common.zeroth_order import Slope
 from unet import UNet
@@ -68,8 +68,8 @@ def on_quadratic(gamma, steps, optimizer=None, **options):
     for _ in range(2):
         net = Vector(6)
         learners.append(Learner(net, make(net.parameters()), SomeBatches(), seed=0))
-    penalty = Penalty(*learners, problem, gamma, memory=10, **options)
-    penalty.begin()
+    settings = PenaltySettings(gamma, average_steps=10, **options)
+    penalty = Penalty(*learners, problem, settings)
     for _ in range(steps):
         penalty.step(problem, levels=0)
     direct, implicit = penalty.slopes(problem, [torch.zeros(1, 1, 1, 1)], 0, 0)
@@ -79,7 +79,7 @@ def on_quadratic(gamma, steps, optimizer=None, **options):
 @pytest.mark.parametrize("every", [1, 7])
 def test_on_a_quadratic_it_is_the_hypergradient(every):
     """In closed form, at a gamma that leaves theta_z at argmin L; and wrong where it does not."""
-    problem, penalty, direct, implicit = on_quadratic(1e6, 400, every=every)
+    problem, penalty, direct, implicit = on_quadratic(1e6, 400, exact_every=every)
     torch.testing.assert_close(direct, problem.direct)
     torch.testing.assert_close(implicit, problem.implicit, rtol=1e-4, atol=1e-4)
     assert penalty.warning() is None
@@ -138,8 +138,7 @@ def in_a_network(network, gamma, every=2):
     theta_y, theta_z = learners
     for _ in range(3):
         theta_y.step(process)
-    penalty = Penalty(theta_y, theta_z, upper, gamma, every)
-    penalty.begin()
+    penalty = Penalty(theta_y, theta_z, upper, PenaltySettings(gamma, exact_every=every))
     return penalty, process, process.levels_of(schedule.log_alpha_bar().detach())
 
 
