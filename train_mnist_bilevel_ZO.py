@@ -15,9 +15,16 @@ from common.families import FAMILIES, NAMES, complete, knots_table, table_of
 
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES = {
-    "ours": {"noise": "common", "theta_z": "kept", "zo_samples": 128},
-    "paper": {"noise": "independent", "theta_z": "recopied", "zo_samples": 36},
+    "ours": {"theta_z": "kept", "zo_samples": 128},
+    "paper": {"theta_z": "recopied", "zo_samples": 36, "noise": "independent"},
+    "exact": {"theta_z": "coupled", "zo_samples": 64, "upper_gradient": "exact", "gamma": "auto"},
 }
+OTHERWISE = {"noise": "common", "upper_gradient": "zo", "gamma": 1.0}  # in the other recipes
+# flags that only a theta_z of its own reads, and those that only a coupled one reads
+UNCOUPLED = {"inner_loop_z": 1, "gamma_end": 1.0, "lr_z": 0.001, "delta": 0.01}
+UNCOUPLED |= {"ZO_type": "two", "zo_directions": 1}
+COUPLED = {"exact_every": 10, "update_every": 50, "settle_steps": 200, "average_steps": 100}
+COUPLED |= {"difference_batches": 16}
 
 
 def make_parser() -> cli.Parser:
@@ -49,7 +56,8 @@ def add_bilevel(add) -> None:
     add("inner_loop", 1, "training steps of theta_y per iteration", type=cli.count)
     add("inner_loop_z", 1, "training steps of theta_z per iteration", type=cli.count)
     text = "gamma at the first schedule update; the FID is weighted by 1/gamma"
-    add("gamma", 1.0, text, type=cli.positive)
+    text += "; auto: from the sizes of the FID and the loss (default: set by --recipe)"
+    add("gamma", None, text, type=gamma_or_auto)
     text = "gamma at the last schedule update; it changes linearly in between"
     add("gamma_end", 1.0, text, type=cli.positive)
     add("lr_z", 0.001, "learning rate of theta_z", type=cli.positive)
@@ -62,7 +70,8 @@ def add_bilevel(add) -> None:
         "how the FID is differentiated: zo: zeroth-order estimates; forward: dFID/dq exact, in "
         "forward mode; exact: dFID/dq and dFID/dtheta exact, in reverse mode, in float32"
     )
-    add("upper_gradient", "zo", text, choices=["zo", "forward", "exact"])
+    text += " (default: set by --recipe)"
+    add("upper_gradient", None, text, choices=["zo", "forward", "exact"])
     text = "random directions averaged in each zeroth-order gradient"
     add("zo_directions", 1, text, type=cli.count)
     text = (
@@ -71,19 +80,36 @@ def add_bilevel(add) -> None:
     )
     add("truncation", None, text, type=cli.number(float, 0, 1, above=True))
     text = (
-        "presets for --noise, --theta_z and --zo_samples; ours: common, kept, 128; paper: "
-        "independent, recopied, 36"
+        "presets for --theta_z, --zo_samples, --noise, --upper_gradient and --gamma; ours: kept, "
+        "128, common, zo, 1; paper: recopied, 36, independent, zo, 1; exact: coupled, 64, common, "
+        "exact, auto"
     )
     add("recipe", "ours", text, choices=list(RECIPES))
     text = "starting noise of the two sides of a difference (default: set by --recipe)"
     add("noise", None, text, choices=["common", "independent"])
     text = (
         "kept: theta_z is trained on across iterations; recopied: it is reset to theta_y in each "
-        "iteration (default: set by --recipe)"
+        "iteration; coupled: it takes every step of theta_y, on the same draws, with the gradient "
+        "of the FID on top (default: set by --recipe)"
     )
-    add("theta_z", None, text, choices=["kept", "recopied"])
+    add("theta_z", None, text, choices=["kept", "recopied", "coupled"])
     text = "images per FID of the upper level (default: set by --recipe)"
     add("zo_samples", None, text, type=cli.number(int, 2))
+    text = "steps of a coupled theta_z that share one exact gradient of the FID"
+    add("exact_every", COUPLED["exact_every"], text, type=cli.count)
+    text = "steps of a coupled theta_z between two updates of the schedule"
+    add("update_every", COUPLED["update_every"], text, type=cli.count)
+    text = "steps of a coupled theta_z before the first update of the schedule"
+    add("settle_steps", COUPLED["settle_steps"], text, type=cli.count_or_none)
+    text = "memory, in steps, of the averaged networks whose losses a coupled theta_z compares"
+    add("average_steps", COUPLED["average_steps"], text, type=cli.count)
+    text = "batches on which those two losses are differentiated"
+    add("difference_batches", COUPLED["difference_batches"], text, type=cli.count)
+
+
+def gamma_or_auto(text):
+    """An argparse type: a number above 0, or `auto`."""
+    return text if text == "auto" else cli.positive(text)
 
 
 def check(args) -> None:
@@ -92,9 +118,10 @@ def check(args) -> None:
     given = flags.with_knots(args.scheduler, args.knots, given)
     for name, value in complete(args.scheduler, given).items():
         setattr(args, f"initial_{name}", value)
-    for name, value in RECIPES[args.recipe].items():
+    for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    check_coupling(args)
     flags.check_steps(args)
     if args.upper_gradient != "zo" and args.noise == "independent":
         raise ValueError(
@@ -112,6 +139,18 @@ def check(args) -> None:
         )
 
 
+def check_coupling(args) -> None:
+    """A coupled theta_z needs exact gradients; refuse flags that nothing would read."""
+    coupled = args.theta_z == "coupled"
+    for name, default in (UNCOUPLED if coupled else COUPLED).items():
+        if getattr(args, name) != default:
+            raise ValueError(f"--{name} is not used with --theta_z {args.theta_z}")
+    if coupled and args.upper_gradient != "exact":
+        raise ValueError("--theta_z coupled requires --upper_gradient exact")
+    if args.gamma == "auto" and not coupled:
+        raise ValueError("--gamma auto requires --theta_z coupled")
+
+
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), "bilevel", check)
 
@@ -122,15 +161,18 @@ from copy import deepcopy
 import torch
 
 from common import figures
+from common.bilevel_report import null_text, report
 from common.data import Batches
 from common.errors import at, guarded
 from common.judging import Judge, evaluate
 from common.loop import Progress, end_of_epoch, run_script
-from common.machine import peak_memory, stream
+from common.machine import stream
 from common.networks import compiled, make_network
+from common.penalty import Penalty, PenaltySettings
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings
 from common.schedule_optimizer import ScheduleOptimizer
+from common.step_rule import SteadySteps, null_band
 from common.training import Average, Learner, LRSchedule, draw, ema_decay, make_optimizer
 from common.upper_level import UpperLevel, UpperSettings
 from common.weights import evaluating
@@ -167,11 +209,17 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     theta_z = Learner(net_z, optimizer_z, batches, args.seed, "step_z", amp=args.amp)
     decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
     ema = Average(net_y, decay, args.model_ema_steps, steps, args.compile)
-    q = ScheduleOptimizer(schedule, args.lr_beta, updates)
-
-    parts = {"progress": progress, "theta_y": theta_y, "theta_z": theta_z, "ema": ema, "q": q}
+    parts = {"progress": progress, "theta_y": theta_y, "theta_z": theta_z, "ema": ema}
+    penalty = None
+    if args.theta_z == "coupled":
+        penalty = Penalty(theta_y, theta_z, upper, PenaltySettings.from_flags(**vars(args)))
+        parts["penalty"] = penalty
+        updates = penalty.settings.updates(updates * args.inner_loop)
+        q = SteadySteps(schedule, args.lr_beta, updates)
+    else:
+        q = ScheduleOptimizer(schedule, args.lr_beta, updates)
     run.take_up(
-        parts | {"upper": upper},
+        parts | {"q": q, "upper": upper},
         lambda: {"step": theta_y.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
     )
 
@@ -182,13 +230,21 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 with at(f"epoch {epoch + 1}, iteration {progress.batch + 1}"):
                     levels = process.levels_of(schedule.log_alpha_bar().detach())
 
-                    # lower level: theta_y follows argmin L(., q)
+                    # lower level: theta_y follows argmin L(., q); a coupled theta_z goes beside it
+                    moves = epoch >= args.initial_epoch
+                    follower = penalty if penalty and moves else theta_y
                     for _ in range(args.inner_loop):
-                        loss_y = theta_y.step(process, levels)
+                        loss_y = follower.step(process, levels)
                         ema.after_step(net_y, theta_y.count)
                     row = {"loss_y": loss_y}
 
-                    if epoch >= args.initial_epoch:
+                    if moves and penalty:
+                        # upper level: q descends dFID/dq + gamma (dL/dq(theta_z) - dL/dq(theta_y))
+                        if penalty.due:
+                            x0s = penalty.batches(Batches(images, args.batch_size, args.seed))
+                            q.step(penalty.slope(process, x0s, args.seed, q.count))
+                        row |= penalty.row()
+                    elif moves:
                         gamma = gamma_at(q.count, updates, args.gamma, args.gamma_end)
                         if q.count == 0 or args.theta_z == "recopied":
                             net_z.load_state_dict(net_y.state_dict())  # in place
@@ -209,10 +265,11 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                         row |= {"loss_z": loss_z, "fid": slope.value, "gamma": gamma}
 
                 progress.advance(loss_y)
-                count_training(run, args, batches.batch_size, moved="gamma" in row)
+                count_training(run, args, batches.batch_size, moves, penalty)
                 if progress.is_due(args.log_freq):
                     row["seconds"] = time.monotonic() - began
-                    report(args, run, progress.iteration, row, q, echo=bar.disable)
+                    how = args.zo_samples, args.upper_gradient
+                    report(run, progress.iteration, row, q, *how, penalty, bar.disable)
                 bar.set_postfix(loss=f"{loss_y:.4f}")
                 bar.update()
                 run.poll()
@@ -223,6 +280,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         run.write_json("schedule.json", schedule.to_dict())
         run.poll()
 
+    if penalty and updates:
+        run.log(null_text(schedule, null_band(first, args.lr_beta, updates)))
     final = evaluate(sampler, ema.model, args.eval_samples, judge, "evaluation", run)
     leave_figures(run, sampler, ema.model, {"first": first, "last": schedule})
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
@@ -235,9 +294,13 @@ def gamma_at(update: int, updates: int, gamma: float, gamma_end: float) -> float
     return gamma + (gamma_end - gamma) * update / max(1, updates - 1)
 
 
-def count_training(run: Run, args, images: int, moved: bool) -> None:
+def count_training(run: Run, args, images: int, moved: bool, penalty: Penalty | None) -> None:
     """Training images of an iteration: the steps of both copies, and the two losses' gradients."""
-    steps = args.inner_loop + (args.inner_loop_z + 2 if moved else 0)
+    steps = args.inner_loop
+    if moved and penalty:
+        steps += args.inner_loop + 2 * penalty.settings.batches * penalty.due
+    elif moved:
+        steps += args.inner_loop_z + 2
     run.evaluations["training"] += steps * images
 
 
@@ -264,35 +327,6 @@ def loss_difference(
     return slopes[0] - slopes[1]
 
 
-def report(args, run: Run, iteration: int, row: dict, q: ScheduleOptimizer, echo: bool) -> None:
-    """A row of iterations.csv, a line of the log, and warnings about the flags to change."""
-    values, bounds, slopes = q.schedule.values(), q.schedule.to_bounds(), q.slopes()
-    columns = {name: row.get(name) for name in ("loss_y", "loss_z", "fid", "gamma")}
-    columns["fid_n"] = args.zo_samples if "fid" in row else None
-    names = list(dict.fromkeys([*NAMES, *values]))
-    columns |= {name: values.get(name) for name in names}
-    for i, prefix in enumerate(("grad_", "spread_")):
-        columns |= {prefix + name: slopes[name][i] if name in slopes else None for name in names}
-    run.row("iterations.csv", iteration=iteration, **columns)
-
-    text = ", ".join(f"{name} {value:.5g}" for name, value in row.items())
-    for name, (slope, spread) in slopes.items():
-        text += f"; {name} {values[name]:.4g} ({bounds[name]:.2g} to its bound) "
-        text += f"slope {slope:.3g}±{spread:.2g}"
-    memory = max(peak_memory().values()) / 2**30
-    run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
-    stuck = [name for name in slopes if bounds[name] < 1e-5]
-    noisy = [name for name, (slope, spread) in slopes.items() if spread > abs(slope)]
-    if stuck:
-        advice = "if it did not start there, a lower --lr_beta may free it"
-        run.log(f"warning: on the bound: {', '.join(stuck)}; {advice}", echo)
-    if noisy:
-        advice = "more --zo_samples, a higher --gamma"
-        if args.upper_gradient == "zo":
-            advice += ", more --zo_directions or --upper_gradient forward"
-        run.log(f"warning: more noise than slope: {', '.join(noisy)}; {advice} may help", echo)
-
-
 def leave_figures(run: Run, sampler: Sampler, net, schedules: dict[str, Schedule]) -> None:
     """The parameters' path, the scores over steps and over time, the first and last schedule."""
     folder = run.folder / "figures"
@@ -311,6 +345,11 @@ def planned(args, images) -> dict[str, int]:
     iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
     updates = max(0, args.epochs - args.initial_epoch) * iterations
     steps = args.epochs * iterations * args.inner_loop + updates * (args.inner_loop_z + 2)
+    if args.theta_z == "coupled":
+        coupled = updates * args.inner_loop
+        updates = PenaltySettings.from_flags(**vars(args)).updates(coupled)
+        steps = args.epochs * iterations * args.inner_loop + coupled
+        steps += 2 * updates * args.difference_batches
     sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
     exact = 4 if args.zo_samples <= args.batch_size else 5  # two of them are a backward pass's
     of_q = {
@@ -320,6 +359,8 @@ def planned(args, images) -> dict[str, int]:
     }
     of_z = {"zo": sides, "forward": sides, "exact": exact}
     fids = updates * (args.inner_loop_z * of_z[args.upper_gradient] + of_q[args.upper_gradient])
+    if args.theta_z == "coupled":
+        fids = exact * -(-coupled // args.exact_every)
     chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
     drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
     return {

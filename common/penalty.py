@@ -11,7 +11,7 @@ noise, learning rate and optimizer, with the exact dF/dtheta/gamma on top and no
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from common.data import Batches
 from common.machine import stream
 from common.training import Average, Learner, draw
 from common.upper_level import UpperLevel
@@ -41,6 +42,10 @@ class PenaltySettings:
     settle_steps: int = 0  # coupled steps before the schedule moves: the response takes that long
     update_every: int = 1  # steps from one update of the schedule to the next
     batches: int = 1  # of the difference
+
+    def updates(self, steps: int) -> int:
+        """Updates of the schedule in so many coupled steps."""
+        return max(0, steps // self.update_every - self.settle_steps // self.update_every)
 
     @classmethod
     def from_flags(
@@ -65,6 +70,7 @@ class Penalty:
         settings: PenaltySettings,
     ):
         self.theta_y, self.theta_z, self.upper = theta_y, theta_z, upper
+        theta_z.name = theta_y.name  # the same draws at the same count
         self.settings, self.gamma = settings, settings.gamma
         self.steps = 0  # taken side by side
         decay = 1 - 1 / settings.average_steps
@@ -74,7 +80,9 @@ class Penalty:
         self.pull = None  # dF/dtheta at theta_z, as of its last evaluation
         self.direct = []  # dF/dq at theta_z and F, of the evaluations for one update of q
         self.used = False  # whether an update has been made of them
-        self.losses = [0.0, 0.0]  # of theta_z and theta_y since then
+        self.losses = [0.0, 0.0]  # of theta_z and theta_y, summed since the last report
+        self.loss_z = math.nan
+        self.terms = []  # the direct and the implicit term of the last update
 
     def begin(self) -> None:
         """theta_z becomes theta_y: weights, optimizer, draws."""
@@ -105,12 +113,25 @@ class Penalty:
         loss_y = y.step(process, levels)
         if self.gamma is None:
             self.gamma = gamma_for(self.direct[0].value, loss_y)
-        loss_z = z.step(process, levels, self.pull / self.gamma)
+        self.loss_z = z.step(process, levels, self.pull / self.gamma)
         for average, learner in zip(self.averages, (z, y), strict=True):
             average.after_step(learner.net, learner.count)
         self.steps += 1
-        self.losses = [self.losses[0] + loss_z, self.losses[1] + loss_y]
+        self.losses = [self.losses[0] + self.loss_z, self.losses[1] + loss_y]
         return loss_y
+
+    def batches(self, data: Batches) -> Iterator[Tensor]:
+        """Batches for the difference of one update, in an order that no epoch has."""
+        for i in range(self.settings.batches):
+            part, i = divmod(i, data.steps)
+            yield data(-1 - self.steps - part, i)
+
+    def slope(
+        self, process: Diffusion, batches: Iterable[Tensor], seed: int, update: int
+    ) -> Tensor:
+        """dF/dq in all, (p,): the direct and the implicit term."""
+        self.terms = list(self.slopes(process, batches, seed, update))
+        return self.terms[0].gradient + self.terms[1].gradient
 
     def slopes(
         self, process: Diffusion, batches: Iterable[Tensor], seed: int, update: int
@@ -122,6 +143,10 @@ class Penalty:
         difference = loss_differences(process, *nets, batches, seed, update)
         self.used = True
         return summary_of(each, value), summary_of(self.gamma * difference, value)
+
+    def row(self) -> dict[str, float]:
+        """What a line of the log says of theta_z."""
+        return {"loss_z": self.loss_z, "fid": self.direct[-1].value, "gamma": self.gamma}
 
     def warning(self) -> str | None:
         """What makes the difference of the losses say something else than the implicit term."""
@@ -142,6 +167,8 @@ class Penalty:
             "pull": self.pull,
             "direct": [tuple(slope) for slope in self.direct],
             "used": self.used,
+            "terms": [tuple(slope) for slope in self.terms],
+            "loss_z": self.loss_z,
             "losses": list(self.losses),
         }
 
@@ -150,7 +177,8 @@ class Penalty:
             average.load_state_dict(saved)
         self.gamma, self.steps, self.pull = state["gamma"], state["steps"], state["pull"]
         self.direct = [Slope(*slope) for slope in state["direct"]]
-        self.used, self.losses = state["used"], list(state["losses"])
+        self.terms = [Slope(*slope) for slope in state["terms"]]
+        self.used, self.losses, self.loss_z = state["used"], list(state["losses"]), state["loss_z"]
 
 
 def gamma_for(fid: float, loss: float) -> float:

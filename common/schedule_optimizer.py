@@ -20,7 +20,7 @@ class ScheduleOptimizer:
 
     def __init__(self, schedule: Schedule, lr_beta: list[float], updates: int):
         self.schedule = schedule
-        rates = rates_of(schedule, lr_beta)
+        self.rates = rates = rates_of(schedule, lr_beta)
         groups = [{"params": [p], "lr": rates[name]} for name, p in schedule.q.items()]
         self.optimizer = AdamW(groups, weight_decay=0.0)
         self.cycle = one_cycle(self.optimizer, [group["lr"] for group in groups], updates)

@@ -15,6 +15,7 @@ from common.schedule_optimizer import rates_of
 from scheduler import Schedule
 
 MEMORY = 0.8  # of the running mean of a slope: about five updates
+FEWEST = 4  # updates before which nothing is known of the noise
 ERRORS = 3.0  # standard errors below which nothing moves
 
 
@@ -57,7 +58,7 @@ class SteadySteps:
         for name, (mean, square) in self.moments.items():
             mean, square = mean / seen, square / seen
             variance = max(0.0, square - mean**2) * worth / max(worth - 1, 1e-9)
-            found[name] = mean, math.sqrt(variance / worth) if self.count > 1 else math.inf
+            found[name] = mean, math.sqrt(variance / worth) if self.count >= FEWEST else math.inf
         return found
 
     def state_dict(self) -> dict:
