@@ -31,7 +31,7 @@ from scheduler import Schedule
 
 # x_0 = (x_t - noise eps)/signal: below this signal a derivative through a step is that of the few
 # pixels that are not clipped, times 1/signal, and nothing but noise
-LEAST_SIGNAL = 0.02
+LEAST_SIGNAL = 0.05
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,26 @@
+"""The coupled penalty against training again at q +- h with the same draws, on a small network."""
+
+import pytest
+
+from benchmarks.hypergradient import STEP, Problem, cosine
+from common.penalty import PenaltySettings
+
+STEPS, MEMORY = 150, 50
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return Problem(seed=0, train_steps=1200)
+
+
+def test_the_penalty_is_the_true_hypergradient(problem):
+    """Both terms, in size and direction; and the direct one alone has the wrong idea."""
+    total, direct = problem.truth(STEPS, MEMORY)
+    implicit = {name: total[name] - direct[name] for name in STEP}
+    settings = PenaltySettings(None, exact_every=5, average_steps=MEMORY, batches=23)
+    our_implicit, our_direct, penalty = problem.penalty(settings, STEPS)
+    assert penalty.warning() is None and penalty.gamma > 1e4
+    assert cosine(our_implicit, implicit) > 0.98 and cosine(our_direct, direct) > 0.98
+    for name in STEP:
+        assert our_implicit[name] == pytest.approx(implicit[name], rel=0.25)
+    assert cosine(direct, implicit) < -0.9
