@@ -38,8 +38,8 @@ from common import checkpoint, figures
 from common.errors import Stop, guarded
 from common.families import NAMES
 from common.sampling import load_sampler
-from comparison import report
-from reproduce import SCALES
+from common.tables import read_text_csv
+from comparison.scales import SCALES
 from scheduler import Schedule
 
 ASSETS = Path(__file__).resolve().parent
@@ -89,7 +89,7 @@ def write_schedules(results: Path, assets: Path) -> None:
         old.unlink()
     for scale in SCALES:
         path = results / f"reproduce_{scale}.csv"
-        for row in report.read_csv(path) if path.exists() else ():
+        for row in read_text_csv(path) if path.exists() else ():
             if row["method"] in SHIPPED_METHODS:
                 values = {name: float(row[name]) for name in NAMES}
                 schedule = Schedule("cosine", int(row["timesteps"]), **values)

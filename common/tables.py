@@ -15,10 +15,15 @@ from common.errors import Stop
 END = "<!-- end of table -->"
 
 
+def read_text_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as text: a commit such as 6e1234567890 stays what it is."""
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
 def read_csv(path: Path) -> list[dict]:
     """Rows of a CSV file, numbers as numbers."""
-    with open(path) as file:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: _number(v) for k, v in row.items()} for row in read_text_csv(path)]
 
 
 def _number(text):

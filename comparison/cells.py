@@ -1,0 +1,184 @@
+"""The cells of the comparison: one method and seed each, its command, its folder, its budget."""
+
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import cli
+from common.run import forward_passes
+from comparison.scales import ABLATION, BILEVEL, METHODS, SCALES, Method, merge
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = {
+    "train": "train_mnist",
+    "bilevel": "train_mnist_bilevel_ZO",
+    "search": "train_mnist_bayesian",
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """What differs between machines and leaves the comparison the same."""
+
+    device: str = "auto"
+    data_dir: str = "data"
+    runs_dir: str = "runs/reproduce"
+    threads: int | None = None  # None: the scale's
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the forward passes of the zeroth-order bilevel run pay for."""
+
+    trials: int
+    epochs: int
+
+
+class Cell:
+    """One method and seed: its flags and its folder."""
+
+    def __init__(self, scale: str, places: Places, method: str, seed: int, flags: list[str]):
+        self.scale, self.places, self.method, self.seed = scale, places, method, seed
+        self.flags = flags
+        self.root = Path(places.runs_dir) / scale / f"{_slug(method)}-seed{seed}"
+        self.source: Cell | None = None  # the cell whose schedule this one trains with
+
+    @property
+    def kind(self) -> str:
+        return method_of(self.method).kind
+
+    @property
+    def place_flags(self) -> list[str]:
+        """Flags that a resumed run takes too."""
+        threads = self.places.threads
+        flags = ["--device", self.places.device, "--runs_dir", str(self.root)]
+        return flags if threads is None else [*flags, "--threads", str(threads)]
+
+    def parsed(self):
+        """The arguments as the script itself reads them."""
+        script = script_of(self.kind)
+        argv = [*self.flags, *self.place_flags, "--data_dir", self.places.data_dir]
+        return cli.parse(script.make_parser(), self.kind, script.check, argv)
+
+    def argv(self) -> list[str]:
+        """The script and its flags: a new run, or the one that was interrupted."""
+        script = str(ROOT / f"{SCRIPTS[self.kind]}.py")
+        if self.folder:
+            return [script, "--resume", "latest", *self.place_flags]
+        flags = [*self.flags, *self.place_flags, "--data_dir", self.places.data_dir]
+        if self.source:
+            flags += ["--schedule_from", str(self.source.folder / "schedule.json")]
+        return [script, *flags]
+
+    @property
+    def command(self) -> str:
+        """The command to paste into a shell, without the places of this machine."""
+        flags = list(self.flags)
+        if self.source:
+            flags += ["--schedule_from", shipped_schedule(self.scale, self.source)]
+        return shlex.join(["python", f"{SCRIPTS[self.kind]}.py", *flags])
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder, once it is there."""
+        begun = sorted(self.root.glob("[0-9]*/args.json"))
+        return begun[-1].parent if begun else None
+
+    @property
+    def done(self) -> bool:
+        return bool(self.folder and (self.folder / "summary.json").exists())
+
+    @property
+    def chosen(self) -> Path:
+        """The folder of the run that counts: a search's best trial."""
+        if self.kind != "search":
+            return self.folder
+        summary = json.loads((self.folder / "summary.json").read_text())
+        return self.folder / "trials" / f"{summary['best']:03d}"
+
+    def cost(self, images) -> dict[str, int]:
+        """Images through the network, as the flags say."""
+        args = self.parsed()
+        if self.kind != "search":
+            return script_of(self.kind).planned(args, images)
+        one = script_of("train").planned(args, images)
+        return {name: args.n_calls * count for name, count in one.items()}
+
+
+def method_of(name: str) -> Method:
+    return {**METHODS, **ABLATION}[name]
+
+
+def script_of(kind: str):
+    """The module of a script; its parser and its plan are the cell's."""
+    return importlib.import_module(SCRIPTS[kind])
+
+
+def _slug(method: str) -> str:
+    return re.sub(r"\W+", "-", method)
+
+
+def shipped_schedule(scale: str, source: Cell) -> str:
+    """A schedule among the assets, or where a run of `source` leaves it."""
+    name = f"{_slug(source.method)}-seed{source.seed}"
+    path = f"assets/schedules/{scale}-{name}.json"
+    if (ROOT / path).exists():
+        return path
+    return f"runs/reproduce/{scale}/{name}/00000-{source.kind}-seed{source.seed}/schedule.json"
+
+
+def make_cell(
+    scale: str, places: Places, name: str, seed: int, budget: Budget | None = None
+) -> Cell:
+    """The cell of a method; `budget` is needed by those that spend as much as the bilevel run."""
+    method, sizes = method_of(name), SCALES[scale]
+    trained = "train" if method.kind == "search" else method.kind  # a trial is a training
+    parts = [sizes.shared, getattr(sizes, trained), method.flags]
+    if budget and method.kind == "search":
+        n_initial = max(2, budget.trials // 3)
+        parts.append(f"--n_calls {budget.trials} --n_initial {n_initial}")
+    if method.kind == "search":
+        parts.append(f"--search_seed {seed + 42}")
+    if method.equal == "steps":
+        parts.append(f"--epochs {_epochs_of_both_copies(make_cell(scale, places, BILEVEL, seed))}")
+    if budget and method.equal == "passes":
+        parts.append(f"--epochs {budget.epochs}")
+    if places.threads is not None:
+        parts.append(f"--threads {places.threads}")
+    cell = Cell(scale, places, name, seed, merge(*parts, f"--seed {seed}"))
+    if method.schedule_from:
+        cell.source = make_cell(scale, places, method.schedule_from, seed)
+    return cell
+
+
+def _epochs_of_both_copies(bilevel: Cell) -> int:
+    args = bilevel.parsed()
+    moved = max(0, args.epochs - args.initial_epoch)
+    return args.epochs * args.inner_loop + moved * args.inner_loop_z
+
+
+def budget_of(scale: str, places: Places, images) -> Budget:
+    """Trials and epochs for the forward passes of the zeroth-order bilevel run."""
+    passes = forward_passes(make_cell(scale, places, BILEVEL, 0).cost(images))
+    default = make_cell(scale, places, "default", 0)
+    whole = forward_passes(default.cost(images))
+    epochs, doubled = default.parsed().epochs, make_cell(scale, places, "default", 0)
+    doubled.flags = merge(*default.flags, f"--epochs {2 * epochs}")
+    an_epoch = (forward_passes(doubled.cost(images)) - whole) / epochs
+    evaluation = whole - epochs * an_epoch  # at the end, however many epochs there are
+    return Budget(
+        trials=SCALES[scale].trials or max(2, round(passes / whole)),
+        epochs=max(1, round((passes - evaluation) / an_epoch)),
+    )
+
+
+def make_cells(
+    scale: str, places: Places, methods: Iterable[str], seeds: Iterable[int], images
+) -> list[Cell]:
+    """All cells, a seed after the other."""
+    budget = budget_of(scale, places, images)
+    return [make_cell(scale, places, name, seed, budget) for seed in seeds for name in methods]

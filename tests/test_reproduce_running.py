@@ -1,0 +1,106 @@
+"""The processes of a comparison: what stops them, what resumes them, what keeps two apart."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LONG = """
+import sys
+import reproduce
+from comparison.scales import SCALES
+SCALES["quick"] = SCALES["quick"]._replace(
+    shared="--dataset digits --model_base_dim 4 --batch_size 16 --timesteps 10 --backward_steps 2 "
+    "--eval_samples 20 --n_samples 4 --threads 1 --save_seconds 0",
+    train=f"--epochs {EPOCHS} --limit_batches 3 --fid_samples 0",
+)
+args = reproduce.make_parser().parse_args(sys.argv[1:])
+sys.exit(reproduce.guarded(reproduce.main, args, "reproduce.py"))
+"""
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """Starts `reproduce.py` on one cell of many epochs; ends what is left of it."""
+    started = []
+
+    def start(epochs, *flags):
+        places = ["--runs_dir", tmp_path / "runs", "--results_dir", tmp_path / "docs" / "results"]
+        flags = [*places, "--methods", "default", "--seeds", 1, "--device", "cpu", *flags]
+        code = LONG.replace("{EPOCHS}", str(epochs))
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, flags)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    start.folder = tmp_path / "runs" / "quick"
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return value
+
+
+def children_of(folder):
+    """Processes with the folder in their command line."""
+    lines = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True).stdout
+    return [
+        int(line.split()[0])
+        for line in lines.splitlines()
+        if f"{folder}/default-seed0" in line and "train_mnist.py" in line
+    ]
+
+
+def is_training(folder):
+    return list(folder.glob("default-seed0/0*/checkpoints/step_*.pt"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_run_outlives_the_comparison_and_the_same_command_continues(comparison, number):
+    first = comparison(20)
+    until(lambda: is_training(comparison.folder))
+    assert children_of(comparison.folder)
+    os.kill(first.pid, number)
+    code = first.wait(60)
+    assert code == (-9 if number == signal.SIGKILL else 128 + number), first.stdout.read()
+    until(lambda: not children_of(comparison.folder), 30)
+    assert not list(comparison.folder.glob("*/*/summary.json"))  # it was stopped, not finished
+    second = comparison(20)
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, output
+    (run,) = comparison.folder.glob("default-seed0/0*")
+    assert "resumed from" in (run / "log.txt").read_text() and (run / "summary.json").exists()
+
+
+def test_a_second_comparison_in_the_same_folder_is_refused(comparison):
+    comparison(200)
+    until(lambda: is_training(comparison.folder))
+    second = comparison(200)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 2 and "another reproduce.py is running in it" in output
+    assert output.count("\n") == 1
+
+
+def test_a_run_that_fails_is_named_and_the_exit_code_says_so(comparison):
+    damaged = comparison.folder / "grid-seed0" / "00000-search-seed0"
+    damaged.mkdir(parents=True)
+    (damaged / "args.json").write_text("{}")
+    process = comparison(1, "--methods", "default", "grid")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "grid, seed 0: FAILED" in output and "1 runs are missing" in output
+    assert "cannot be read" in (damaged.parent / "output.txt").read_text()
