@@ -8,7 +8,8 @@ def make_parser() -> cli.Parser:
         "Evaluate the averaged network of a run; the scores are added to its summary.json."
     )
     add = cli.adder(parser)
-    add("run", None, "folder of the run; a number such as runs/00003 is enough", required=True)
+    text = "folder of the run, a number such as runs/00003, or 'latest': the newest run in runs/"
+    add("run", None, text, required=True)
     text = "images for the FID and Inception Score"
     add("eval_samples", 10000, text, type=cli.number(int, 2))
     text = "feature extractor for FID and IS (default: the run's)"
@@ -20,6 +21,11 @@ def make_parser() -> cli.Parser:
     add("cache_dir", None, text)
     text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"
     add("device", "auto", text, type=cli.device)
+    add("threads", 0, "CPU threads; 0: torch's default", type=cli.count_or_none)
+    text = "DDIM steps per sampled image (default: the run's)"
+    add("backward_steps", None, text, type=cli.count)
+    text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
+    add("no_clip", None, text, action="store_true")
     return parser
 
 
@@ -28,32 +34,58 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import json
 import sys
+from pathlib import Path
 
 from common import checkpoint
 from common.errors import Stop, guarded
 from common.judging import Judge, judge_checkpoint
 from common.machine import setup
+from common.sampling import SamplerSettings
 
 
 def judge_again(args) -> None:
-    """FID and IS of a run's newest checkpoint, added to its summary.json if there is one."""
-    folder = cli.by_number(args.run)
-    if not folder.is_dir():
-        raise Stop(f"--run {args.run}: no such run, or more than one", code=2)
-    path = checkpoint.newest(folder)
+    """FID and IS of a run's newest whole checkpoint, added to its summary.json if there is one."""
+    folder = run_folder(args.run)
+    state, path = checkpoint.load_newest(folder / "checkpoints", log) or (None, None)
     if not path:
         raise Stop(f"--run {folder}: no checkpoint in it", code=2)
-    given = {k: v for k, v in vars(args).items() if v is not None}
-    settings = {**checkpoint.load(path)["args"], **given}
-    device = setup(args.device)
-    judge = Judge.from_flags(device, **settings)
-    scores = judge_checkpoint(path, judge, device, args.eval_samples)
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    flags = {**state["args"], **given}
+    if flags["backward_steps"] > flags["timesteps"]:
+        raise Stop(
+            f"--backward_steps {flags['backward_steps']} exceeds the run's T = "
+            f"{flags['timesteps']}",
+            code=2,
+        )
+    device = setup(args.device, threads=args.threads)
+    judge, settings = Judge.from_flags(device, **flags), SamplerSettings.from_flags(**flags)
+    scores = judge_checkpoint(path, judge, device, args.eval_samples, settings)
     print(json.dumps(scores, indent=2))
-    known = folder / "summary.json"
-    if known.exists():  # a summary marks a run as complete, so an unfinished run gets none
-        summary = json.loads(known.read_text())
-        summary.setdefault("judged_again", []).append({**scores, "checkpoint": path.name})
-        checkpoint.write_atomically(known, (json.dumps(summary, indent=2) + "\n").encode())
+    summary_path = folder / "summary.json"
+    if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none
+        summary = json.loads(summary_path.read_text())
+        changed = {name: given[name] for name in ("backward_steps", "no_clip") if name in given}
+        entry = {**scores, **changed, "checkpoint": path.name}
+        summary.setdefault("judged_again", []).append(entry)
+        checkpoint.write_atomically(summary_path, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def run_folder(name: str) -> Path:
+    """The run's folder; `latest` is the newest one with a checkpoint."""
+    if name == "latest":
+        runs = sorted(path.parents[1] for path in Path("runs").glob("[0-9]*/checkpoints/step_*.pt"))
+        if not runs:
+            raise Stop("--run latest: no run with a checkpoint in runs", code=2)
+        return runs[-1]
+    folder = cli.by_number(name)
+    if not folder.is_dir():
+        raise Stop(f"--run {name}: no such run, or more than one", code=2)
+    return folder
+
+
+def log(text: str) -> None:
+    """Beside the scores, which are JSON on stdout."""
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,39 @@ def test_a_damaged_checkpoint_is_named(trained, judge, tmp_path):
     assert code == 1 and "step_00000010.pt: damaged" in said and said.count("\n") == 1
 
 
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(trained, judge, tmp_path):
+    folder = tmp_path / "00000-train-seed0" / "checkpoints"
+    folder.mkdir(parents=True)
+    newest = sorted((trained / "00000-train-seed0" / "checkpoints").iterdir())[-1]
+    (folder / "step_00000009.pt").write_bytes(newest.read_bytes())
+    (folder / "step_00000010.pt").write_bytes(newest.read_bytes()[:-1])
+    code, stderr = judge("--run", tmp_path / "00000", "--eval_samples", 20)
+    assert code == 0 and "step_00000010.pt: damaged" in stderr and "going back" in stderr
+    assert json.loads(judge.out)["n"] == 20
+
+
+def test_sampling_is_as_asked(trained, judge):
+    run = trained / "00000"
+    fids = {}
+    for flags in ((), ("--no_clip",), ("--backward_steps", 2), ("--threads", 1)):
+        assert judge("--run", run, "--eval_samples", 20, *flags) == (0, "")
+        fids[flags] = json.loads(judge.out)["fid"]
+    assert len(set(fids.values())) == 3 and fids[()] == fids["--threads", 1]
+    asked = summary_of(trained)["judged_again"][-4:]
+    assert [entry.get("no_clip") for entry in asked] == [None, True, None, None]
+    assert [entry.get("backward_steps") for entry in asked] == [None, None, 2, None]
+    code, stderr = judge("--run", run, "--backward_steps", 99999)
+    assert code == 2 and "--backward_steps 99999 exceeds" in stderr
+
+
+def test_latest_is_the_newest_run_with_a_checkpoint(trained, judge, monkeypatch):
+    monkeypatch.chdir(trained.parent)
+    assert judge("--run", "latest", "--eval_samples", 20) == (0, "")
+    monkeypatch.chdir(trained)
+    code, stderr = judge("--run", "latest", "--eval_samples", 20)
+    assert code == 2 and "no run with a checkpoint" in stderr
+
+
 @pytest.mark.parametrize("flags", [
     "", "--run x --eval_samples 1", "--run x --eval_samples nan", "--run x --extractor other",
     "--run x --what", "x", "--run x --device tpu", "--run x --device cuda:x",
