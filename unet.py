@@ -12,12 +12,24 @@ from torch import Tensor, nn
 TIME_DIM = 256
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """torch's, without the counter of batches, which nothing reads: one launch a layer on a GPU."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.num_batches_tracked = None
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        state_dict.pop(prefix + "num_batches_tracked", None)  # of a checkpoint that still has it
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
+
+
 def conv_bn_silu(a, b, k):
-    return nn.Sequential(nn.Conv2d(a, b, k, padding=k // 2), nn.BatchNorm2d(b), nn.SiLU())
+    return nn.Sequential(nn.Conv2d(a, b, k, padding=k // 2), BatchNorm(b), nn.SiLU())
 
 
 def depthwise_bn(c, stride=1):
-    return nn.Sequential(nn.Conv2d(c, c, 3, stride, 1, groups=c), nn.BatchNorm2d(c))
+    return nn.Sequential(nn.Conv2d(c, c, 3, stride, 1, groups=c), BatchNorm(c))
 
 
 def shuffle(left, right):

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
+from unet import BatchNorm
+
 
 def evens_first(x: Tensor, dim: int, parts: int = 1) -> Tensor:
     """Channels along `dim`, each part of them in the order in which feature maps are stored."""
@@ -51,7 +53,7 @@ class ConvBn(nn.Sequential):
 
     def __init__(self, a, b, k, stride=1, groups=1, stored=None):
         conv = nn.Conv2d(a, b, k, stride, padding=k // 2, groups=groups)
-        super().__init__(conv, nn.BatchNorm2d(b))
+        super().__init__(conv, BatchNorm(b))
         self.stored, self.folded = stored, None
         self.parts = {"both": 1, "halves": 2}.get(stored)  # of the output, each evens first
 
@@ -113,7 +115,6 @@ class ConvBn(nn.Sequential):
         else:
             own[0].add_(bias, alpha=ahead)
             yield own
-        bn.num_batches_tracked.add_(1)
 
 
 class ConvBnSilu(ConvBn):

@@ -18,8 +18,7 @@ LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "platea
 def make_optimizer(parameters, lr: float) -> AdamW:
     """AdamW in one kernel where the device has it."""
     parameters = list(parameters)
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return AdamW(parameters, lr=lr, fused=fused)
+    return AdamW(parameters, lr=lr, fused=all(p.is_floating_point() for p in parameters))
 
 
 def one_cycle(optimizer, highest: float | list[float], steps: int) -> lr_scheduler.OneCycleLR:
@@ -196,9 +195,10 @@ def denoising_step(
     parameters = list(net.parameters())
     if extra is not None:
         pieces = extra.split([p.numel() for p in parameters])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad += piece.view_as(parameter)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        pieces = [piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)]
+        torch._foreach_add_([p.grad for p in parameters], pieces)
+    # one launch for all of them, where the device has it
+    norm = torch.stack(torch._foreach_norm([p.grad for p in parameters])).norm()
     value, norm = torch.stack([loss.detach(), norm]).tolist()  # one wait for the device
     check_finite(value, "the loss")
     check_finite(norm, "the gradient's norm")
