@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
+SAFE = 1e140  # features below it have a variance that float64 can hold
 
 
 @dataclass
@@ -40,19 +41,22 @@ class Reference:
         return self.cov.trace()
 
 
-def frechet_distance(features: Tensor, reference: Reference) -> Tensor:
+def frechet_distance(
+    features: Tensor, reference: Reference, largest: float | None = None
+) -> Tensor:
     """|mu - mu_r|² + Tr(C + C_r - 2·sqrt(C·C_r)), for n features (n,d) and a reference.
 
     Has a first derivative, in reverse and in forward mode. For n <= d nothing d wide is decomposed.
+    `largest` is the largest absolute feature, where it is known: on a GPU, asking is a wait.
     """
-    x = _checked(features, len(reference.mean))
+    x, largest = _checked(features, len(reference.mean), largest)
     if len(x) < 2:
         raise ValueError(f"FID needs at least 2 samples, not {len(x)}")
     mean, root = _gaussian(x)  # (d,), (n-1,d)
     if len(x) > len(mean):
         return _distance_of_moments(mean, root.mT @ root, reference)
     trace = root.square().sum()
-    scale = _scale(trace, reference)
+    scale = _scale(trace, reference, checked=largest < SAFE)
     product = reference.root.mT @ (root / scale).mT.contiguous()  # (rank,n-1)
     trace_sqrt = scale * _nuclear_norm(product)
     return _distance(mean, trace, trace_sqrt, reference)
@@ -85,9 +89,9 @@ def _distance(mean, trace, trace_sqrt, reference):
     return (gap + trace + reference.trace - 2 * trace_sqrt).clamp(min=0)
 
 
-def _scale(trace, reference):
+def _scale(trace, reference, checked=False):
     """Brings the eigenvalues to about 1, so that neither 1e-30 nor 1e30 leaves float64's range."""
-    if not torch.isfinite(trace.detach()):
+    if not checked and not torch.isfinite(trace.detach()):
         raise ValueError("the features are too large: their variance is not finite in float64")
     scale = trace.detach().sqrt() * reference.trace.sqrt()
     return torch.where(scale > 0, scale, 1.0)
@@ -119,20 +123,26 @@ def _trace_sqrt(product):
     return torch.where(sound, eigenvalues, 1.0).sqrt().mul(sound).sum() + constant.sqrt().sum()
 
 
-def _checked(features, d=None):
-    """The features as float64, or a ValueError before any linear algebra sees them."""
+def largest_of(features: Tensor) -> float:
+    """The largest absolute feature; NaN or infinite if any feature is."""
+    return float(features.detach().abs().max()) if features.numel() else 0.0
+
+
+def _checked(features, d=None, largest=None):
+    """The features as float64, and the largest; or a ValueError before any linear algebra."""
     if features.ndim != 2 or (d is not None and features.shape[1] != d):
         raise ValueError(f"features are (n,{d or 'd'}), not {tuple(features.shape)}")
-    if not torch.isfinite(features.detach()).all():
+    largest = largest_of(features) if largest is None else largest
+    if not math.isfinite(largest):
         raise ValueError("a feature is not finite")
     if features.device.type == "mps":  # it has no float64
         features = features.cpu()
-    return features.double()
+    return features.double(), largest
 
 
 def inception_score(probs: Tensor, splits: int = 10) -> tuple[float, float]:
     """exp of the mean KL divergence from the mean probabilities: mean, deviation over splits."""
-    probs = _checked(probs)
+    probs, _ = _checked(probs)
     n = len(probs)
     if splits < 1 or n < splits:
         raise ValueError(f"the Inception Score in {splits} splits needs that many samples, not {n}")
@@ -150,8 +160,8 @@ def inception_score(probs: Tensor, splits: int = 10) -> tuple[float, float]:
 
 def kid(features: Tensor, real_features: Tensor) -> float:
     """The unbiased squared MMD with kernel (x·y/d + 1)³; about 0, and also below, for like sets."""
-    x = _checked(features)
-    y = _checked(real_features, x.shape[1])
+    x, _ = _checked(features)
+    y, _ = _checked(real_features, x.shape[1])
     if len(x) < 2 or len(y) < 2:
         raise ValueError(f"KID needs at least 2 samples on each side, not {len(x)} and {len(y)}")
     value = float(_kernel_mean(x) + _kernel_mean(y) - 2 * _kernel_mean(x, y))
@@ -190,7 +200,7 @@ class FeatureStatistics:
     def update(self, features: Tensor, probs: Tensor | None = None) -> None:
         """Take in a batch (N,d) and, where a score is wanted, its probabilities (N,K)."""
         seen = [self.mean] if self.merged else self.waiting
-        features = _checked(features.detach(), seen[0].shape[-1] if seen else None)
+        features, _ = _checked(features.detach(), seen[0].shape[-1] if seen else None)
         if probs is not None:
             self.probs.append(probs.detach())
         if len(features):

@@ -91,7 +91,8 @@ class Diffusion:
         times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
         levels = levels or self.levels(self.sampling_schedule)
         net_times = self.network_times(times).to(x.device)
-        signal, noise, scale = (c[[0, *times]] for c in levels)  # (steps+1,)
+        visited = torch.tensor([0, *times]).to(levels.signal.device)
+        signal, noise, scale = (c[visited] for c in levels)  # (steps+1,)
 
         def step(x, i):
             with torch.set_grad_enabled(torch.is_grad_enabled() and times[i - 1] <= constant_above):

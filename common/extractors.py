@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import re
+from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
@@ -124,13 +125,17 @@ def load_extractor(
 
 def resize(x: Tensor, side: int) -> Tensor:
     """F.interpolate's bilinear as two products, whose derivative is deterministic everywhere."""
-    rows, columns = (_bilinear(size, side).to(x) for size in x.shape[-2:])
+    rows, columns = (_bilinear(size, side, x.dtype, x.device) for size in x.shape[-2:])
     return rows @ x @ columns.mT  # (N,C,h,w) -> (N,C,side,side)
 
 
-def _bilinear(size, side):
-    identity = torch.eye(size, dtype=torch.float64)[None]
-    return F.interpolate(identity, side, mode="linear", align_corners=False)[0].T  # (side,size)
+@lru_cache
+def _bilinear(size, side, dtype, device):
+    """The matrix (side,size) of a resize, kept: on a GPU, making it again is a copy each time."""
+    with torch.inference_mode(False):  # else no gradient could ever save it
+        identity = torch.eye(size, dtype=torch.float64)[None]
+        matrix = F.interpolate(identity, side, mode="linear", align_corners=False)[0].T
+        return matrix.to(device, dtype)
 
 
 def _load_mnist():

@@ -29,17 +29,18 @@ class ScheduleOptimizer:
 
     def step(self, gradient: Tensor) -> None:
         """One update along -gradient, (p,)."""
-        check_finite(gradient.abs().sum().item(), "the gradient of the schedule")
+        slopes = gradient.tolist()  # one wait for the device
+        check_finite(sum(map(abs, slopes)), "the gradient of the schedule")
         self.schedule.set_gradient_(gradient)
         self.optimizer.step()
         self.cycle.step()
         self.schedule.project_()
-        self.follow(gradient)
+        self.follow(slopes)
         self.count += 1
 
-    def follow(self, gradient: Tensor, memory: float = MEMORY) -> None:
+    def follow(self, slopes: list[float], memory: float = MEMORY) -> None:
         """Update the moments: what is between mean and mean square is noise."""
-        for name, g in zip(self.schedule.q, gradient.tolist(), strict=True):
+        for name, g in zip(self.schedule.q, slopes, strict=True):
             mean, square = self.moments.get(name, (g, g * g))
             pairs = (mean, g), (square, g * g)
             self.moments[name] = [memory * old + (1 - memory) * new for old, new in pairs]

@@ -25,7 +25,7 @@ from common.machine import stream
 from common.sampling import Sampler
 from common.weights import evaluating, flat, set_weights, weights_kept
 from common.zeroth_order import Slope, one_point, two_point
-from metrics import frechet_distance
+from metrics import frechet_distance, largest_of
 from model import Levels, visited_times
 from scheduler import Schedule
 
@@ -92,17 +92,23 @@ class UpperLevel:
     def levels(self, q: Tensor) -> Levels:
         return self.sampler.process.levels_of(self.schedule.curve(q))
 
+    def features(self, net: nn.Module, levels: Levels, noise: Tensor, **options) -> Tensor:
+        """The features of the images that starting noise becomes, (n,d)."""
+        return self.judge.extractor(self.sampler(net, noise, levels=levels, **options))[0]
+
     def fid(self, net: nn.Module, levels: Levels, noise: Tensor, **options) -> Tensor:
         """F from given starting noise."""
-        return self.distance(self.sampler(net, noise, levels=levels, **options))
+        return self.distance(self.features(net, levels, noise, **options))
 
-    def distance(self, images: Tensor) -> Tensor:
-        """The FID of images; what is not finite in them ends the run."""
-        return self.distance_of_features(self.judge.extractor(images)[0])
+    def distances(self, features: Tensor) -> Tensor:
+        """The FIDs of the images of k points, (k,n,d) -> (k,); all are checked at once."""
+        largest = largest_of(features)
+        return torch.stack([self.distance(part, largest) for part in features])
 
-    def distance_of_features(self, features: Tensor) -> Tensor:
+    def distance(self, features: Tensor, largest: float | None = None) -> Tensor:
+        """The FID of features; what is not finite in them ends the run."""
         try:
-            return frechet_distance(features, self.judge.reference)
+            return frechet_distance(features, self.judge.reference, largest)
         except ValueError as error:
             raise NotFinite(f"the FID ({error})") from None
 
@@ -116,8 +122,8 @@ class UpperLevel:
             found = []
             for point, noise in zip(points, self._noises(len(points), "z", step), strict=True):
                 set_weights(net, point)
-                found.append(self.fid(net, levels, noise))
-            return torch.stack(found)
+                found.append(self.features(net, levels, noise))
+            return self.distances(torch.stack(found))
 
         if self.settings.upper_gradient == "exact":
             return self.slopes(net, step, "z")[1]
@@ -134,8 +140,8 @@ class UpperLevel:
             k, n = noises.shape[:2]
             each = (c.mT.repeat_interleave(n, 1) for c in vmap(self.levels)(points))
             levels = Levels(*(c[:, :, None, None, None] for c in each))  # (T+1,kn,1,1,1)
-            images = self.sampler(net, noises.flatten(0, 1), levels=levels)
-            return torch.stack([self.distance(part) for part in images.unflatten(0, (k, n))])
+            features = self.features(net, levels, noises.flatten(0, 1))
+            return self.distances(features.unflatten(0, (k, n)))
 
         q = self.schedule.vector()
         if self.settings.upper_gradient == "exact":
@@ -192,11 +198,11 @@ class UpperLevel:
 
         parts = noise.split(self.settings.at_once)
         if len(parts) == 1:
-            value, found = gradients(self.distance_of_features, noise)
+            value, found = gradients(self.distance, noise)
         else:
             with torch.no_grad():
                 leaf = torch.cat([features(part) for part in parts])
-            value = self.distance_of_features(leaf.requires_grad_())
+            value = self.distance(leaf.requires_grad_())
             outer = torch.autograd.grad(value, leaf)[0].split(self.settings.at_once)
             each = [
                 gradients(lambda f, g=g: (f * g).sum(), part)[1]

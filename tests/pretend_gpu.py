@@ -1,10 +1,10 @@
 """A pretend accelerator: tensors that claim to lie on a GPU and compute on the CPU.
 
-A `Resident` tensor holds a CPU tensor and reports the device `pretend:0`, torch's name for a backend
-written in Python. Each operator on one runs on what it holds, with real numbers, and is checked
-as a GPU would check it: operators that mix devices are refused. What would cost time there is noted
-with the line of the project that caused it: a wait (the host needs a number), a copy (a tensor goes
-from the host to the device), a launch (any operator that is not a view).
+A `Resident` tensor holds a CPU tensor and reports the device `pretend:0`, a backend of torch that
+is written in Python. Each operator on one runs on what it holds, with real numbers, and is checked
+as a GPU would check it: operators that mix devices are refused. What would cost time there is
+noted with the line of the project that caused it: a wait (the host needs a number), a copy (a
+tensor goes from the host to the device), a launch (any operator that is not a view).
 
 Registering the backend changes torch for the whole process: only a process of its own imports this.
 """
@@ -177,14 +177,9 @@ def _note(func, name, args, resident, host, lands):
         _mixed(name, args, host)
     if resident and name in WAITS:
         traffic.waits[name, _place()] += 1
-    if (
-        resident
-        and name.startswith("index")
-        and len(args) > 1
-        and isinstance(args[1], (list, tuple))
-    ):
-        if any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1]):
-            traffic.waits[f"{name} by a mask", _place()] += 1
+    if resident and name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        masks = [i for i in args[1] if i is not None and i.dtype == torch.bool]
+        traffic.waits[f"{name} by a mask", _place()] += bool(masks)
     if resident and not func.is_view and name not in FREE:
         traffic.launches[name, _place()] += 1
 

@@ -140,16 +140,16 @@ def test_weights_are_bit_for_bit_what_they_were(fails):
     upper.sampler.noise = lambda n, *_: torch.randn(n, 1, 8, 8, dtype=F64)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     modes = [m.training for m in net.modules()]
-    calls, fid = 0, upper.fid
+    calls, features = 0, upper.features
 
     def failing(*words):
         nonlocal calls
         calls += 1
         if calls == fails:
             raise RuntimeError("out of memory")
-        return fid(*words)
+        return features(*words)
 
-    upper.fid = failing
+    upper.features = failing
     if fails:
         with pytest.raises(RuntimeError):
             upper.slope_of_weights(net, 0)
@@ -260,7 +260,7 @@ def test_the_schedule_optimizer_keeps_to_the_bounds():
 def test_the_noise_of_a_gradient_is_followed():
     q = ScheduleOptimizer(Schedule("linear", 20, learned=True), [0.0] * 4, 300)
     for _ in range(300):
-        q.follow(torch.tensor([3.0, 0.0]) + torch.randn(2), memory=0.98)
+        q.follow((torch.tensor([3.0, 0.0]) + torch.randn(2)).tolist(), memory=0.98)
     (mean, spread), (centre, _) = q.slopes()["start"], q.slopes()["end"]
     assert mean == pytest.approx(3, abs=0.5) and centre == pytest.approx(0, abs=0.5)
     assert spread == pytest.approx(1, abs=0.4)
@@ -303,9 +303,9 @@ class DieBetweenSides:
         self.call = call
 
     def __call__(self):
-        real, seen, wanted = UpperLevel.fid, 0, self.call
+        real, seen, wanted = UpperLevel.features, 0, self.call
 
-        def fid(self, *words):
+        def features(self, *words):
             nonlocal seen
             seen += 1
             value = real(self, *words)
@@ -313,7 +313,7 @@ class DieBetweenSides:
                 os.kill(os.getpid(), signal.SIGKILL)
             return value
 
-        UpperLevel.fid = fid
+        UpperLevel.features = features
 
 
 @pytest.mark.parametrize("flags", [[], ["--ZO_type", "one"], ["--upper_gradient", "forward"]])
@@ -408,12 +408,11 @@ class PoisonFid:
 
         real, seen = upper_level.frechet_distance, 0
 
-        def poisoned(*words):
+        def poisoned(features, reference, *largest):
             nonlocal seen
             seen += 1
             if seen < self.call:
-                return real(*words)
-            features, reference = words
+                return real(features, reference, *largest)
             if self.images:  # what a network that diverged would draw
                 return real(features * torch.inf, reference)
             return real(features, reference) * torch.nan

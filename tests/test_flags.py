@@ -233,22 +233,6 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path):
     assert "--device cuda:7" in script.last_line() and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0", "cuda:1"])
-def test_every_name_of_a_gpu_sets_the_device_up(name, monkeypatch):
-    """torch.cuda.set_device refuses a device without an index, on any machine."""
-    import torch
-
-    from common import machine
-
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
-    index = 1 if name == "cuda:1" else 0
-    assert machine.setup(parse("train", "--device", name).device) == torch.device("cuda", index)
-    assert chosen == [index]
-
-
 def test_a_run_may_be_named_by_its_number(tmp_path):
     for name in ("00003-train-seed0", "00004-train-seed0", "00004-bilevel-seed0"):
         (tmp_path / name).mkdir()

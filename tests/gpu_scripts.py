@@ -1,0 +1,94 @@
+"""The scripts whole on the pretend accelerator, beside the CPU: python tests/gpu_scripts.py FOLDER.
+
+Each script runs on the host and on the device with the same network, and a run of the host resumes
+on the device and the other way round. Printed is what each run's losses were; an operator that
+mixes devices ends it with an error.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pretend_gpu
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import train_mnist
+import train_mnist_bilevel_ZO
+from common import cli, loop, networks
+from common.errors import Stop
+from unet import UNet
+
+COMMON = """
+    --dataset digits --model_base_dim 4 --timesteps 20 --batch_size 8 --limit_batches 2 --epochs 2
+    --backward_steps 2 --n_samples 2 --fid_samples 0 --eval_samples 20 --log_freq 1
+""".split()
+BILEVEL = "--initial_epoch 1 --zo_samples 4 --initial_end 0.9".split()
+SCRIPTS = {
+    "train": (train_mnist, "train", []),
+    "bilevel": (train_mnist_bilevel_ZO, "bilevel", BILEVEL),
+}
+CPU = torch.device("cpu")
+
+
+class StopAfter:
+    """Ends a run after some polls, as a signal does."""
+
+    def __init__(self, polls):
+        self.left = polls
+
+    def __call__(self, run):
+        run.save()
+        self.left -= 1
+        if not self.left:
+            raise Stop("interrupted", code=143)
+
+
+def run(
+    name: str, folder: Path, device: torch.device, resume: bool = False, polls: int = 0
+) -> None:
+    """A script's own main, its device chosen for it."""
+    script, kind, flags = SCRIPTS[name]
+    argv = ["--runs_dir", str(folder), *(["--resume", "latest"] if resume else COMMON + flags)]
+    args = cli.parse(script.make_parser(), kind, script.check, argv)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(loop, "setup", lambda *_: device))
+        stack.enter_context(mock.patch.object(script, "leave_figures", lambda *_: None))
+        if polls:
+            poll = StopAfter(polls)
+            stack.enter_context(mock.patch("common.run.Run.poll", lambda self: poll(self)))
+        with contextlib.suppress(Stop):
+            script.main(args)
+
+
+def losses(folder: Path) -> list[float]:
+    (csv,) = [p for n in ("losses", "iterations") for p in folder.glob(f"*/{n}.csv")]
+    header, *rows = (line.split(",") for line in csv.read_text().splitlines())
+    column = header.index("loss_y" if "loss_y" in header else "loss")
+    return [float(row[column]) for row in rows]
+
+
+def main(root: Path) -> None:
+    found = {}
+    networks.network_class = lambda _: UNet  # the same on both: no rounding differs
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        for name in SCRIPTS:
+            run(name, root / name / "host", CPU)
+            with pretend_gpu.pretend():
+                run(name, root / name / "device", pretend_gpu.DEVICE)
+        run("train", root / "train" / "moved", CPU, polls=1)
+        with pretend_gpu.pretend():
+            run("train", root / "train" / "moved", pretend_gpu.DEVICE, resume=True, polls=1)
+        run("train", root / "train" / "moved", CPU, resume=True)
+    for folder in sorted(root.glob("*/*")):
+        found[f"{folder.parent.name} {folder.name}"] = losses(folder)
+    print(json.dumps(found), flush=True)
+    os._exit(0)  # torch's threads know nothing of a backend in Python when they end
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

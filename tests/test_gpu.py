@@ -1,0 +1,107 @@
+"""No GPU is needed: a pretend one refuses to mix devices and counts waits, copies and launches.
+
+It cannot show speed, or what a real kernel rounds: docs/cuda.md lists what no GPU has run.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from common import machine
+from common.errors import Stop
+
+# path -> waits of the host for the device, copies from the host to it
+BUDGETS = {
+    "training step": (1, 0),
+    "training step with a pull": (1, 0),
+    "averaging": (0, 1),
+    "sampling, DDIM": (0, 2),  # the visited times, before the chain; none inside it
+    "sampling, DDPM": (0, 2),
+    "score of 8 images": (9, 0),
+    "dF/dtheta, zeroth-order": (4, 4),
+    "dF/dq, zeroth-order": (4, 2),
+    "dF/dq, forward mode": (5, 2),
+    "dF/dq and dF/dtheta, exact": (8, 2),
+    "difference of losses": (0, 0),
+    "schedule step": (2, 0),
+    "coupled step": (10, 4),
+    "save and load": (0, 0),
+}
+ITERATION = ("training step", "dF/dtheta, zeroth-order", "training step with a pull",
+    "dF/dq, zeroth-order", "difference of losses", "schedule step")  # fmt: skip
+
+
+def printed(script, *arguments):
+    """What a script prints that registers the pretend device, in a process of its own."""
+    command = [sys.executable, f"tests/{script}", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def paths():
+    return printed("gpu_paths.py", 64, 2)
+
+
+@pytest.mark.parametrize("path", BUDGETS)
+def test_a_hot_path_stays_on_its_device_and_keeps_its_budget(paths, path):
+    waits, copies = paths[path]["waits"], paths[path]["copies"]
+    assert (sum(waits.values()), sum(copies.values())) == BUDGETS[path], (waits, copies)
+
+
+def test_every_path_has_a_budget_and_a_published_iteration_waits_twelve_times(paths):
+    assert set(paths) == {*BUDGETS, "launches"}
+    assert sum(BUDGETS[path][0] for path in ITERATION) <= 12
+
+
+def test_a_step_of_training_and_of_sampling_launches_few_operators(paths):
+    """At base 64; how many images a batch has does not change it."""
+    found = paths["launches"]
+    assert found["training step"] <= 750
+    assert found["3 DDIM steps"] - found["2 DDIM steps"] <= 430
+
+
+def test_the_scripts_give_the_numbers_of_the_cpu_and_runs_move_between_devices(tmp_path):
+    found = printed("gpu_scripts.py", tmp_path)
+    assert set(found) == {
+        "train host", "train device", "train moved", "bilevel host", "bilevel device"
+    }  # fmt: skip
+    for name in ("train", "bilevel"):
+        assert len(found[f"{name} host"]) == 4
+        assert found[f"{name} device"] == pytest.approx(found[f"{name} host"], rel=1e-6)
+    assert found["train moved"] == pytest.approx(found["train host"], rel=1e-6)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine that says it has two; returns the indices that are made current."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    return chosen
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0", "cuda:1"])
+def test_every_name_of_a_gpu_is_a_device_with_an_index(name, two_gpus):
+    index = 1 if name == "cuda:1" else 0
+    assert machine.setup(name) == torch.device("cuda", index)
+    assert two_gpus == [index]
+
+
+@pytest.mark.parametrize("name", ["cuda:9", "mps"])
+def test_a_device_that_is_absent_is_one_line(name, two_gpus):
+    with pytest.raises(Stop, match=f"--device {name}: not on this machine") as stop:
+        machine.setup(name)
+    assert stop.value.code == 2 and not two_gpus
+
+
+def test_cpu_is_the_cpu_beside_two_gpus(two_gpus):
+    assert machine.setup("auto", cpu=True) == torch.device("cpu") and not two_gpus
