@@ -19,7 +19,7 @@ from common.data import Batches, to_unit
 from common.extractors import load_extractor
 from common.judging import Judge
 from common.networks import make_network
-from common.penalty import Penalty
+from common.penalty import Penalty, PenaltySettings
 from common.sampling import Sampler, SamplerSettings
 from common.schedule_optimizer import ScheduleOptimizer
 from common.training import Average, Learner, make_optimizer
@@ -69,8 +69,8 @@ def paths() -> dict:
     extra = torch.zeros(weights).to(DEVICE)
     gradient = torch.full((4,), 1e-3, dtype=torch.float64).to(DEVICE)
     noise = sampler.noise(4, 0, "paths")
-    penalty = Penalty(theta_y, theta_z, upper["exact"], gamma=1e6)
-    penalty.begin()
+    penalty = Penalty(theta_y, theta_z, upper["exact"], PenaltySettings(gamma=1e6))
+    penalty.step(process, levels)
 
     def sample(a_sampler):
         with torch.inference_mode():
