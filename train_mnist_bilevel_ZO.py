@@ -44,6 +44,7 @@ def make_parser() -> cli.Parser:
     flags.add_process(group)
     flags.add_training(parser, epochs=3)
     add_bilevel(cli.adder(parser, "bilevel"))
+    add_frozen(cli.adder(parser, "frozen network"))
     flags.add_evaluation(parser)
     flags.add_runtime(parser)
     flags.add_output(parser)
@@ -107,12 +108,25 @@ def add_bilevel(add) -> None:
     add("difference_batches", COUPLED["difference_batches"], text, type=cli.count)
 
 
+def add_frozen(add) -> None:
+    text = "learn a sampling schedule for the trained network of --ckpt, and move no weight"
+    add("freeze_network", False, text, action="store_true")
+    add("frozen_updates", 200, "updates of the schedule with --freeze_network", type=cli.count)
+    text = (
+        "time told to a frozen network: visited: the time visited; nearest: the training time of "
+        "the nearest noise level, which jumps as the schedule moves and misleads the gradient"
+    )
+    add("told", "visited", text, choices=["nearest", "visited"])
+
+
 def gamma_or_auto(text):
     """An argparse type: a number above 0, or `auto`."""
     return text if text == "auto" else cli.positive(text)
 
 
 def check(args) -> None:
+    if args.freeze_network:
+        args.ckpt = flags.checkpoint_in(args.ckpt)
     flags.check_common(args)
     given = {name: getattr(args, f"initial_{name}") for name in NAMES}
     given = flags.with_knots(args.scheduler, args.knots, given)
@@ -132,7 +146,7 @@ def check(args) -> None:
         raise ValueError(
             "--upper_gradient exact differentiates DDIM; --sampler ddpm draws noise at every step"
         )
-    if args.initial_epoch >= args.epochs:
+    if args.initial_epoch >= args.epochs and not args.freeze_network:
         raise ValueError(
             f"--initial_epoch {args.initial_epoch} leaves none of --epochs {args.epochs} for the "
             "schedule; to train with a fixed schedule use train_mnist.py or --lr_beta 0 0 0 0"
@@ -163,14 +177,15 @@ import torch
 from common import figures
 from common.bilevel_report import null_text, report
 from common.data import Batches
-from common.errors import at, guarded
+from common.errors import Stop, at, guarded
 from common.judging import Judge, evaluate
 from common.loop import Progress, end_of_epoch, run_script
-from common.machine import stream
-from common.networks import compiled, make_network
+from common.machine import setup, stream
+from common.networks import compiled, load_network, make_network
 from common.penalty import Penalty, PenaltySettings
 from common.run import Run
-from common.sampling import Sampler, SamplerSettings
+from common.sampling import Sampler, SamplerSettings, process_of
+from common.sampling_only import run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps, null_band
 from common.training import Average, Learner, LRSchedule, draw, ema_decay, make_optimizer
@@ -381,8 +396,36 @@ def print_plan(args, images) -> None:
         print(f"{name}: {count:,} images through the network")
 
 
+def freeze_network(args) -> None:
+    """Learn how to sample from a trained network; the last line is the schedule's path."""
+    device = setup(args.device, args.cpu, args.threads)
+    net, state = load_network(args.ckpt, device)
+    trained = process_of(state, device)
+    if args.backward_steps > trained.schedule.timesteps:
+        raise Stop(f"--backward_steps {args.backward_steps} exceeds the T of {args.ckpt}", code=2)
+    own = trained.sampling_schedule
+    values = own.to_dict() if args.scheduler != "knots" else own.as_knots(args.knots).to_dict()
+    schedule = Schedule.from_dict(values, learned=True)
+    chosen = ("backward_steps", "no_clip", "tau_type", "data_dir", "cache_dir", "extractor")
+    flags_of_run = state["args"] | {n: getattr(args, n) for n in (*chosen, "inception_weights")}
+    drawn = SamplerSettings.from_flags(**flags_of_run | {"sampler": "ddim", "amp": False})
+    judge = Judge.from_flags(device, **flags_of_run)
+    places = (flags_of_run[n] for n in ("extractor", "dataset", "data_dir"))
+    objective = Judge.load(*places, device, args.cache_dir, args.inception_weights, "train")
+    upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
+    with Run.open("frozen", vars(args), device) as run:
+        sampler = Sampler(trained, drawn, state["shape"])
+        levels = args.told, objective, judge, upper
+        moves = args.lr_beta, args.frozen_updates, args.eval_samples
+        run_frozen(run, net, sampler, schedule, *levels, *moves)
+        run.log(f"wrote {run.folder}/schedule.json, for --sampling_schedule")
+
+
 def main(args) -> None:
-    run_script("bilevel", args, train, print_plan)
+    if args.freeze_network:
+        freeze_network(args)
+    else:
+        run_script("bilevel", args, train, print_plan)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.cli import adder, count, count_or_none, device, number, parameter, positive
+from common.cli import adder, by_number, count, count_or_none, device, number, parameter, positive
 from common.families import FAMILIES, KNOTS, among, complete, knots_table, read_schedule
 
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
@@ -161,6 +161,18 @@ def check_common(args) -> None:
             args.ckpt = path = ""  # the run's own checkpoints hold newer weights
         if path and not Path(path).is_file():
             raise ValueError(f"--{flag} {path}: no such file")
+
+
+def checkpoint_in(path: str) -> str:
+    """A checkpoint, or the newest one of a run's folder; runs/00003 may be short for its name."""
+    if not path:
+        raise ValueError("--freeze_network requires --ckpt")
+    if Path(path).is_file():
+        return path
+    found = sorted(by_number(path).glob("checkpoints/step_*.pt"))
+    if not found:
+        raise ValueError(f"--ckpt {path}: neither a checkpoint nor a run that has one")
+    return str(found[-1])
 
 
 def check_schedule(args) -> None:

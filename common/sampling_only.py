@@ -1,0 +1,99 @@
+"""A sampling schedule for a network that is trained already: minutes, and no weight moves.
+
+The FID is that of one fixed sample of noises, so its exact gradient in q has no noise that a step
+rule would have to bear. The network is told the visited time, or the training time nearest in
+noise: the latter jumps as q moves, which no gradient sees.
+"""
+
+import time
+
+import torch
+from torch import nn
+
+from common.judging import Judge, evaluate
+from common.run import Run
+from common.sampling import Sampler
+from common.schedule_optimizer import ScheduleOptimizer
+from common.upper_level import UpperLevel, UpperSettings
+from model import Diffusion, visited_times
+from scheduler import Schedule
+
+
+def sampling_process(trained: Diffusion, schedule: Schedule, told: str) -> Diffusion:
+    """The trained process with another schedule to sample by."""
+    known = schedule if told == "visited" else trained.schedule
+    return Diffusion(known, trained.b, trained.normalise, schedule, trained.device)
+
+
+def learn(
+    run: Run,
+    net: nn.Module,
+    sampler: Sampler,
+    judge: Judge,
+    settings: UpperSettings,
+    lr_beta: list[float],
+    updates: int,
+    log_freq: int = 10,
+) -> None:
+    """Descend dF/dq on the same noises, `updates` times; the sampler's schedule moves in place."""
+    schedule = sampler.process.sampling_schedule
+    upper = UpperLevel(sampler, judge, schedule, settings, run.evaluations)
+    q, best = ScheduleOptimizer(schedule, lr_beta, updates), (float("inf"), None)
+    for i in range(updates):
+        slope = upper.slope_of_schedule(net, 0)
+        if slope.value < best[0]:
+            best = slope.value, schedule.to_dict()
+        q.step(slope.gradient)
+        values = schedule.values()
+        run.row("iterations.csv", iteration=i, fid=slope.value, fid_n=settings.samples, **values)
+        if i % log_freq == 0 or i == updates - 1:
+            run.log(f"update {i + 1}: FID {slope.value:.5g} of {settings.samples} images")
+        run.poll()
+    with torch.no_grad():  # the last steps may have gone past it
+        for name, value in best[1].items():
+            if name in schedule.q:
+                schedule.q[name].fill_(value)
+
+
+def steps_table(sampler: Sampler) -> list[dict[str, float]]:
+    """The visited times, first the noisiest, and their sigma = noise/signal: what samplers take."""
+    schedule, drawn = sampler.process.sampling_schedule, sampler.settings
+    times = visited_times(schedule.timesteps, drawn.steps, drawn.tau_type)
+    log_ab = schedule.log_alpha_bar().detach()[times]
+    sigmas = (torch.expm1(-log_ab)).sqrt().tolist()
+    told = sampler.process.network_times(times).tolist()
+    rows = zip(times, told, sigmas, strict=True)
+    return [{"time": t, "told": k, "sigma": s} for t, k, s in rows][::-1]
+
+
+def run_frozen(
+    run: Run,
+    net: nn.Module,
+    trained: Sampler,
+    schedule: Schedule,
+    told: str,
+    objective: Judge,
+    judge: Judge,
+    settings: UpperSettings,
+    lr_beta: list[float],
+    updates: int,
+    eval_samples: int,
+) -> dict:
+    """Judge before and after, leave schedule.json and the table of steps; returns the summary."""
+    process = sampling_process(trained.process, schedule, told)
+    sampler, began = Sampler(process, trained.settings, trained.shape), time.monotonic()
+    before = evaluate(trained, net, eval_samples, judge, "evaluation", run)
+    learn(run, net, sampler, objective, settings, lr_beta, updates)
+    fixed = Schedule.from_dict(schedule.to_dict())
+    sampler = Sampler(
+        sampling_process(trained.process, fixed, told), sampler.settings, sampler.shape
+    )
+    after = evaluate(sampler, net, eval_samples, judge, "evaluation", run)
+    table = steps_table(sampler)
+    run.write_json("schedule.json", fixed.to_dict())
+    run.write_json("steps.json", {"told": told, "steps": table})
+    for row in table:
+        run.log(f"time {row['time']:5d}  told {row['told']:5d}  sigma {row['sigma']:.6g}")
+    summary = {"updates": updates, "told": told, "fid_before": before["fid"], **fixed.values()}
+    summary["learning_seconds"] = time.monotonic() - began
+    return run.finish({**summary, **after}, drawn=2 * eval_samples * sampler.steps)
