@@ -1,19 +1,27 @@
-"""The documents name code that is there."""
+"""The documents: commands that run, links and code that exist, numbers that are their files'."""
 
 import ast
-import csv
+import importlib
 import json
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from reproduce import ABLATION
+from benchmarks import page
+from common import cli
+from common.tables import fill, read_text_csv
+from comparison import report
+from docs import first_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-from benchmarks import page
-from common.tables import fill
-
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+KINDS = {
+    "train_mnist": "train", "train_mnist_bayesian": "search", "train_mnist_bilevel_ZO": "bilevel"
+}  # fmt: skip
 REFERENCES = re.findall(r"`([\w/]+\.py):([\w.]+)`", (ROOT / "docs" / "algorithm.md").read_text())
 
 
@@ -37,56 +45,103 @@ def test_an_equation_leads_to_its_code(file, name):
     assert name in names_in(ROOT / file)
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_files():
-    """The ones that are typed: of speed, of the shipped network, of the ablation."""
-    text, docs = (ROOT / "README.md").read_text(), ROOT / "docs" / "results"
-    for name, says in (
-        ("bench", "takes {} of the plain one's time, a sampling {}, a bilevel iteration with the "
-         "published flags {}, and that\nneeds no more memory than training, {} GiB against {}."),
-        ("bench_bfloat16", "they take {0}, {1} and {2} of\nthe plain one's time in float32, "
-         "a training step {4} GiB and an iteration {3};"),
-    ):  # fmt: skip
-        rows = {r["what"]: r for r in json.loads((docs / f"{name}.json").read_text())["rows"]}
-        ratios = (
-            next(f"{row['ratio']:.2f}" for what, row in rows.items() if what.startswith(start))
-            for start in ("training step", "sampling an image", "bilevel iteration")
-        )
-        peaks = [rows[f"peak memory, our {of}"]["GiB"] for of in ("bilevel iteration", "training")]
-        assert says.format(*ratios, *(f"{peak:.1f}" for peak in peaks)) in text
-        assert ("no more memory" in says) == (peaks[0] <= peaks[1])
-    found = json.loads((docs / "bfloat16.json").read_text())["fids"]
-    fids = {row["trained"]: {} for row in found}
-    for row in found:
-        fids[row["trained"]][row["seed"]] = row["fid"]["float32"]
-    exact = fids["float32"]
-    moved = [fids["bfloat16"][seed] - fid for seed, fid in exact.items()]
-    span = max(exact.values()) - min(exact.values())
-    assert (
-        f"by {min(moved):+.1f} to {max(moved):+.1f}, where the seeds themselves span {span:.1f}"
-        in text
-    )
-    first = json.loads((docs / "first_run.json").read_text())
-    says = ", ".join(f"{name} {first[name]:.5g}" for name in ("epochs", "steps", "loss"))
-    assert f"finished: {says}, seconds {first['seconds']}" in text
-    shipped = json.loads((ROOT / "assets" / "mnist.json").read_text())
-    assert f"FID {shipped['fid']:.0f} of {shipped['n']:,} images" in text
-    with open(docs / "reproduce_quick.csv") as file:
-        table = list(csv.DictReader(file))
-    fids = [float(r["fid"]) for r in table if r["method"] in ABLATION and r["seed"] == "0"]
-    assert len(fids) == len(ABLATION)
-    assert f"(one seed: {min(fids):.1f} to {max(fids):.1f}, whichever is off)" in text
+def commands_of(text: str) -> list[str]:
+    """The lines of a page's sh blocks, and the commands in `code` that start python."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`((?:[A-Z_]+=\w+ )*python [^`\n]+)`", text)
+    return [line for line in lines if line.strip()] + inline
+
+
+COMMANDS = sorted({(path.name, c) for path in PAGES for c in commands_of(path.read_text())})
+
+
+def arguments_of(command: str) -> list[str]:
+    """A command as the shell splits it, without what it sets in the environment."""
+    arguments = shlex.split(command, comments=True)
+    while re.fullmatch(r"[A-Z_]+=\w+", arguments[0]):
+        del arguments[0]
+    return arguments
+
+
+def check_python(module: str, argv: list[str]) -> None:
+    """The module's parser accepts the arguments; runs that only a user has are not looked for."""
+    if module == "pytest":
+        return
+    source = module.replace(".", "/")
+    assert (ROOT / f"{source}.py").exists() or (ROOT / source / "__main__.py").exists(), module
+    if (ROOT / source / "__main__.py").exists():
+        module += ".__main__"
+    script = importlib.import_module(module)
+    parser = script.make_parser()
+    of_a_user = any(re.search(r"\b[A-Z]{3,}\b|^runs/|^latest$", argument) for argument in argv)
+    try:
+        if module in KINDS and not of_a_user:
+            cli.parse(parser, KINDS[module], script.check, argv)
+        else:
+            parser.parse_args(argv)
+    except SystemExit as stopped:
+        assert stopped.code in (0, None), f"{module} refuses {argv}"
+
+
+@pytest.mark.parametrize("name, command", COMMANDS)
+def test_a_command_can_be_pasted(name, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    subprocess.run(["bash", "-n", "-c", command], check=True)
+    program, *rest = arguments_of(command)
+    flags = [argument for argument in rest if argument.startswith("--")]
+    assert len(flags) == len(set(flags)), f"a flag twice: {flags}"
+    for argument in rest:
+        path = argument.split("=")[-1]
+        if re.fullmatch(r"[\w./-]+\.(py|txt|json|pt|toml|yaml)", path) and path[0] not in "RC":
+            assert path.startswith("runs/") or (ROOT / path).exists(), path
+    if program == "python" and rest[0] == "-m":
+        check_python(rest[1], rest[2:])
+    elif program == "python":
+        check_python(rest[0].removesuffix(".py"), rest[1:])
+    else:
+        assert program in ("pip", "git", "cd", "ruff", "mypy", "pre-commit", ".ci/run"), program
+
+
+def test_every_page_has_commands_that_are_checked():
+    assert len(COMMANDS) > 60
+    assert {name for name, _ in COMMANDS} >= {"README.md", "tuning.md", "reproduce_quick.md"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_files_and_tests_exist(path):
+    text = path.read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)|src=\"([^\"]+)\"", text)
+    for link in (a or b for a, b in links):
+        assert (path.parent / link).exists(), link
+    sources = "\n".join(file.read_text() for file in (ROOT / "tests").glob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in sources, name
+    for name in re.findall(r"`(\w+/[\w/]*\w+\.(?:py|md|csv|json|pt))`", text):
+        assert (ROOT / name).exists() or name.startswith("runs/") or "epoch_" in name, name
+
+
+def test_the_readme_stays_short():
+    text = README.read_text()
+    assert len(text.split()) <= 1800 and len(text.splitlines()) <= 200
+
+
+def test_the_numbers_between_the_readmes_marks_are_those_of_the_files(tmp_path):
+    text = README.read_text()
+    rendered = first_runs.render(json.loads(first_runs.RESULTS.read_text()))
+    assert fill(text, {first_runs.MARK: rendered}) == text
+    copy = tmp_path / "README.md"
+    copy.write_text(text)
+    rows = read_text_csv(ROOT / "docs" / "results" / "reproduce_quick.csv")
+    report.fill_readme(copy, "reproduce_quick", rows)
+    assert copy.read_text() == text
+
+
+def test_the_first_runs_are_the_commands_that_the_readme_shows():
+    recorded = [row["command"] for row in json.loads(first_runs.RESULTS.read_text())]
+    assert recorded == [" ".join(command.split()) for command in first_runs.COMMANDS]
 
 
 def test_the_page_on_speed_holds_the_tables_of_the_files():
     text = page.PAGE.read_text()
     assert fill(text, page.all_tables()) == text
-
-
-def test_the_readme_links_to_files_and_tests_that_are_there():
-    text = (ROOT / "README.md").read_text()
-    links = re.findall(r"\]\((?!http)([^)#]+)\)|src=\"([^\"]+)\"", text)
-    for link in (a or b for a, b in links):
-        assert (ROOT / link).exists(), link
-    sources = "\n".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
-    tests = set(re.findall(r"`(test_\w+)`", text))
-    assert tests and all(f"def {name}(" in sources for name in tests)
