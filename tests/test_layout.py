@@ -1,0 +1,120 @@
+"""The rule of imports, read from the source of every tracked file, and what lies at the root."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = {"train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "reproduce"}
+MATHS = {"model", "unet", "scheduler", "metrics"}
+LEAVES = {"common.errors", "common.families"}
+# a trial of a search is train_mnist.py's own training, run in a process of its own
+EXCEPTIONS = {("search.trials", "train_mnist")}
+FOLDERS = {"search": 2, "comparison": 2, "common": 1}  # every other folder holds commands
+TRACKED = subprocess.run(
+    ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split()
+SOURCES = [name for name in TRACKED if not name.startswith("tests/") and (ROOT / name).exists()]
+NAMES = {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in SOURCES}
+
+
+def level(module: str) -> int:
+    """3 for a command, 2 for search and comparison, 1 for common, 0 for maths and leaves."""
+    if module in MATHS | LEAVES:
+        return 0
+    if module == "common.evaluate":
+        return 3
+    return FOLDERS.get(module.split(".")[0], 3)
+
+
+def imports_of(source: str) -> set[tuple[str, bool]]:
+    """Modules of this repository that a file imports, and whether inside a function."""
+    inside, tree = set(), ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside |= set(map(id, ast.walk(node)))
+    found = set()
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [part if part in NAMES else node.module for part in parts]
+        found |= {(name, id(node) in inside) for name in names if name in NAMES}
+    return found
+
+
+IMPORTS = {
+    name.removesuffix(".py").replace("/", "."): imports_of((ROOT / name).read_text())
+    for name in SOURCES
+}
+
+
+@pytest.mark.parametrize("module", sorted(IMPORTS))
+def test_nothing_imports_upwards(module):
+    for imported, _ in IMPORTS[module]:
+        upwards = level(imported) > level(module) and (module, imported) not in EXCEPTIONS
+        assert not upwards, f"{module} imports {imported}"
+        if module in LEAVES:
+            assert imported in LEAVES
+
+
+def test_no_import_inside_a_function_hides_a_circle():
+    """A lazy import of this repository's own modules is allowed in commands alone."""
+    hidden = [(m, i) for m, found in IMPORTS.items() for i, lazy in found if lazy and level(m) < 3]
+    assert hidden == []
+
+
+def test_there_is_no_circle():
+    graph = {module: {name for name, _ in found} for module, found in IMPORTS.items()}
+    done: set[str] = set()
+
+    def visit(module, path):
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for imported in graph.get(module, ()):
+                visit(imported, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+
+
+@pytest.mark.parametrize("module", sorted(LEAVES))
+def test_the_leaves_are_plain_python(module):
+    source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            assert name in LEAVES or name.split(".")[0] in sys.stdlib_module_names, name
+
+
+def test_the_root_holds_eight_files_of_python():
+    at_root = {name.removesuffix(".py") for name in TRACKED if "/" not in name}
+    assert at_root == COMMANDS | MATHS
+
+
+def test_what_is_imported_is_declared():
+    """Third-party imports of scripts and common/ against requirements.txt."""
+    packages = {
+        "PIL": "pillow", "sklearn": "scikit-learn", "skopt": "scikit-optimize",
+        "pytorch_fid": "pytorch-fid",
+    }  # fmt: skip
+    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    declared = {line.split(">")[0].split("=")[0].strip() for line in lines}
+    for name in SOURCES:
+        if "/" in name and not name.startswith(("common/", "search/", "comparison/")):
+            continue
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for imported in {n.split(".")[0] for n in names}:
+                if imported in sys.stdlib_module_names or (ROOT / imported).exists():
+                    continue
+                if not (ROOT / f"{imported}.py").exists():
+                    assert packages.get(imported, imported) in declared, f"{name}: {imported}"
