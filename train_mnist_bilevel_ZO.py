@@ -23,8 +23,8 @@ OTHERWISE = {"noise": "common", "upper_gradient": "zo", "gamma": 1.0}  # in the 
 # flags that only a theta_z of its own reads, and those that only a coupled one reads
 UNCOUPLED = {"inner_loop_z": 1, "gamma_end": 1.0, "lr_z": 0.001, "delta": 0.01}
 UNCOUPLED |= {"ZO_type": "two", "zo_directions": 1}
-COUPLED = {"exact_every": 10, "update_every": 50, "settle_steps": 200, "average_steps": 100}
-COUPLED |= {"difference_batches": 16}
+COUPLED = {"exact_every": 10, "update_every": 25, "settle_steps": 100, "average_steps": 100}
+COUPLED |= {"difference_batches": 8}
 
 
 def make_parser() -> cli.Parser:
@@ -55,26 +55,29 @@ def add_bilevel(add) -> None:
     text = "epochs at the beginning that train the network alone and leave the schedule fixed"
     add("initial_epoch", 2, text, type=cli.count_or_none)
     add("inner_loop", 1, "training steps of theta_y per iteration", type=cli.count)
-    add("inner_loop_z", 1, "training steps of theta_z per iteration", type=cli.count)
+    text = "training steps of theta_z per iteration, unless it is coupled (default: 1)"
+    add("inner_loop_z", None, text, type=cli.count)
     text = "gamma at the first schedule update; the FID is weighted by 1/gamma"
     text += "; auto: from the sizes of the FID and the loss (default: set by --recipe)"
     add("gamma", None, text, type=gamma_or_auto)
-    text = "gamma at the last schedule update; it changes linearly in between"
-    add("gamma_end", 1.0, text, type=cli.positive)
-    add("lr_z", 0.001, "learning rate of theta_z", type=cli.positive)
+    text = "gamma at the last schedule update; it changes linearly in between (default: 1)"
+    add("gamma_end", None, text, type=cli.positive)
+    text = "learning rate of theta_z, unless it is coupled (default: 0.001)"
+    add("lr_z", None, text, type=cli.positive)
     text = "peak learning rates of start, end, tau (or all knots) and epsilon; 0 holds one fixed"
     add("lr_beta", [0.01, 0.01, 0.1, 0.001], text, type=cli.number(float, 0), nargs=4)
-    add("delta", 0.01, "size of the zeroth-order perturbation", type=cli.positive)
-    text = "zeroth-order estimator: two-point difference or one-point residual"
-    add("ZO_type", "two", text, choices=["two", "one"])
+    text = "size of the zeroth-order perturbation (default: 0.01)"
+    add("delta", None, text, type=cli.positive)
+    text = "zeroth-order estimator: two-point difference or one-point residual (default: two)"
+    add("ZO_type", None, text, choices=["two", "one"])
     text = (
         "how the FID is differentiated: zo: zeroth-order estimates; forward: dFID/dq exact, in "
         "forward mode; exact: dFID/dq and dFID/dtheta exact, in reverse mode, in float32"
     )
     text += " (default: set by --recipe)"
     add("upper_gradient", None, text, choices=["zo", "forward", "exact"])
-    text = "random directions averaged in each zeroth-order gradient"
-    add("zo_directions", 1, text, type=cli.count)
+    text = "random directions averaged in each zeroth-order gradient (default: 1)"
+    add("zo_directions", None, text, type=cli.count)
     text = (
         "fraction of the DDIM chain, counted from its end, that exact gradients differentiate "
         "(default: all steps but those at which next to no signal is left)"
@@ -83,9 +86,10 @@ def add_bilevel(add) -> None:
     text = (
         "presets for --theta_z, --zo_samples, --noise, --upper_gradient and --gamma; ours: kept, "
         "128, common, zo, 1; paper: recopied, 36, independent, zo, 1; exact: coupled, 64, common, "
-        "exact, auto"
+        "exact, auto (default: exact; ours where a flag is given that exact does not use, such as "
+        "--inner_loop_z)"
     )
-    add("recipe", "ours", text, choices=list(RECIPES))
+    add("recipe", None, text, choices=list(RECIPES))
     text = "starting noise of the two sides of a difference (default: set by --recipe)"
     add("noise", None, text, choices=["common", "independent"])
     text = (
@@ -132,10 +136,7 @@ def check(args) -> None:
     given = flags.with_knots(args.scheduler, args.knots, given)
     for name, value in complete(args.scheduler, given).items():
         setattr(args, f"initial_{name}", value)
-    for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    check_coupling(args)
+    apply_recipe(args)
     flags.check_steps(args)
     if args.upper_gradient != "zo" and args.noise == "independent":
         raise ValueError(
@@ -153,12 +154,23 @@ def check(args) -> None:
         )
 
 
-def check_coupling(args) -> None:
-    """A coupled theta_z needs exact gradients; refuse flags that nothing would read."""
+def apply_recipe(args) -> None:
+    """Fill in what the recipe says; a flag that belongs to another recipe chooses that one."""
+    foreign = [name for name in (*UNCOUPLED, "noise") if getattr(args, name) is not None]
+    foreign += [n for n in ("theta_z", "upper_gradient") if getattr(args, n) not in (None, "exact")]
+    if args.recipe is None:
+        args.recipe = "ours" if foreign and args.theta_z != "coupled" else "exact"
+    for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     coupled = args.theta_z == "coupled"
-    for name, default in (UNCOUPLED if coupled else COUPLED).items():
-        if getattr(args, name) != default:
-            raise ValueError(f"--{name} is not used with --theta_z {args.theta_z}")
+    unused = [name for name in UNCOUPLED if coupled and getattr(args, name) is not None]
+    unused += [n for n, v in COUPLED.items() if not coupled and getattr(args, n) != v]
+    if unused:
+        raise ValueError(f"--{unused[0]} is not used with --theta_z {args.theta_z}")
+    for name, value in UNCOUPLED.items():
+        if not coupled and getattr(args, name) is None:
+            setattr(args, name, value)
     if coupled and args.upper_gradient != "exact":
         raise ValueError("--theta_z coupled requires --upper_gradient exact")
     if args.gamma == "auto" and not coupled:
@@ -187,7 +199,7 @@ from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_of
 from common.sampling_only import run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
-from common.step_rule import SteadySteps, null_band
+from common.step_rule import FEWEST, SteadySteps, null_band
 from common.training import Average, Learner, LRSchedule, draw, ema_decay, make_optimizer
 from common.upper_level import UpperLevel, UpperSettings
 from common.weights import evaluating
@@ -217,7 +229,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     net_y = make_network(*size, device, args.seed, args.ckpt, args.compile)
     net_z = compiled(deepcopy(net_y), args.compile)
     optimizer_y = make_optimizer(net_y.parameters(), args.lr)
-    optimizer_z = make_optimizer(net_z.parameters(), args.lr_z)
+    optimizer_z = make_optimizer(net_z.parameters(), args.lr_z or args.lr)
     lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps)
     # theta_y takes the steps of train_mnist.py, draw for draw
     theta_y = Learner(net_y, optimizer_y, batches, args.seed, "step", lr_y, args.amp)
@@ -231,6 +243,10 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         parts["penalty"] = penalty
         updates = penalty.settings.updates(updates * args.inner_loop)
         q = SteadySteps(schedule, args.lr_beta, updates)
+        if updates < FEWEST:
+            run.log(
+                f"warning: {updates} updates of the schedule are too few to move it: more epochs"
+            )
     else:
         q = ScheduleOptimizer(schedule, args.lr_beta, updates)
     run.take_up(
@@ -358,31 +374,29 @@ def leave_figures(run: Run, sampler: Sampler, net, schedules: dict[str, Schedule
 def planned(args, images) -> dict[str, int]:
     """Images through the network: forward and backward in training, forward in the rest."""
     iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
-    updates = max(0, args.epochs - args.initial_epoch) * iterations
-    steps = args.epochs * iterations * args.inner_loop + updates * (args.inner_loop_z + 2)
-    if args.theta_z == "coupled":
-        coupled = updates * args.inner_loop
-        updates = PenaltySettings.from_flags(**vars(args)).updates(coupled)
-        steps = args.epochs * iterations * args.inner_loop + coupled
-        steps += 2 * updates * args.difference_batches
-    sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
-    exact = 4 if args.zo_samples <= args.batch_size else 5  # two of them are a backward pass's
-    of_q = {
-        "zo": sides,
-        "forward": 1 + len(table_of(args.scheduler, knots_table(args.knots))),
-        "exact": exact,
-    }
-    of_z = {"zo": sides, "forward": sides, "exact": exact}
-    fids = updates * (args.inner_loop_z * of_z[args.upper_gradient] + of_q[args.upper_gradient])
-    if args.theta_z == "coupled":
-        fids = exact * -(-coupled // args.exact_every)
+    moving = max(0, args.epochs - args.initial_epoch) * iterations
+    steps, fids = upper_cost(args, moving)
     chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
     drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
     return {
-        "training": steps * args.batch_size,
+        "training": (args.epochs * iterations * args.inner_loop + steps) * args.batch_size,
         "upper": fids * args.zo_samples * args.backward_steps,
         "sampling": drawn * chain,
     }
+
+
+def upper_cost(args, moving: int) -> tuple[int, int]:
+    """Training steps and samplings that the schedule costs in so many iterations."""
+    exact = 4 if args.zo_samples <= args.batch_size else 5  # two of them are a backward pass's
+    if args.theta_z == "coupled":
+        steps = moving * args.inner_loop
+        updates = PenaltySettings.from_flags(**vars(args)).updates(steps)
+        return steps + 2 * updates * args.difference_batches, exact * -(-steps // args.exact_every)
+    sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
+    forward = 1 + len(table_of(args.scheduler, knots_table(args.knots)))
+    of_q = {"zo": sides, "forward": forward, "exact": exact}[args.upper_gradient]
+    of_z = exact if args.upper_gradient == "exact" else sides
+    return moving * (args.inner_loop_z + 2), moving * (args.inner_loop_z * of_z + of_q)
 
 
 def print_plan(args, images) -> None:
@@ -390,7 +404,8 @@ def print_plan(args, images) -> None:
     iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
     updates = max(0, args.epochs - args.initial_epoch) * iterations
     print(f"{args.epochs} epochs of {iterations} iterations, {updates} of which move the schedule")
-    print(f"an iteration: {args.inner_loop} steps of theta_y, {args.inner_loop_z} of theta_z,")
+    steps_z = args.inner_loop_z or args.inner_loop
+    print(f"an iteration: {args.inner_loop} steps of theta_y, {steps_z} of theta_z,")
     print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")
     for name, count in planned(args, images).items():
         print(f"{name}: {count:,} images through the network")

@@ -76,7 +76,7 @@ FORWARD = "--upper_gradient forward --truncation 1"
 
 METHODS = {
     "default": Method("train"),
-    BILEVEL: Method("bilevel"),
+    BILEVEL: Method("bilevel", "--recipe ours"),
     "bilevel forward": Method("bilevel", FORWARD),
     "grid": Method("search", "--strategy grid"),
     "random": Method("search", "--strategy random"),
@@ -93,8 +93,8 @@ ABLATION = {
     "theta_z recopied": Method("bilevel", "--theta_z recopied"),
     "forward, theta_z recopied": Method("bilevel", f"{FORWARD} --theta_z recopied"),
     "forward, longer steps": Method("bilevel", f"{FORWARD} --lr_beta 0.1 0.1 0.5 0.01"),
-    "36 images": Method("bilevel", "--zo_samples 36"),
-    "schedule held": Method("bilevel", "--lr_beta 0 0 0 0"),
+    "36 images": Method("bilevel", "--recipe ours --zo_samples 36"),
+    "schedule held": Method("bilevel", "--recipe ours --lr_beta 0 0 0 0"),
 }
 
 

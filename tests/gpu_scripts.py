@@ -27,7 +27,7 @@ COMMON = """
     --dataset digits --model_base_dim 4 --timesteps 20 --batch_size 8 --limit_batches 2 --epochs 2
     --backward_steps 2 --n_samples 2 --fid_samples 0 --eval_samples 20 --log_freq 1
 """.split()
-BILEVEL = "--initial_epoch 1 --zo_samples 4 --initial_end 0.9".split()
+BILEVEL = "--recipe ours --initial_epoch 1 --zo_samples 4 --initial_end 0.9".split()
 SCRIPTS = {
     "train": (train_mnist, "train", []),
     "bilevel": (train_mnist_bilevel_ZO, "bilevel", BILEVEL),

@@ -26,6 +26,7 @@ from train_mnist_bilevel_ZO import loss_difference
 
 F64 = torch.float64
 TINY = """
+    --recipe ours
     --cpu --threads 1 --dataset digits --model_base_dim 4 --epochs 2 --initial_epoch 1
     --batch_size 32 --timesteps 20 --limit_batches 4 --backward_steps 4 --n_samples 4 --zo_samples 6
     --fid_samples 0 --eval_samples 0 --log_freq 1 --save_seconds 0
