@@ -154,8 +154,8 @@ def inception_score(probs: Tensor, splits: int = 10) -> tuple[float, float]:
         part = probs[start:end]
         entropy = torch.special.entr(part).sum(1).mean()
         scores.append((torch.special.entr(part.mean(0)).sum() - entropy).exp())
-    scores = torch.stack(scores)
-    return float(scores.mean()), float(scores.std(correction=0))
+    each = torch.stack(scores)
+    return float(each.mean()), float(each.std(correction=0))
 
 
 def kid(features: Tensor, real_features: Tensor) -> float:

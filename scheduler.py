@@ -8,6 +8,7 @@ Parameters, defaults and bounds stand in families.py.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ FLOOR = 1e-9  # f is cut off below: sigmoid and linear reach 0 at the end of tim
 TINY = 1e-300
 
 
-def log_alpha_bar(family: str, timesteps: int, q: dict[str, Tensor]) -> Tensor:
+def log_alpha_bar(family: str, timesteps: int, q: Mapping[str, Tensor]) -> Tensor:
     """log alpha_bar(t) for t = 0..T, shape (T+1,), differentiable in the parameters q."""
     if family in ("ddpm", "ddpm_unscaled"):
         # Ho et al. stated their betas for T = 1000; unscaled, a short process ends far from noise
@@ -84,8 +85,8 @@ class Schedule(nn.Module):
         super().__init__()
         self.family, self.timesteps = family, timesteps
         for name, value in complete(family, parameters).items():
-            value = torch.tensor(value, dtype=torch.float64)
-            self.register_parameter(name, nn.Parameter(value, requires_grad=learned))
+            start = torch.tensor(value, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(start, requires_grad=learned))
 
     @property
     def q(self) -> dict[str, nn.Parameter]:

@@ -62,7 +62,7 @@ def load_labels(dataset: str, data_dir: str, split: str) -> torch.Tensor:
 def fingerprint(images: torch.Tensor) -> str:
     """A short hash of the pixels and their shape: names a data set in args.json and in caches."""
     digest = hashlib.sha256(str(tuple(images.shape)).encode())
-    digest.update(images.cpu().contiguous().numpy())
+    digest.update(images.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -130,7 +130,8 @@ class Batches:
         self.images, self.batch_size, self.seed = images, min(batch_size, len(images)), seed
         steps = -(-len(images) // self.batch_size)
         self.steps = min(steps, limit) if limit else steps
-        self._epoch, self._order = None, None
+        self._epoch: int | None = None
+        self._order = torch.empty(0, dtype=torch.long)  # of the epoch at hand
 
     def __call__(self, epoch: int, i: int) -> torch.Tensor:
         """Batch i of an epoch, in [-1, 1], (B, 1, H, W)."""

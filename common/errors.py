@@ -52,7 +52,7 @@ def at(place: str) -> Iterator[None]:
         raise NotFinite(error.fact, (place, *error.places)) from None
 
 
-def one_line(prog: str, error: Exception) -> None:
+def one_line(prog: str, error: Exception | str) -> None:
     print(f"{prog}: {error}", file=sys.stderr)
 
 

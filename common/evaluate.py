@@ -46,7 +46,7 @@ from common.sampling import SamplerSettings
 def judge_again(args) -> None:
     """FID and IS of a run's newest whole checkpoint, added to its summary.json if there is one."""
     folder = run_folder(args.run)
-    state, path = checkpoint.load_newest(folder / "checkpoints", log) or (None, None)
+    state, path = checkpoint.load_newest(folder / "checkpoints", log) or ({}, None)
     if not path:
         raise Stop(f"--run {folder}: no checkpoint in it", code=2)
     given = {name: value for name, value in vars(args).items() if value is not None}

@@ -30,7 +30,8 @@ def evens_first(x: Tensor, dim: int, parts: int = 1) -> Tensor:
 def regroup(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Shuffle two halves and split the result in halves again, all stored evens first."""
     pairs = zip(left.chunk(2, dim=1), right.chunk(2, dim=1), strict=True)
-    return tuple(torch.cat(pair, dim=1) for pair in pairs)
+    first, second = (torch.cat(pair, dim=1) for pair in pairs)
+    return first, second
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ def grid(x: Tensor, columns: int | None = None) -> np.ndarray:
     down, right = height + GAP, width + GAP
     picture = np.full((-(-n // columns) * down + GAP, columns * right + GAP, 3), GREY, np.uint8)
     for i, cell in enumerate(pixels.permute(0, 2, 3, 1).numpy()):  # one channel fills three
-        y, x = i // columns * down + GAP, i % columns * right + GAP
-        picture[y : y + height, x : x + width] = cell
+        top, left = i // columns * down + GAP, i % columns * right + GAP
+        picture[top : top + height, left : left + width] = cell
     return picture
 
 

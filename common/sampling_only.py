@@ -38,7 +38,8 @@ def learn(
     """Descend dF/dq on the same noises, `updates` times; the sampler's schedule moves in place."""
     schedule = sampler.process.sampling_schedule
     upper = UpperLevel(sampler, judge, schedule, settings, run.evaluations)
-    q, best = ScheduleOptimizer(schedule, lr_beta, updates), (float("inf"), None)
+    q = ScheduleOptimizer(schedule, lr_beta, updates)
+    best: tuple[float, dict] = (float("inf"), {})
     for i in range(updates):
         slope = upper.slope_of_schedule(net, 0)
         if slope.value < best[0]:

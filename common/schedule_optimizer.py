@@ -23,7 +23,7 @@ class ScheduleOptimizer:
         self.rates = rates = rates_of(schedule, lr_beta)
         groups = [{"params": [p], "lr": rates[name]} for name, p in schedule.q.items()]
         self.optimizer = AdamW(groups, weight_decay=0.0)
-        self.cycle = one_cycle(self.optimizer, [group["lr"] for group in groups], updates)
+        self.cycle = one_cycle(self.optimizer, [rates[name] for name in schedule.q], updates)
         self.count = 0  # updates made
         self.moments = {}  # parameter -> running mean and mean square of its gradient
 

@@ -91,4 +91,4 @@ def null_band(
         ends.append(rule.schedule.vector())
     levels = torch.tensor([0.05, 0.95], dtype=torch.float64)
     low, high = torch.stack(ends).quantile(levels, dim=0).tolist()
-    return {name: pair for name, *pair in zip(schedule.q, low, high, strict=True)}
+    return {name: (a, b) for name, a, b in zip(schedule.q, low, high, strict=True)}

@@ -55,10 +55,11 @@ def fill(text: str, tables: dict[str, str]) -> str:
     for name, table in tables.items():
         start = f"<!-- table: {name} -->\n"
         pattern = re.compile(re.escape(start) + ".*?" + re.escape(END), re.DOTALL)
-        if len(pattern.findall(text)) != 1:
+        places = list(pattern.finditer(text))
+        if len(places) != 1:
             raise Stop(f"the page needs one line {start.strip()} and, after it, {END}")
         filled = f"{start}{table.strip()}\n{END}"
-        text = pattern.sub(lambda _, filled=filled: filled, text)
+        text = text[: places[0].start()] + filled + text[places[0].end() :]
     return text
 
 
