@@ -254,6 +254,10 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         lambda: {"step": theta_y.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
     )
 
+    if args.upper_gradient != "zo" and upper.left_out():
+        times = ", ".join(map(str, upper.left_out()))
+        run.log(f"no gradient goes through the DDIM steps at t = {times}: next to no signal there")
+
     for epoch in range(progress.epoch, args.epochs):
         with progress.bar() as bar:
             for _ in range(progress.batch, batches.steps):
