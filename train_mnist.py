@@ -198,7 +198,7 @@ def print_plan(args, images) -> None:
 
 def main(args) -> None:
     if args.sample_only:
-        sample_only(args, setup(args.device, args.cpu, args.threads))
+        sample_only(args, setup(args.device, args.cpu, args.threads, args.tf32))
     else:
         run_script("train", args, train, print_plan)
 

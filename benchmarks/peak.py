@@ -49,7 +49,9 @@ def peak(kind: str, sizes: Sizes) -> int:
             sides.train(net, sides.slope_of_weights().gradient)
             sides.slope_of_schedule("zo")
             loss_difference(sides.process, net, twin, sides.x0, 0, 0)
-    return peak_memory()["cuda" if sizes.device.startswith("cuda") else "host"]
+    return peak_memory(torch.device(sizes.device))[
+        "cuda" if sizes.device.startswith("cuda") else "host"
+    ]
 
 
 def main(args) -> None:

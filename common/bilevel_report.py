@@ -40,7 +40,7 @@ def report(
                 f"{kind} {each[name][0]:.3g}±{each[name][1]:.2g}" for kind, each in terms.items()
             )
             text += f" ({', '.join(parts)})"
-    memory = max(peak_memory().values()) / 2**30
+    memory = max(peak_memory(run.device).values()) / 2**30
     run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
     for warning in warnings_of(q, bounds, slopes, upper_gradient, penalty):
         run.log(f"warning: {warning}", echo)

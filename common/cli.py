@@ -15,6 +15,7 @@ MAY_CHANGE = {
     "threads",
     "save_seconds",
     "log_freq",
+    "eval_chunk",
     "dry_run",
 }
 
@@ -109,6 +110,8 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
                     f"--{other[0]} differs from the value in {folder}/args.json; start a new run "
                     "to change it"
                 )
+            if {"device", "cpu"} & set(given):  # one choice in two flags: the new one replaces both
+                stored = {n: v for n, v in stored.items() if n not in ("device", "cpu")}
             given = {**stored, **{n: given[n] for n in given if n in MAY_CHANGE}}
             given["resume"] = str(folder)
         args = argparse.Namespace(**{**defaults, **given})

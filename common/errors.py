@@ -15,6 +15,7 @@ MENDABLE = {
     errno.EEXIST,
     errno.ENOTDIR,
 }
+LESS_MEMORY = "a smaller --batch_size, --eval_chunk, --zo_samples or --model_base_dim needs less"
 
 
 class Stop(Exception):
@@ -72,6 +73,21 @@ def guarded(main, args, prog: str) -> int:
             f"{error.filename or 'a file'}: {error.strerror}; --resume continues once it is fixed",
         )
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        one_line(prog, f"out of memory ({_first_line(error)}); {LESS_MEMORY}")
+        return 1
     except KeyboardInterrupt:
         one_line(prog, "interrupted")
         return 130
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of the host or of a GPU: torch's own class is not known here, its name is."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or "can't allocate" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]

@@ -5,6 +5,7 @@ from pathlib import Path
 from common.cli import adder, by_number, count, count_or_none, device, number, parameter, positive
 from common.families import FAMILIES, KNOTS, among, complete, knots_table, read_schedule
 
+CHUNK = 500  # images sampled at once
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
     "start": "start of the interval of the family's curve",
@@ -95,6 +96,8 @@ def add_evaluation(parser):
         "100 DDIM steps cost about as much as 5.5 training epochs"
     )
     add("eval_samples", 10000, text, type=count_or_none)
+    text = "images sampled at once when many are wanted; less memory if smaller"
+    add("eval_chunk", CHUNK, text, type=count)
     text = "feature extractor for FID and IS: this repository's digit classifier or InceptionV3"
     add("extractor", "mnist", text, choices=["mnist", "inception"])
     text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
@@ -109,6 +112,11 @@ def add_runtime(parser):
         "graphs"
     )
     add("compile", "off", text, choices=["off", "fused", "graphs"])
+    text = (
+        "let CUDA multiply float32 numbers as TF32, which keeps 10 of 23 bits of each: faster, but "
+        "an FID moves"
+    )
+    add("tf32", False, text, action="store_true")
     text = "print what the command would do and what it costs, then exit"
     add("dry_run", False, text, action="store_true")
 

@@ -83,7 +83,7 @@ def end_of_epoch(
 
 def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
     """What a training script does around its `train(args, run, images)`: data, folder, resuming."""
-    device = setup(args.device, args.cpu, args.threads)
+    device = setup(args.device, args.cpu, args.threads, args.tf32)
     if args.dry_run:
         print_plan(args, images_to_plan(args.dataset))
         return

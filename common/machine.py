@@ -21,8 +21,10 @@ def stream(device, seed: int, *names) -> torch.Generator:
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def setup(name: str = "auto", cpu: bool = False, threads: int = 0) -> torch.device:
-    """Threads and device of --device, --cpu and --threads; a device that is absent is a Stop."""
+def setup(
+    name: str = "auto", cpu: bool = False, threads: int = 0, tf32: bool = False
+) -> torch.device:
+    """The device of --device and --cpu, with --threads and --tf32; one that is absent is a Stop."""
     if threads:
         torch.set_num_threads(threads)
     name = "cpu" if cpu else name
@@ -36,6 +38,9 @@ def setup(name: str = "auto", cpu: bool = False, threads: int = 0) -> torch.devi
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)  # set_device refuses a bare "cuda"
         torch.cuda.set_device(device)
+        # cuDNN takes TF32 by default: what is called float32 would have 10 bits of mantissa
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        torch.cuda.reset_peak_memory_stats(device)  # a search's worker makes many runs
     keep_freed_memory()
     return device
 
@@ -55,14 +60,14 @@ def progress_bar(**options) -> tqdm:
     return tqdm(disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
 
 
-def peak_memory() -> dict[str, int]:
-    """Bytes at the peak, of this process and of the GPU."""
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Bytes at the peak: of this process, and of the GPU if the run is on one."""
     try:  # what getrusage says begins with what the parent had when it forked
         status = Path("/proc/self/status").read_text()
         peak = {"host": 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])}
     except (OSError, TypeError):
         unit = 1 if sys.platform == "darwin" else 1024
         peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if torch.cuda.is_available():
-        peak["cuda"] = torch.cuda.max_memory_allocated()
+    if device.type == "cuda":
+        peak["cuda"] = torch.cuda.max_memory_allocated(device)
     return peak

@@ -19,8 +19,21 @@ def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> d
         "commit": commit(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **({"cuda": cuda_facts()} if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         **facts,
+    }
+
+
+def cuda_facts() -> dict:
+    """What a number that a GPU computed depends on, beside the card."""
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: None)
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": driver(),  # the newest CUDA that it supports: 12040 is 12.4
+        "tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
     }
 
 

@@ -36,6 +36,7 @@ class Run:
 
     def __init__(self, folder: Path, kind: str, arguments: dict, device, **facts):
         self.folder, self.kind, self.arguments = folder, kind, arguments
+        self.device = device
         self.save_seconds = arguments["save_seconds"]
         self.evaluations = Counter()  # images through a network, by purpose
         self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
@@ -194,7 +195,7 @@ class Run:
             **summary,
             "seconds": round(self.seconds(), 3),
             "network_evaluations": dict(self.evaluations + Counter(sampling=drawn)),
-            "peak_memory": peak_memory(),
+            "peak_memory": peak_memory(self.device),
         }
         self.write_json("summary.json", summary)
         plain = {k: v for k, v in summary.items() if v is not None and not isinstance(v, dict)}

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from common.fast_layers import frozen
+from common.flags import CHUNK
 from common.machine import progress_bar, stream
 from common.networks import load_network
 from model import Diffusion
 from scheduler import Schedule
 
 EVAL_SEED = 0  # every run is judged on images from the same noise
-CHUNK = 500  # images sampled at once when many are wanted
+BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled at once
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,16 @@ class SamplerSettings:
     eta: float = 0.0
     clip: bool = True
     amp: bool = False
+    chunk: int = CHUNK  # images sampled at once when many are wanted
 
     @classmethod
     def from_flags(
-        cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, **_
+        cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, eval_chunk=CHUNK, **_
     ) -> "SamplerSettings":
         """From the flags of a script, or the stored arguments of a run: `**vars(args)`."""
         ddpm = sampler == "ddpm"  # it visits all T steps, with noise
         steps = timesteps if ddpm else backward_steps
-        return cls(steps, tau_type, float(ddpm), not no_clip, amp)
+        return cls(steps, tau_type, float(ddpm), not no_clip, amp, eval_chunk)
 
 
 class Sampler:
@@ -48,10 +50,12 @@ class Sampler:
     def steps(self) -> int:
         return self.settings.steps
 
-    def noise(self, n: int, seed: int, *names) -> Tensor:
-        """The starting noise of one purpose, (n, C, H, W)."""
-        generator = stream(self.device, seed, *names)
-        return torch.randn(n, *self.shape, generator=generator, device=self.device)
+    def noise(self, n: int, seed: int, *names, device: str | None = None) -> Tensor:
+        """The starting noise of one purpose, (n, C, H, W), drawn on a device and moved to ours."""
+        drawn_on = torch.device(device or self.device)
+        generator = stream(drawn_on, seed, *names)
+        x = torch.randn(n, *self.shape, generator=generator, device=drawn_on)
+        return x.to(self.device)
 
     def __call__(self, net: nn.Module, x: Tensor, seed: int = EVAL_SEED, **options) -> Tensor:
         """Images in [-1, 1] from starting noise x; `seed` is for the noise that DDPM adds."""
@@ -72,17 +76,20 @@ class Sampler:
             if poll:
                 poll()
 
-        chunks = math.ceil(n / CHUNK)
+        sizes = [min(BLOCK, n - start) for start in range(0, n, BLOCK)]
+        chunks = sum(math.ceil(size / self.settings.chunk) for size in sizes)
         with progress_bar(total=chunks * self.steps, desc=f"{n} images", unit="step") as bar:
-            for i in range(chunks):
-                x = self.noise(min(CHUNK, n - i * CHUNK), EVAL_SEED, purpose, i)
-                with torch.inference_mode():  # not around the yield: it would leak to the caller
-                    x = self(net, x, EVAL_SEED + i, on_step=on_step)
-                yield x
+            for i, size in enumerate(sizes):
+                # on the CPU: what a GPU draws depends on its model, and all runs get the same noise
+                noise = self.noise(size, EVAL_SEED, purpose, i, device="cpu")
+                for j, x in enumerate(noise.split(self.settings.chunk)):
+                    with torch.inference_mode():  # not around the yield: it would leak out of here
+                        images = self(net, x, EVAL_SEED + i + 10**6 * j, on_step=on_step)
+                    yield images
 
     def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
         """The way of n images from noise to data: evenly spaced steps, the end last."""
-        seen = [self.noise(n, EVAL_SEED, "picture", 0)]
+        seen = [self.noise(n, EVAL_SEED, "picture", 0, device="cpu")]
         with torch.inference_mode():
             self(net, seen[0], on_step=lambda x: seen.append(x.float()))
         return seen[:: -max(1, self.steps // frames)][::-1]

@@ -72,7 +72,7 @@ def _training_images(dataset, data_dir):
 def run_trial(folder: Path, args, limit: float | None) -> dict:
     """One run of train_mnist.py with its `args`, from wherever it stands; an error is a result."""
     folder.mkdir(parents=True, exist_ok=True)
-    device = setup(args.device, args.cpu, args.threads)
+    device = setup(args.device, args.cpu, args.threads, args.tf32)
     images = _training_images(args.dataset, args.data_dir).to(device)
     with (
         open(os.devnull, "w") as nowhere,  # the trial's log.txt has it all
@@ -85,7 +85,7 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
             "seconds": round(trial.seconds(), 3),
             "network_evaluations": dict(trial.evaluations),
             "half": trial.half(),
-            "peak_memory": peak_memory(),
+            "peak_memory": peak_memory(device),
         } | result
 
 
@@ -105,6 +105,9 @@ def _outcome(args, trial: Trial, images) -> dict:
         return {"status": status, "reason": str(error).splitlines()[0]}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if "CUDA error" in reason:  # it stays with the process: every later trial would fail too
+            trial.log(f"{reason}; this process ends")
+            os._exit(1)
         return {"status": "failed", "reason": reason}
     trial.evaluations = summary["network_evaluations"]
     objective = {"objective": summary["fid"], "seconds": summary["seconds"]}

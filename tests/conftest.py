@@ -7,7 +7,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the suite's numbers are the CPU's, on any machine
+if not os.environ.get("TEST_GPU"):  # the suite's numbers are the CPU's, on any machine
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(1)  # small tensors: a second thread only waits, worse so beside other work
 MNIST_DIR = Path(os.environ.get("MNIST_DIR", ROOT.parent / "shared" / "datasets")).resolve()
 

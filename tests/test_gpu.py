@@ -12,8 +12,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common import machine
+import train_mnist
+from common import cli, errors, machine, provenance
 from common.errors import Stop
+from common.sampling import Sampler, SamplerSettings
+from model import Diffusion
+from scheduler import Schedule
+from unet import UNet
 
 # path -> waits of the host for the device, copies from the host to it
 BUDGETS = {
@@ -85,6 +90,7 @@ def two_gpus(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
     return chosen
 
@@ -105,3 +111,60 @@ def test_a_device_that_is_absent_is_one_line(name, two_gpus):
 
 def test_cpu_is_the_cpu_beside_two_gpus(two_gpus):
     assert machine.setup("auto", cpu=True) == torch.device("cpu") and not two_gpus
+
+
+def test_tf32_is_off_unless_asked_for(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)  # needs a driver
+    for asked in (True, False):
+        machine.setup("cuda", tf32=asked)
+        facts = provenance.cuda_facts()
+        assert facts["tf32"] == torch.backends.cuda.matmul.allow_tf32 == asked
+    assert json.dumps(facts) and set(facts) >= {"cuda", "cudnn", "driver", "cudnn_benchmark"}
+
+
+@pytest.mark.parametrize("first, then", [
+    (["--cpu"], ["--device", "cuda:0"]), (["--device", "cuda:0"], ["--cpu"]),
+    (["--device", "cpu"], ["--device", "cuda"]),
+])  # fmt: skip
+def test_a_run_may_be_resumed_on_another_device(first, then, tmp_path):
+    def parse(argv):
+        return cli.parse(train_mnist.make_parser(), "train", train_mnist.check, argv)
+
+    folder = tmp_path / "00000-train-seed0"
+    folder.mkdir()
+    stored = {"kind": "train", "arguments": vars(parse(first))}
+    (folder / "args.json").write_text(json.dumps(stored))
+    args, alone = parse(["--resume", str(folder), *then]), parse(then)
+    assert (args.device, args.cpu) == (alone.device, alone.cpu)
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+])  # fmt: skip
+def test_out_of_memory_is_one_line_that_says_what_helps(error, capsys):
+    def main(_):
+        raise error
+
+    assert errors.guarded(main, None, "train_mnist.py") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "--batch_size" in said and "--eval_chunk" in said
+
+
+def test_another_error_is_not_called_out_of_memory():
+    def main(_):
+        raise RuntimeError("sizes differ")
+
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        errors.guarded(main, None, "train_mnist.py")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 500])
+def test_images_do_not_depend_on_how_many_are_sampled_at_once(chunk):
+    process, net = Diffusion(Schedule("cosine", 20)), UNet(4, timesteps=20).eval()
+    settings = [SamplerSettings(3, chunk=size) for size in (500, chunk)]
+    images = [
+        torch.cat(list(Sampler(process, each, (1, 8, 8)).many(net, 20, "chunks")))
+        for each in settings
+    ]
+    torch.testing.assert_close(*images, rtol=0, atol=1e-5)

@@ -1,0 +1,77 @@
+"""What only an NVIDIA card can show; skipped elsewhere: TEST_GPU=1 python -m pytest -n0 -m gpu"""
+
+import json
+
+import pytest
+import torch
+from harness import Script
+
+from common.networks import make_network
+from common.sampling import Sampler, SamplerSettings
+from model import Diffusion
+from scheduler import Schedule
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card (or no TEST_GPU=1)"),
+]
+TRAIN = """
+    --dataset digits --model_base_dim 8 --timesteps 50 --batch_size 32 --limit_batches 10 --epochs 2
+    --backward_steps 5 --n_samples 4 --fid_samples 0 --eval_samples 100 --log_freq 1
+""".split()
+BILEVEL = [*TRAIN, "--initial_epoch", "1", "--zo_samples", "8", "--initial_end", "0.9"]
+
+
+def losses(script: Script) -> list[float]:
+    rows = (script.only / "losses.csv").read_text().splitlines()
+    column = rows[0].split(",").index("loss")
+    return [float(row.split(",")[column]) for row in rows[1:]]
+
+
+def ran(folder, kind, *flags) -> Script:
+    folder.mkdir()
+    script = Script(folder, kind)
+    assert script.run(*flags, real=True, timeout=300) == 0, script.said()
+    return script
+
+
+def test_the_losses_are_the_cpus(tmp_path):
+    found = [losses(ran(tmp_path / d, "train", *TRAIN, "--device", d)) for d in ("cpu", "cuda")]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("flags", [["--amp"], ["--compile", "fused"], ["--compile", "graphs"]])
+def test_bfloat16_and_compilation_train_alike(tmp_path, flags):
+    plain = losses(ran(tmp_path / "plain", "train", *TRAIN, "--device", "cuda"))
+    other = losses(ran(tmp_path / "other", "train", *TRAIN, "--device", "cuda", *flags))
+    assert plain == pytest.approx(other, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["zo", "forward", "exact"])
+def test_the_bilevel_script_runs_and_notes_its_card(tmp_path, kind):
+    script = ran(tmp_path / "run", "bilevel", *BILEVEL, "--upper_gradient", kind)
+    about = json.loads((script.only / "args.json").read_text())
+    assert about["device"] == torch.cuda.get_device_name() and about["cuda"]["tf32"] is False
+    summary = json.loads((script.only / "summary.json").read_text())
+    assert summary["peak_memory"]["cuda"] > 0
+
+
+def test_a_run_of_the_cpu_resumes_on_the_card(tmp_path):
+    script = ran(tmp_path / "run", "train", *TRAIN[:-4], "--epochs", "1", "--cpu")
+    (script.only / "summary.json").unlink()
+    assert script.run("--resume", script.only, "--device", "cuda", real=True) == 0, script.said()
+
+
+def test_nothing_waits_inside_a_sampling():
+    net = make_network(8, 50, "cuda").eval()
+    sampler = Sampler(
+        Diffusion(Schedule("cosine", 50), device="cuda"), SamplerSettings(5), (1, 8, 8)
+    )
+    noise = sampler.noise(4, 0, "wait")
+    with torch.inference_mode():
+        sampler(net, noise)  # makes what is kept
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            sampler(net, noise)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
