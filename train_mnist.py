@@ -151,7 +151,7 @@ def take_its_own(args, state: dict) -> None:
     for name, value in own.items():
         if getattr(args, name, value) not in (getattr(default, name, value), value):
             said = f"--{name} {getattr(args, name)}"
-            raise Stop(f"{said}: {args.ckpt} brings its own, {value}", code=2)
+            raise Stop(f"{said}: {args.ckpt} was trained with {value}", code=2)
         setattr(args, name, value)
     try:
         flags.check_steps(args)

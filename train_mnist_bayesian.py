@@ -217,7 +217,7 @@ def retraining(args, schedule: Path) -> str:
 
 def print_plan(args, images) -> None:
     """What would be tried, and what a trial costs."""
-    print(f"{args.strategy}, {args.n_calls} trials, {args.jobs} at once, over")
+    print(f"{args.strategy}, {args.n_calls} trials, {args.jobs} in parallel, over")
     for name, (low, high) in ranges_of(args).items():
         print(f"  {name} in [{low:g}, {high:g}]")
     if args.strategy == "grid":

@@ -325,7 +325,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
 
 
 def gamma_at(update: int, updates: int, gamma: float, gamma_end: float) -> float:
-    """gamma goes on a straight line from the first update to the last."""
+    """gamma changes linearly from the first update to the last."""
     return gamma + (gamma_end - gamma) * update / max(1, updates - 1)
 
 

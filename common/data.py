@@ -96,17 +96,17 @@ def _read_mnist(data_dir, split, what):
 def _download_mnist(data_dir, path):
     from torchvision.datasets import MNIST  # slow to import, and only needed here
 
-    print(f"{path} is not there: downloading MNIST to {data_dir}")
+    print(f"{path} not found: downloading MNIST to {data_dir}")
     try:
         MNIST(data_dir, download=True)
     except (OSError, RuntimeError, EOFError, HTTPException) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise Stop(
-            f"{path}: not there, and the download failed ({reason}); name a folder that holds "
+            f"{path}: not found, and the download failed ({reason}); name a folder that holds "
             "MNIST/raw with --data_dir, or train on the built-in set with --dataset digits"
         ) from None
     if not path.is_file():
-        raise Stop(f"{path}: still not there after the download; see --data_dir")
+        raise Stop(f"{path}: still missing after the download; see --data_dir")
 
 
 def _digits(split):

@@ -96,7 +96,7 @@ class Extractor(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> "Extractor":
-        """Stays in eval mode, whatever is asked of a network that holds it."""
+        """Stay in eval mode even if a network that contains this one is set to train."""
         return super().train(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,8 +152,8 @@ def _load_mnist():
     digest = hashlib.sha256(content).hexdigest()
     if digest != expected:
         raise Stop(
-            f"{MNIST_WEIGHTS}: damaged, its SHA-256 should be {expected[:16]}… as {record.name} "
-            f"says; {remedy}"
+            f"{MNIST_WEIGHTS}: damaged, its SHA-256 should be {expected[:16]}… according to "
+            f"{record.name}; {remedy}"
         )
     net = MnistClassifier()
     net.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
@@ -188,7 +188,7 @@ def _download_inception():
     path = Path(torch.hub.get_dir()) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[-1]
     if path.is_file():
         return path
-    print(f"{path} is not there: downloading {FID_WEIGHTS_URL}")
+    print(f"{path} not found: downloading {FID_WEIGHTS_URL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(FID_WEIGHTS_URL, str(path), hash_prefix=INCEPTION_HASH)

@@ -34,7 +34,7 @@ def setup(
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     device = torch.device(name)
     if device.type in there and (device.index or 0) >= there[device.type]:
-        raise Stop(f"--device {name}: not on this machine; use --device auto or --cpu", code=2)
+        raise Stop(f"--device {name}: not available; use --device auto or --cpu", code=2)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)  # set_device refuses a bare "cuda"
         torch.cuda.set_device(device)

@@ -34,7 +34,7 @@ def make_network(
             net.load_state_dict(given.state_dict())
         except RuntimeError:
             sizes = [f"--{n} {state['args'][n]}" for n in ("model_base_dim", "timesteps")]
-            raise Stop(f"{ckpt}: was made with {' '.join(sizes)}", code=2) from None
+            raise Stop(f"{ckpt}: was trained with {' '.join(sizes)}", code=2) from None
     return compiled(net, compile_mode)
 
 

@@ -240,7 +240,7 @@ class UpperLevel:
         if not slope.gradient.any():
             raise Stop(
                 "the exact gradient of the FID is 0: every pixel lies outside [-1, 1], where it is "
-                "cut. Start with --initial_end 0.98, or sample without --no_clip"
+                "clipped. Start with --initial_end 0.98, or sample without --no_clip"
             )
         return slope
 

@@ -14,7 +14,7 @@ def flat(net: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def set_weights(net: nn.Module, new: Tensor | list[Tensor]) -> None:
-    """Copy weights into a network, in place: an optimizer that holds it holds it still."""
+    """Copy weights into a network, in place: an optimizer keeps its reference."""
     parameters = list(net.parameters())
     if isinstance(new, Tensor):
         pieces = new.split([p.numel() for p in parameters])
@@ -24,7 +24,7 @@ def set_weights(net: nn.Module, new: Tensor | list[Tensor]) -> None:
 
 @contextmanager
 def weights_kept(net: nn.Module) -> Iterator[None]:
-    """Whatever happens inside, the weights are afterwards what they were, to the last bit."""
+    """Restore the weights bit for bit on leaving, also after an error."""
     saved = [p.detach().clone() for p in net.parameters()]
     try:
         yield

@@ -37,7 +37,7 @@ class Points:
             self.optimizer = gaussian_process(ranges, n_initial, search_seed)
 
     def ask(self, k: int) -> list[dict]:
-        """The next k points; fewer, or none, when a grid is through."""
+        """The next k points; fewer, or none, when the grid is exhausted."""
         points, self.listed = self.listed[:k], self.listed[k:]
         if self.optimizer and len(points) < k:
             with self._at_work():  # several at once: each takes the ones before for granted

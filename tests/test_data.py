@@ -87,7 +87,7 @@ def test_a_missing_file_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypa
 
 def test_a_download_that_leaves_nothing_or_damage_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "MNIST", lambda *_, **__: None)
-    with pytest.raises(Stop, match=rf"{LABELS}: still not there.*--data_dir"):
+    with pytest.raises(Stop, match=rf"{LABELS}: still missing.*--data_dir"):
         load_labels("mnist", str(tmp_path), "test")
 
     def half(folder, download):

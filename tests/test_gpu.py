@@ -104,7 +104,7 @@ def test_every_name_of_a_gpu_is_a_device_with_an_index(name, two_gpus):
 
 @pytest.mark.parametrize("name", ["cuda:9", "mps"])
 def test_a_device_that_is_absent_is_one_line(name, two_gpus):
-    with pytest.raises(Stop, match=f"--device {name}: not on this machine") as stop:
+    with pytest.raises(Stop, match=f"--device {name}: not available") as stop:
         machine.setup(name)
     assert stop.value.code == 2 and not two_gpus
 

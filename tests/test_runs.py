@@ -253,7 +253,7 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path):
         "tau",
     ):  # the checkpoint's, not the flags'
         assert about["arguments"][name] == known["arguments"][name]
-    assert script.run(*draw, "--tau", "3") == 2 and "brings its own, 1.0" in script.last_line()
+    assert script.run(*draw, "--tau", "3") == 2 and "was trained with 1.0" in script.last_line()
     assert script.run(*TINY, "--ckpt", newest) == 0, script.said()
     assert script.run(*TINY, "--ckpt", newest, "--model_base_dim", "8") == 2
     assert "--model_base_dim" in script.last_line()
