@@ -23,7 +23,7 @@ OTHERWISE = {"noise": "common", "upper_gradient": "zo", "gamma": 1.0}  # in the 
 # flags that only a theta_z of its own reads, and those that only a coupled one reads
 UNCOUPLED = {"inner_loop_z": 1, "gamma_end": 1.0, "lr_z": 0.001, "delta": 0.01}
 UNCOUPLED |= {"ZO_type": "two", "zo_directions": 1}
-COUPLED = {"exact_every": 10, "update_every": 25, "settle_steps": 100, "average_steps": 100}
+COUPLED = {"exact_every": 50, "update_every": 50, "settle_steps": 100, "average_steps": 100}
 COUPLED |= {"difference_batches": 8}
 
 
