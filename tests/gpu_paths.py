@@ -1,5 +1,7 @@
 """Walks the hot paths on the pretend accelerator: python tests/gpu_paths.py prints their costs.
 
+--page writes them into docs/cuda.md instead.
+
 A path is called twice; the second call counts, since the first one sets up. test_gpu.py runs this
 in a process of its own and holds the counts to their budgets.
 """
@@ -22,6 +24,7 @@ from common.networks import make_network
 from common.penalty import Penalty, PenaltySettings
 from common.sampling import Sampler, SamplerSettings
 from common.schedule_optimizer import ScheduleOptimizer
+from common.tables import fill_file, markdown
 from common.training import Average, Learner, make_optimizer
 from common.upper_level import UpperLevel, UpperSettings
 from metrics import Reference
@@ -30,6 +33,7 @@ from scheduler import Schedule
 from train_mnist_bilevel_ZO import loss_difference
 
 DEVICE, T, STEPS = pretend_gpu.DEVICE, 20, 4
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cuda.md"
 
 
 def judge_of_drawn_features() -> Judge:
@@ -119,6 +123,15 @@ def launches(base: int, batch: int) -> dict[str, int]:
     return counts
 
 
+def table(found: dict) -> str:
+    """The table of docs/cuda.md."""
+    rows = [
+        [name, sum(cost["waits"].values()), sum(cost["copies"].values()), cost["launches"]]
+        for name, cost in found.items()
+    ]
+    return markdown(["path", "waits", "copies", "launches"], rows)
+
+
 def main() -> None:
     with pretend_gpu.pretend() as traffic:
         found = {}
@@ -133,8 +146,12 @@ def main() -> None:
             found[name] = {
                 "waits": waits, "copies": copies, "launches": traffic.launches.total()
             }  # fmt: skip
-        found["launches"] = launches(*map(int, sys.argv[1:] or (64, 2)))
-    print(json.dumps(found, indent=1), flush=True)
+        text = table(found)
+        if "--page" in sys.argv:
+            fill_file(PAGE, {"paths": text})
+        else:
+            found |= {"table": text, "launches": launches(64, 2)}
+            print(json.dumps(found, indent=1), flush=True)
     os._exit(0)  # torch's threads know nothing of a backend in Python when they end
 
 
