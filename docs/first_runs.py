@@ -21,7 +21,7 @@ DIGITS = """--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 
 COMMANDS = [
     f"python train_mnist.py {DIGITS} --epochs 9",
     f"python train_mnist_bayesian.py {DIGITS} --epochs 2 --n_calls 4 --n_initial 2",
-    f"python train_mnist_bilevel_ZO.py {DIGITS} --epochs 3 --zo_samples 32",
+    f"python train_mnist_bilevel_ZO.py {DIGITS} --epochs 3 --settle_steps 10 --update_every 2",
 ]
 
 
