@@ -192,7 +192,7 @@ from common.data import Batches
 from common.errors import Stop, at, guarded
 from common.judging import Judge, evaluate
 from common.loop import Progress, end_of_epoch, run_script
-from common.machine import setup, stream
+from common.machine import setup
 from common.networks import compiled, load_network, make_network
 from common.penalty import Penalty, PenaltySettings
 from common.run import Run
@@ -200,9 +200,9 @@ from common.sampling import Sampler, SamplerSettings, process_of
 from common.sampling_only import run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps, null_band
-from common.training import Average, Learner, LRSchedule, draw, ema_decay, make_optimizer
+from common.training import Average, Learner, LRSchedule, ema_decay, make_optimizer
+from common.uncoupled import Uncoupled, UncoupledSettings
 from common.upper_level import UpperLevel, UpperSettings
-from common.weights import evaluating
 from model import Diffusion
 from scheduler import Schedule
 
@@ -236,27 +236,15 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     theta_z = Learner(net_z, optimizer_z, batches, args.seed, "step_z", amp=args.amp)
     decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
     ema = Average(net_y, decay, args.model_ema_steps, steps, args.compile)
+    penalty, q = make_penalty(args, theta_y, theta_z, upper, schedule, updates)
     parts = {"progress": progress, "theta_y": theta_y, "theta_z": theta_z, "ema": ema}
-    penalty = None
-    if args.theta_z == "coupled":
-        penalty = Penalty(theta_y, theta_z, upper, PenaltySettings.from_flags(**vars(args)))
-        parts["penalty"] = penalty
-        updates = penalty.settings.updates(updates * args.inner_loop)
-        q = SteadySteps(schedule, args.lr_beta, updates)
-        if updates < FEWEST:
-            run.log(
-                f"warning: {updates} updates of the schedule are too few to move it: more epochs"
-            )
-    else:
-        q = ScheduleOptimizer(schedule, args.lr_beta, updates)
     run.take_up(
-        parts | {"q": q, "upper": upper},
+        parts | {"penalty": penalty, "q": q, "upper": upper},
         lambda: {"step": theta_y.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
     )
 
-    if args.upper_gradient != "zo" and upper.left_out():
-        times = ", ".join(map(str, upper.left_out()))
-        run.log(f"no gradient goes through the DDIM steps at t = {times}: next to no signal there")
+    log_hints(args, run, upper, q)
+    whole = Batches(images, args.batch_size, args.seed)  # without --limit_batches
 
     for epoch in range(progress.epoch, args.epochs):
         with progress.bar() as bar:
@@ -265,42 +253,27 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 with at(f"epoch {epoch + 1}, iteration {progress.batch + 1}"):
                     levels = process.levels_of(schedule.log_alpha_bar().detach())
 
-                    # lower level: theta_y follows argmin L(., q); a coupled theta_z goes beside it
                     moves = epoch >= args.initial_epoch
-                    follower = penalty if penalty and moves else theta_y
+
+                    # lower level: theta_y follows argmin L(., q); a coupled theta_z goes beside it,
+                    # on argmin F/gamma + L(., q)
                     for _ in range(args.inner_loop):
-                        loss_y = follower.step(process, levels)
+                        loss_y = (penalty if moves else theta_y).step(process, levels)
                         ema.after_step(net_y, theta_y.count)
                     row = {"loss_y": loss_y}
 
-                    if moves and penalty:
-                        # upper level: q descends dFID/dq + gamma (dL/dq(theta_z) - dL/dq(theta_y))
-                        if penalty.due:
-                            x0s = penalty.batches(Batches(images, args.batch_size, args.seed))
-                            q.step(penalty.slope(process, x0s, args.seed, q.count))
-                        row |= penalty.row()
-                    elif moves:
-                        gamma = gamma_at(q.count, updates, args.gamma, args.gamma_end)
-                        if q.count == 0 or args.theta_z == "recopied":
-                            net_z.load_state_dict(net_y.state_dict())  # in place
-
-                        # penalised copy: theta_z follows argmin FID/gamma + L(., q)
-                        for _ in range(args.inner_loop_z):
-                            slope = upper.slope_of_weights(net_z, theta_z.count)
-                            loss_z = theta_z.step(process, levels, slope.gradient / gamma)
-
-                        # upper level: q descends (1/gamma) dFID/dq at theta_z
-                        #              + dL/dq(theta_z) - dL/dq(theta_y), on the same draws
-                        slope = upper.slope_of_schedule(net_z, q.count)
-                        x0 = batches(epoch, progress.batch)
-                        difference = loss_difference(
-                            process, net_z, net_y, x0, args.seed, q.count, args.noise == "common"
-                        )
-                        q.step(slope.gradient / gamma + difference)
-                        row |= {"loss_z": loss_z, "fid": slope.value, "gamma": gamma}
+                    # upper level: q descends (1/gamma) dF/dq at theta_z
+                    #              + dL/dq(theta_z) - dL/dq(theta_y), or gamma times that
+                    if moves and penalty.due:
+                        x0s = penalty.batches(whole, progress.iteration)
+                        q.step(penalty.slope(process, x0s, args.seed, q.count))
+                    row |= penalty.row() if moves else {}
 
                 progress.advance(loss_y)
-                count_training(run, args, batches.batch_size, moves, penalty)
+                steps_of_both = (
+                    penalty.training_steps(args.inner_loop) if moves else args.inner_loop
+                )
+                run.evaluations["training"] += steps_of_both * batches.batch_size
                 if progress.is_due(args.log_freq):
                     row["seconds"] = time.monotonic() - began
                     how = args.zo_samples, args.upper_gradient
@@ -315,8 +288,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         run.write_json("schedule.json", schedule.to_dict())
         run.poll()
 
-    if penalty and updates:
-        run.log(null_text(schedule, null_band(first, args.lr_beta, updates)))
+    if isinstance(q, SteadySteps) and q.updates:
+        run.log(null_text(schedule, null_band(first, args.lr_beta, q.updates)))
     final = evaluate(sampler, ema.model, args.eval_samples, judge, "evaluation", run)
     leave_figures(run, sampler, ema.model, {"first": first, "last": schedule})
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
@@ -324,42 +297,26 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     return run.finish({**learned, **final}, drawn=args.eval_samples * sampler.steps)
 
 
-def gamma_at(update: int, updates: int, gamma: float, gamma_end: float) -> float:
-    """gamma changes linearly from the first update to the last."""
-    return gamma + (gamma_end - gamma) * update / max(1, updates - 1)
+def make_penalty(
+    args, theta_y: Learner, theta_z: Learner, upper: UpperLevel, schedule: Schedule, updates: int
+) -> tuple[Penalty | Uncoupled, ScheduleOptimizer | SteadySteps]:
+    """theta_z coupled to theta_y or on its own, and the step rule that goes with it."""
+    if args.theta_z == "coupled":
+        coupled = Penalty(theta_y, theta_z, upper, PenaltySettings.from_flags(**vars(args)))
+        updates = coupled.settings.updates(updates * args.inner_loop)
+        return coupled, SteadySteps(schedule, args.lr_beta, updates)
+    settings = UncoupledSettings.from_flags(**vars(args))
+    penalty = Uncoupled(theta_y, theta_z, upper, settings, updates)
+    return penalty, ScheduleOptimizer(schedule, args.lr_beta, updates)
 
 
-def count_training(run: Run, args, images: int, moved: bool, penalty: Penalty | None) -> None:
-    """Training images of an iteration: the steps of both copies, and the two losses' gradients."""
-    steps = args.inner_loop
-    if moved and penalty:
-        steps += args.inner_loop + 2 * penalty.settings.batches * penalty.due
-    elif moved:
-        steps += args.inner_loop_z + 2
-    run.evaluations["training"] += steps * images
-
-
-def loss_difference(
-    process: Diffusion,
-    net_z: torch.nn.Module,
-    net_y: torch.nn.Module,
-    x0: torch.Tensor,
-    seed: int,
-    update: int,
-    common_noise: bool = True,
-) -> torch.Tensor:
-    """dL/dq(theta_z) - dL/dq(theta_y) on the same batch, times and noise; (p,)."""
-    timesteps, device = process.schedule.timesteps, x0.device
-    randoms = [stream(device, seed, "difference", update) for _ in range(2)]
-    if not common_noise:
-        randoms[1] = stream(device, seed, "difference, other side", update)
-    q, slopes = list(process.schedule.parameters()), []
-    with evaluating(net_z, net_y):
-        for net, random in zip((net_z, net_y), randoms, strict=True):
-            loss = process.loss(net, x0, *draw(x0, timesteps, random))  # never in bfloat16
-            # in turn: both graphs at once would need more memory than a training step
-            slopes.append(torch.stack(torch.autograd.grad(loss, q)))
-    return slopes[0] - slopes[1]
+def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySteps) -> None:
+    """What a user should know before the first step."""
+    if isinstance(q, SteadySteps) and q.updates < FEWEST:
+        run.log(f"warning: {q.updates} updates of the schedule are too few to move it: more epochs")
+    if args.upper_gradient != "zo" and upper.left_out():
+        times = ", ".join(map(str, upper.left_out()))
+        run.log(f"no gradient goes through the DDIM steps at t = {times}: next to no signal there")
 
 
 def leave_figures(run: Run, sampler: Sampler, net, schedules: dict[str, Schedule]) -> None:

@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.sides import Sides, Sizes
 from common.machine import keep_freed_memory, peak_memory
-from train_mnist_bilevel_ZO import loss_difference
+from common.uncoupled import loss_difference
 
 
 def peak(kind: str, sizes: Sizes) -> int:

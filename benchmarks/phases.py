@@ -12,9 +12,9 @@ from common.machine import keep_freed_memory
 from common.networks import compiled
 from common.schedule_optimizer import ScheduleOptimizer
 from common.training import make_optimizer
+from common.uncoupled import loss_difference
 from common.weights import flat
 from metrics import FeatureStatistics, frechet_distance
-from train_mnist_bilevel_ZO import loss_difference
 
 INNER_LOOP = 10  # of the published command
 

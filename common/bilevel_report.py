@@ -6,6 +6,7 @@ from common.penalty import Penalty
 from common.run import Run
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps
+from common.uncoupled import Uncoupled
 from scheduler import Schedule
 
 
@@ -16,19 +17,20 @@ def report(
     q: ScheduleOptimizer | SteadySteps,
     fid_n: int,
     upper_gradient: str,
-    penalty: Penalty | None = None,
+    penalty: Penalty | Uncoupled | None = None,
     echo: bool = True,
 ) -> None:
     """The row, the line, and a warning where a flag may need another value."""
     values, bounds, slopes = q.schedule.values(), q.schedule.to_bounds(), q.slopes()
     terms = {}
-    if penalty:
-        for kind, term in zip(("direct", "implicit"), penalty.terms, strict=False):
+    coupled = penalty if isinstance(penalty, Penalty) else None
+    if coupled:
+        for kind, term in zip(("direct", "implicit"), coupled.terms, strict=False):
             pairs = zip(term.gradient.tolist(), term.spread.tolist(), strict=True)
             terms[kind] = dict(zip(values, pairs, strict=True))
     columns = {name: row.get(name) for name in ("loss_y", "loss_z", "fid", "gamma")}
     columns["fid_n"] = fid_n if "fid" in row else None
-    columns |= columns_of(values, {"": slopes, **terms}, bool(penalty))
+    columns |= columns_of(values, {"": slopes, **terms}, bool(coupled))
     run.row("iterations.csv", iteration=iteration, **columns)
 
     text = ", ".join(f"{name} {value:.5g}" for name, value in row.items())
@@ -42,7 +44,7 @@ def report(
             text += f" ({', '.join(parts)})"
     memory = max(peak_memory(run.device).values()) / 2**30
     run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
-    for warning in warnings_of(q, bounds, slopes, upper_gradient, penalty):
+    for warning in warnings_of(q, bounds, slopes, upper_gradient, coupled):
         run.log(f"warning: {warning}", echo)
 
 

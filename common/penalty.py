@@ -120,7 +120,11 @@ class Penalty:
         self.losses = [self.losses[0] + self.loss_z, self.losses[1] + loss_y]
         return loss_y
 
-    def batches(self, data: Batches) -> Iterator[Tensor]:
+    def training_steps(self, inner_loop: int) -> int:
+        """Batches, forward and backward, of an iteration that just ended."""
+        return 2 * inner_loop + 2 * self.settings.batches * self.due
+
+    def batches(self, data: Batches, iteration: int = 0) -> Iterator[Tensor]:
         """Batches for the difference of one update, in an order that no epoch has."""
         for i in range(self.settings.batches):
             part, i = divmod(i, data.steps)

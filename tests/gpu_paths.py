@@ -26,11 +26,11 @@ from common.sampling import Sampler, SamplerSettings
 from common.schedule_optimizer import ScheduleOptimizer
 from common.tables import fill_file, markdown
 from common.training import Average, Learner, make_optimizer
+from common.uncoupled import loss_difference
 from common.upper_level import UpperLevel, UpperSettings
 from metrics import Reference
 from model import Diffusion
 from scheduler import Schedule
-from train_mnist_bilevel_ZO import loss_difference
 
 DEVICE, T, STEPS = pretend_gpu.DEVICE, 20, 4
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cuda.md"

@@ -17,12 +17,12 @@ from common import checkpoint
 from common.fast_unet import FastUNet
 from common.machine import stream
 from common.schedule_optimizer import ScheduleOptimizer
+from common.uncoupled import loss_difference
 from common.upper_level import UpperLevel
 from common.weights import evaluating, flat, set_weights, weights_kept
 from common.zeroth_order import one_point, two_point
 from model import Diffusion
 from scheduler import Schedule
-from train_mnist_bilevel_ZO import loss_difference
 
 F64 = torch.float64
 TINY = """
