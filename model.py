@@ -24,6 +24,14 @@ class Levels(NamedTuple):
     scale: Tensor  # 1/sqrt((b^2 - 1) alpha_bar + 1), the variance normalisation; 1 when b = 1
 
 
+class Visits(NamedTuple):
+    """What a chain of DDIM steps reads, made before the first of them."""
+
+    times: list[int]  # rising
+    net_times: Tensor  # what the network is told, (steps,)
+    levels: Levels  # at t = 0 and the times, each (steps+1,)
+
+
 class Diffusion:
     """The process of one noise schedule, and optionally of a second one that only sampling uses."""
 
@@ -80,19 +88,18 @@ class Diffusion:
         on_step: Callable[[Tensor], None] | None = None,
         constant_above: float = math.inf,
         around: Callable[..., Tensor] | None = None,
+        visits: Visits | None = None,
     ) -> Tensor:
         """From noise x to data along `steps` visited times: DDIM (eta 0) or DDPM (eta 1).
 
         With eta = 1 and steps = T this is ancestral sampling with the posterior's own variance.
         `on_step` sees x after every step; `levels` may replace the sampling levels. What the
         network says at times above `constant_above` is a constant to a gradient, and a step f runs
-        as around(f, x, i) where `around` is given.
+        as around(f, x, i) where `around` is given. `visits` replaces what depends on the steps,
+        their spacing and the levels.
         """
-        times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
-        levels = levels or self.levels(self.sampling_schedule)
-        net_times = self.network_times(times).to(x.device)
-        visited = torch.tensor([0, *times]).to(levels.signal.device)
-        signal, noise, scale = (c[visited] for c in levels)  # (steps+1,)
+        visits = visits or self.visits(steps, tau_type, levels, x.device)
+        times, net_times, (signal, noise, scale) = visits
 
         def step(x, i):
             with torch.set_grad_enabled(torch.is_grad_enabled() and times[i - 1] <= constant_above):
@@ -115,6 +122,20 @@ class Diffusion:
             if on_step:
                 on_step(x)
         return x / self.b
+
+    def visits(
+        self,
+        steps: int,
+        tau_type: str = "linear",
+        levels: Levels | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Visits:
+        """The visited times and the levels there, on the device of the images."""
+        times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
+        levels = levels or self.levels(self.sampling_schedule)
+        visited = torch.tensor([0, *times]).to(levels.signal.device)
+        net_times = self.network_times(times).to(device)
+        return Visits(times, net_times, Levels(*(c[visited] for c in levels)))
 
     def network_times(self, times: list[int]) -> Tensor:
         """What to tell the network at each visited time: the training time nearest in noise."""

@@ -81,7 +81,8 @@ def train(
     net = make_network(*size, device, args.seed, args.ckpt, args.compile)
     optimizer = make_optimizer(net.parameters(), args.lr)
     lr_schedule = LRSchedule(args.lr_schedule, optimizer, progress.total)
-    theta = Learner(net, optimizer, batches, args.seed, "step", lr_schedule, args.amp)
+    graphs = args.compile == "graphs"
+    theta = Learner(net, optimizer, batches, args.seed, "step", lr_schedule, args.amp, graphs)
     decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
     ema = Average(net, decay, args.model_ema_steps, progress.total, args.compile)
 

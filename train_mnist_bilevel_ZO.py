@@ -232,8 +232,9 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     optimizer_z = make_optimizer(net_z.parameters(), args.lr_z or args.lr)
     lr_y = LRSchedule(args.lr_schedule, optimizer_y, steps)
     # theta_y takes the steps of train_mnist.py, draw for draw
-    theta_y = Learner(net_y, optimizer_y, batches, args.seed, "step", lr_y, args.amp)
-    theta_z = Learner(net_z, optimizer_z, batches, args.seed, "step_z", amp=args.amp)
+    passes = {"amp": args.amp, "graphs": args.compile == "graphs"}
+    theta_y = Learner(net_y, optimizer_y, batches, args.seed, "step", lr_y, **passes)
+    theta_z = Learner(net_z, optimizer_z, batches, args.seed, "step_z", **passes)
     decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
     ema = Average(net_y, decay, args.model_ema_steps, steps, args.compile)
     penalty, q = make_penalty(args, theta_y, theta_z, upper, schedule, updates)

@@ -7,6 +7,7 @@ from torch import nn
 
 from common import figures
 from common.data import fingerprint, images_to_plan, load_images
+from common.graphs import without_graphs
 from common.judging import Judge, evaluate
 from common.machine import progress_bar, setup
 from common.networks import make_network
@@ -95,4 +96,6 @@ def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
             run.log(f"{run.folder} is complete: nothing to resume")
             return
         run.log(f"{run.folder}: {len(images)} images of {args.dataset}, on {device}")
+        if line := without_graphs(args.compile, device):
+            run.log(line)
         train(args, run, images)

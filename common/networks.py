@@ -53,8 +53,10 @@ def load_network(path: str, device: torch.device | str) -> tuple[nn.Module, dict
 
 
 def compiled(net: nn.Module, how: str, **options) -> nn.Module:
-    """The same network, its passes compiled if `how` says so; weights and names stay."""
+    """The same network, its passes compiled if `how` says so; weights and names stay.
+
+    Graphs are recorded around the compiled network (graphs.py), not by the compiler.
+    """
     if how != "off":
-        kind = "reduce-overhead" if how == "graphs" else "default"
-        net.compile(**{"mode": kind, "dynamic": False, **options})
+        net.compile(**{"mode": "default", "dynamic": False, **options})
     return net

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.fast_layers import frozen
 from common.flags import CHUNK
+from common.graphs import StaticChains, can_record
 from common.machine import progress_bar, stream
 from common.networks import load_network
 from model import Diffusion
@@ -28,15 +29,18 @@ class SamplerSettings:
     clip: bool = True
     amp: bool = False
     chunk: int = CHUNK  # images sampled at once when many are wanted
+    graphs: bool = False  # record a DDIM chain and replay it, where the device can
 
     @classmethod
     def from_flags(
-        cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, eval_chunk=CHUNK, **_
-    ) -> "SamplerSettings":
+        cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, eval_chunk=CHUNK,
+        compile="off", **_,
+    ) -> "SamplerSettings":  # fmt: skip
         """From the flags of a script, or the stored arguments of a run: `**vars(args)`."""
         ddpm = sampler == "ddpm"  # it visits all T steps, with noise
         steps = timesteps if ddpm else backward_steps
-        return cls(steps, tau_type, float(ddpm), not no_clip, amp, eval_chunk)
+        graphs = compile == "graphs"
+        return cls(steps, tau_type, float(ddpm), not no_clip, amp, eval_chunk, graphs)
 
 
 class Sampler:
@@ -45,6 +49,9 @@ class Sampler:
     def __init__(self, process: Diffusion, settings: SamplerSettings, shape):
         self.process, self.settings, self.shape = process, settings, tuple(shape)
         self.device = torch.device(process.device)
+        # not DDPM: each of its steps draws noise
+        recorded = settings.graphs and not settings.eta and can_record(self.device)
+        self.chains = StaticChains() if recorded else None
 
     @property
     def steps(self) -> int:
@@ -60,6 +67,9 @@ class Sampler:
     def __call__(self, net: nn.Module, x: Tensor, seed: int = EVAL_SEED, **options) -> Tensor:
         """Images in [-1, 1] from starting noise x; `seed` is for the noise that DDPM adds."""
         s = self.settings
+        if self.chains and set(options) <= {"levels"}:  # with no look at what is between the steps
+            visits = self.process.visits(s.steps, s.tau_type, device=x.device, **options)
+            return self.chains(self.process, net, x, visits, s.clip, s.amp)
         generator = stream(self.device, seed, "ddpm") if s.eta else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp), frozen(net):
             return self.process.sample(
@@ -69,13 +79,17 @@ class Sampler:
     def many(
         self, net: nn.Module, n: int, purpose: str, poll: Callable[[], None] | None = None
     ) -> Iterator[Tensor]:
-        """n images in chunks, with a progress bar; `poll` is called after each step."""
+        """n images in chunks, with a progress bar; `poll` is called after each step.
+
+        After all of them, where a chain is replayed whole.
+        """
 
         def on_step(_):
             bar.update(1)
             if poll:
                 poll()
 
+        options = {} if self.chains else {"on_step": on_step}
         sizes = [min(BLOCK, n - start) for start in range(0, n, BLOCK)]
         chunks = sum(math.ceil(size / self.settings.chunk) for size in sizes)
         with progress_bar(total=chunks * self.steps, desc=f"{n} images", unit="step") as bar:
@@ -84,7 +98,9 @@ class Sampler:
                 noise = self.noise(size, EVAL_SEED, purpose, i, device="cpu")
                 for j, x in enumerate(noise.split(self.settings.chunk)):
                     with torch.inference_mode():  # not around the yield: it would leak out of here
-                        images = self(net, x, EVAL_SEED + i + 10**6 * j, on_step=on_step)
+                        images = self(net, x, EVAL_SEED + i + 10**6 * j, **options)
+                    for _ in range(self.steps if self.chains else 0):
+                        on_step(images)
                     yield images
 
     def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:

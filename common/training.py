@@ -7,6 +7,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.data import Batches
 from common.errors import check_finite
+from common.graphs import StaticStep, can_record, step_where_finite
 from common.light_adamw import AdamW
 from common.machine import stream
 from common.networks import compiled
@@ -129,11 +130,14 @@ class Learner:
         name: str = "step",
         lr_schedule: "LRSchedule | None" = None,
         amp: bool = False,
+        graphs: bool = False,
     ):
         self.net, self.optimizer, self.batches = net, optimizer, batches
         self.seed, self.name, self.lr_schedule, self.amp = seed, name, lr_schedule, amp
         self.count = 0  # steps taken
         self.lr = optimizer.param_groups[0]["lr"]  # of the last step
+        recorded = graphs and can_record(next(net.parameters()).device)
+        self.static = StaticStep(gradients) if recorded else None
 
     def step(
         self, process: Diffusion, levels: Levels | None = None, extra: Tensor | None = None
@@ -143,7 +147,7 @@ class Learner:
         random = stream(x0.device, self.seed, self.name, self.count)
         self.lr = self.optimizer.param_groups[0]["lr"]
         loss = denoising_step(
-            process, self.net, self.optimizer, x0, random, self.amp, levels, extra
+            process, self.net, self.optimizer, x0, random, self.amp, levels, extra, self.static
         )
         if self.lr_schedule:
             self.lr_schedule.after_step()
@@ -184,23 +188,43 @@ def denoising_step(
     amp: bool = False,
     levels: Levels | None = None,
     extra: Tensor | None = None,
+    static: StaticStep | None = None,
 ) -> float:
     """A step on L(theta, q) at random times with fresh noise; `extra` joins its gradient."""
     net.train()
     t, eps = draw(x0, process.schedule.timesteps, random)
+    numbers = (static or gradients)(process, net, x0, t, eps, amp, levels, extra)
+    if static:
+        step_where_finite(optimizer, numbers)  # queued: the device is still at the gradients
+    value, norm = numbers.tolist()  # one wait for the device
+    check_finite(value, "the loss")
+    check_finite(norm, "the gradient's norm")
+    if not static:
+        optimizer.step()
+    return value
+
+
+def gradients(
+    process: Diffusion,
+    net: nn.Module,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    amp: bool,
+    levels: Levels | None,
+    extra: Tensor | None,
+) -> Tensor:
+    """Leave the gradients of the loss plus `extra` in the weights; returns loss and norm, (2,)."""
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=amp):
         loss = process.loss(net, x0, t, eps, levels)
-    optimizer.zero_grad()
-    loss.backward()
     parameters = list(net.parameters())
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()
     if extra is not None:
         pieces = extra.split([p.numel() for p in parameters])
         pieces = [piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)]
         torch._foreach_add_([p.grad for p in parameters], pieces)
     # one launch for all of them, where the device has it
     norm = torch.stack(torch._foreach_norm([p.grad for p in parameters])).norm()
-    value, norm = torch.stack([loss.detach(), norm]).tolist()  # one wait for the device
-    check_finite(value, "the loss")
-    check_finite(norm, "the gradient's norm")
-    optimizer.step()
-    return value
+    return torch.stack([loss.detach(), norm])

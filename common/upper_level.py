@@ -77,7 +77,10 @@ class UpperLevel:
         # DDIM: the images are a function of q, theta and the noise alone. Autocast does not reach
         # dual numbers, and exact gradients are worth their digits
         amp = settings.amp and settings.upper_gradient == "zo"
-        drawn = replace(sampler.settings, eta=0.0, steps=settings.backward_steps, amp=amp)
+        graphs = sampler.settings.graphs and settings.upper_gradient == "zo"  # values alone
+        drawn = replace(
+            sampler.settings, eta=0.0, steps=settings.backward_steps, amp=amp, graphs=graphs
+        )
         self.sampler, self.judge = Sampler(sampler.process, drawn, sampler.shape), judge
         self.schedule, self.settings = schedule, settings
         self.evaluations = Counter() if evaluations is None else evaluations
