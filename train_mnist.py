@@ -50,6 +50,7 @@ from common import figures
 from common.data import Batches
 from common.errors import Stop, at, guarded
 from common.families import NAMES, among
+from common.graphs import without_graphs
 from common.judging import Judge, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
@@ -168,6 +169,8 @@ def sample_only(args, device) -> None:
     settings = SamplerSettings.from_flags(**vars(args))
     sampler = Sampler(process_of(state, device), settings, state["shape"])
     with Run.open("sample", vars(args), device) as run:
+        if line := without_graphs(args.compile, device):
+            run.log(line)
         frames = sampler.film(net, args.n_samples)
         figures.save_grid(run.folder / "samples" / "samples.png", frames[-1])
         figures.save_gif(run.folder / "figures" / "denoising.gif", frames)
