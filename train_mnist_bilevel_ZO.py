@@ -10,21 +10,8 @@ as in Algorithm 6 of arXiv 2502.08808. The published command:
         --lr_beta 0.05 0.05 1 0.05 --initial_epoch 2 --epochs 3
 """
 
-from common import cli, flags
+from common import bilevel_flags, cli, flags
 from common.families import FAMILIES, NAMES, complete, knots_table, table_of
-
-# the flags that --recipe sets; a flag given explicitly takes precedence
-RECIPES = {
-    "ours": {"theta_z": "kept", "zo_samples": 128},
-    "paper": {"theta_z": "recopied", "zo_samples": 36, "noise": "independent"},
-    "exact": {"theta_z": "coupled", "zo_samples": 64, "upper_gradient": "exact", "gamma": "auto"},
-}
-OTHERWISE = {"noise": "common", "upper_gradient": "zo", "gamma": 1.0}  # in the other recipes
-# flags that only a theta_z of its own reads, and those that only a coupled one reads
-UNCOUPLED = {"inner_loop_z": 1, "gamma_end": 1.0, "lr_z": 0.001, "delta": 0.01}
-UNCOUPLED |= {"ZO_type": "two", "zo_directions": 1}
-COUPLED = {"exact_every": 50, "update_every": 50, "settle_steps": 100, "average_steps": 100}
-COUPLED |= {"difference_batches": 8}
 
 
 def make_parser() -> cli.Parser:
@@ -43,89 +30,12 @@ def make_parser() -> cli.Parser:
     flags.add_knots(add)
     flags.add_process(group)
     flags.add_training(parser, epochs=3)
-    add_bilevel(cli.adder(parser, "bilevel"))
-    add_frozen(cli.adder(parser, "frozen network"))
+    bilevel_flags.add_bilevel(cli.adder(parser, "bilevel"))
+    bilevel_flags.add_frozen(cli.adder(parser, "frozen network"))
     flags.add_evaluation(parser)
     flags.add_runtime(parser)
     flags.add_output(parser)
     return parser
-
-
-def add_bilevel(add) -> None:
-    text = "epochs at the beginning that train the network alone and leave the schedule fixed"
-    add("initial_epoch", 2, text, type=cli.count_or_none)
-    add("inner_loop", 1, "training steps of theta_y per iteration", type=cli.count)
-    text = "training steps of theta_z per iteration, unless it is coupled (default: 1)"
-    add("inner_loop_z", None, text, type=cli.count)
-    text = "gamma at the first schedule update; the FID is weighted by 1/gamma"
-    text += "; auto: from the sizes of the FID and the loss (default: set by --recipe)"
-    add("gamma", None, text, type=gamma_or_auto)
-    text = "gamma at the last schedule update; it changes linearly in between (default: 1)"
-    add("gamma_end", None, text, type=cli.positive)
-    text = "learning rate of theta_z, unless it is coupled (default: 0.001)"
-    add("lr_z", None, text, type=cli.positive)
-    text = "peak learning rates of start, end, tau (or all knots) and epsilon; 0 holds one fixed"
-    add("lr_beta", [0.01, 0.01, 0.1, 0.001], text, type=cli.number(float, 0), nargs=4)
-    text = "size of the zeroth-order perturbation (default: 0.01)"
-    add("delta", None, text, type=cli.positive)
-    text = "zeroth-order estimator: two-point difference or one-point residual (default: two)"
-    add("ZO_type", None, text, choices=["two", "one"])
-    text = (
-        "how the FID is differentiated: zo: zeroth-order estimates; forward: dFID/dq exact, in "
-        "forward mode; exact: dFID/dq and dFID/dtheta exact, in reverse mode, in float32"
-    )
-    text += " (default: set by --recipe)"
-    add("upper_gradient", None, text, choices=["zo", "forward", "exact"])
-    text = "random directions averaged in each zeroth-order gradient (default: 1)"
-    add("zo_directions", None, text, type=cli.count)
-    text = (
-        "fraction of the DDIM chain, counted from its end, that exact gradients differentiate "
-        "(default: all steps but those at which next to no signal is left)"
-    )
-    add("truncation", None, text, type=cli.number(float, 0, 1, above=True))
-    text = (
-        "presets for --theta_z, --zo_samples, --noise, --upper_gradient and --gamma; ours: kept, "
-        "128, common, zo, 1; paper: recopied, 36, independent, zo, 1; exact: coupled, 64, common, "
-        "exact, auto (default: exact; ours where a flag is given that exact does not use, such as "
-        "--inner_loop_z)"
-    )
-    add("recipe", None, text, choices=list(RECIPES))
-    text = "starting noise of the two sides of a difference (default: set by --recipe)"
-    add("noise", None, text, choices=["common", "independent"])
-    text = (
-        "kept: theta_z is trained on across iterations; recopied: it is reset to theta_y in each "
-        "iteration; coupled: it takes every step of theta_y, on the same draws, with the gradient "
-        "of the FID on top (default: set by --recipe)"
-    )
-    add("theta_z", None, text, choices=["kept", "recopied", "coupled"])
-    text = "images per FID of the upper level (default: set by --recipe)"
-    add("zo_samples", None, text, type=cli.number(int, 2))
-    text = "steps of a coupled theta_z that share one exact gradient of the FID"
-    add("exact_every", COUPLED["exact_every"], text, type=cli.count)
-    text = "steps of a coupled theta_z between two updates of the schedule"
-    add("update_every", COUPLED["update_every"], text, type=cli.count)
-    text = "steps of a coupled theta_z before the first update of the schedule"
-    add("settle_steps", COUPLED["settle_steps"], text, type=cli.count_or_none)
-    text = "memory, in steps, of the averaged networks whose losses a coupled theta_z compares"
-    add("average_steps", COUPLED["average_steps"], text, type=cli.count)
-    text = "batches on which those two losses are differentiated"
-    add("difference_batches", COUPLED["difference_batches"], text, type=cli.count)
-
-
-def add_frozen(add) -> None:
-    text = "learn a sampling schedule for the trained network of --ckpt, and move no weight"
-    add("freeze_network", False, text, action="store_true")
-    add("frozen_updates", 200, "updates of the schedule with --freeze_network", type=cli.count)
-    text = (
-        "time told to a frozen network: visited: the time visited; nearest: the training time of "
-        "the nearest noise level, which jumps as the schedule moves and misleads the gradient"
-    )
-    add("told", "visited", text, choices=["nearest", "visited"])
-
-
-def gamma_or_auto(text):
-    """An argparse type: a number above 0, or `auto`."""
-    return text if text == "auto" else cli.positive(text)
 
 
 def check(args) -> None:
@@ -136,7 +46,7 @@ def check(args) -> None:
     given = flags.with_knots(args.scheduler, args.knots, given)
     for name, value in complete(args.scheduler, given).items():
         setattr(args, f"initial_{name}", value)
-    apply_recipe(args)
+    bilevel_flags.apply_recipe(args)
     flags.check_steps(args)
     if args.upper_gradient != "zo" and args.noise == "independent":
         raise ValueError(
@@ -152,29 +62,6 @@ def check(args) -> None:
             f"--initial_epoch {args.initial_epoch} leaves none of --epochs {args.epochs} for the "
             "schedule; to train with a fixed schedule use train_mnist.py or --lr_beta 0 0 0 0"
         )
-
-
-def apply_recipe(args) -> None:
-    """Fill in what the recipe says; a flag that belongs to another recipe chooses that one."""
-    foreign = [name for name in (*UNCOUPLED, "noise") if getattr(args, name) is not None]
-    foreign += [n for n in ("theta_z", "upper_gradient") if getattr(args, n) not in (None, "exact")]
-    if args.recipe is None:
-        args.recipe = "ours" if foreign and args.theta_z != "coupled" else "exact"
-    for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    coupled = args.theta_z == "coupled"
-    unused = [name for name in UNCOUPLED if coupled and getattr(args, name) is not None]
-    unused += [n for n, v in COUPLED.items() if not coupled and getattr(args, n) != v]
-    if unused:
-        raise ValueError(f"--{unused[0]} is not used with --theta_z {args.theta_z}")
-    for name, value in UNCOUPLED.items():
-        if not coupled and getattr(args, name) is None:
-            setattr(args, name, value)
-    if coupled and args.upper_gradient != "exact":
-        raise ValueError("--theta_z coupled requires --upper_gradient exact")
-    if args.gamma == "auto" and not coupled:
-        raise ValueError("--gamma auto requires --theta_z coupled")
 
 
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
