@@ -274,8 +274,15 @@ def freeze_network(args) -> None:
     flags_of_run = state["args"] | {n: getattr(args, n) for n in (*chosen, "inception_weights")}
     drawn = SamplerSettings.from_flags(**flags_of_run | {"sampler": "ddim", "amp": False})
     judge = Judge.from_flags(device, **flags_of_run)
-    places = (flags_of_run[n] for n in ("extractor", "dataset", "data_dir"))
-    objective = Judge.load(*places, device, args.cache_dir, args.inception_weights, "train")
+    objective = Judge.load(
+        flags_of_run["extractor"],
+        flags_of_run["dataset"],
+        flags_of_run["data_dir"],
+        device,
+        args.cache_dir,
+        args.inception_weights,
+        "train",
+    )
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
     with Run.open("frozen", vars(args), device) as run:
         sampler = Sampler(trained, drawn, state["shape"])

@@ -3,15 +3,25 @@
 from common import cli
 
 # the flags that --recipe sets; a flag given explicitly takes precedence
-RECIPES = {
+RECIPES: dict[str, dict[str, object]] = {
     "ours": {"theta_z": "kept", "zo_samples": 128},
     "paper": {"theta_z": "recopied", "zo_samples": 36, "noise": "independent"},
     "exact": {"theta_z": "coupled", "zo_samples": 64, "upper_gradient": "exact", "gamma": "auto"},
 }
-OTHERWISE = {"noise": "common", "upper_gradient": "zo", "gamma": 1.0}  # in the other recipes
+OTHERWISE: dict[str, object] = {
+    "noise": "common",
+    "upper_gradient": "zo",
+    "gamma": 1.0,
+}  # in the other recipes
 # flags that only a theta_z of its own reads, and those that only a coupled one reads
-UNCOUPLED = {"inner_loop_z": 1, "gamma_end": 1.0, "lr_z": 0.001, "delta": 0.01}
-UNCOUPLED |= {"ZO_type": "two", "zo_directions": 1}
+UNCOUPLED: dict[str, object] = {
+    "inner_loop_z": 1,
+    "gamma_end": 1.0,
+    "lr_z": 0.001,
+    "delta": 0.01,
+    "ZO_type": "two",
+    "zo_directions": 1,
+}
 COUPLED = {"exact_every": 50, "update_every": 50, "settle_steps": 100, "average_steps": 100}
 COUPLED |= {"difference_batches": 8}
 

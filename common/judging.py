@@ -127,14 +127,15 @@ def reference_statistics(
 ) -> Reference:
     """The statistics of a data set's split, from the cache where it holds them."""
     pixels = load_images(dataset, data_dir, split)
+    data, weights = fingerprint(pixels), extractor.weights_hash
     key = {
-        "data": fingerprint(pixels),
+        "data": data,
         "split": f"{dataset} {split}",
         "extractor": extractor.name,
-        "weights": extractor.weights_hash,
+        "weights": weights,
         "version": CACHE_VERSION,
     }
-    name = f"{dataset}-{split}-{extractor.name}-{key['data'][:8]}-{key['weights'][:8]}.npz"
+    name = f"{dataset}-{split}-{extractor.name}-{data[:8]}-{weights[:8]}.npz"
     path = Path(cache_dir) / name
     moments = read_moments(path, key)
     if moments is None:
@@ -142,7 +143,8 @@ def reference_statistics(
         with torch.no_grad():
             for x in real_batches(pixels, device):
                 statistics.update(extractor(x)[0])
-        moments = [part.cpu().numpy() for part in statistics.moments()]
+        mean, cov = (part.cpu() for part in statistics.moments())
+        moments = mean.numpy(), cov.numpy()
         write_moments(path, key, *moments)
     home = "cpu" if torch.device(device).type == "mps" else device  # mps has no float64
     mean, cov = (torch.from_numpy(part).to(home) for part in moments)

@@ -1,5 +1,6 @@
 """The machine a script runs on: device, threads, memory, random streams, progress bars."""
 
+import contextlib
 import ctypes
 import hashlib
 import re
@@ -62,12 +63,13 @@ def progress_bar(**options) -> tqdm:
 
 def peak_memory(device: torch.device) -> dict[str, int]:
     """Bytes at the peak: of this process, and of the GPU if the run is on one."""
-    try:  # what getrusage says begins with what the parent had when it forked
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    with contextlib.suppress(OSError):
+        # what getrusage says begins with what the parent had when it forked; Linux knows better
         status = Path("/proc/self/status").read_text()
-        peak = {"host": 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])}
-    except (OSError, TypeError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        if match := re.search(r"VmHWM:\s*(\d+)", status):
+            peak["host"] = 1024 * int(match[1])
     if device.type == "cuda":
         peak["cuda"] = torch.cuda.max_memory_allocated(device)
     return peak

@@ -71,13 +71,14 @@ class Penalty:
     ):
         self.theta_y, self.theta_z, self.upper = theta_y, theta_z, upper
         theta_z.name = theta_y.name  # the same draws at the same count
-        self.settings, self.gamma = settings, settings.gamma
+        self.settings = settings
+        self.gamma: float | None = settings.gamma
         self.steps = 0  # taken side by side
         decay = 1 - 1 / settings.average_steps
         # without the average, the noise of the last few steps would count gamma times
         self.averages = [Average(learner.net, decay, 1, 0) for learner in (theta_z, theta_y)]
         self.seen = seen_by_loss(theta_z.net)
-        self.pull = None  # dF/dtheta at theta_z, as of its last evaluation
+        self.pull: Tensor | None = None  # dF/dtheta at theta_z, as of its last evaluation
         self.direct = []  # dF/dq at theta_z and F, of the evaluations for one update of q
         self.used = False  # whether an update has been made of them
         self.losses = [0.0, 0.0]  # of theta_z and theta_y, summed since the last report
@@ -143,9 +144,10 @@ class Penalty:
         """The direct and the implicit term, with F and the standard error of each."""
         each = torch.stack([slope.gradient for slope in self.direct])
         value = sum(slope.value for slope in self.direct) / len(self.direct)
-        nets = [average.model for average in self.averages]
-        difference = loss_differences(process, *nets, batches, seed, update)
+        net_z, net_y = (average.model for average in self.averages)
+        difference = loss_differences(process, net_z, net_y, batches, seed, update)
         self.used = True
+        assert self.gamma is not None  # the first step sets it
         return summary_of(each, value), summary_of(self.gamma * difference, value)
 
     def row(self) -> dict[str, float]:
@@ -239,7 +241,8 @@ def summary_of(each: Tensor, value: float) -> Slope:
 
 def distance(net_z: nn.Module, net_y: nn.Module) -> float:
     """|theta_z - theta_y|/|theta_y|."""
-    ours, theirs = (list(net.parameters()) for net in (net_z, net_y))
+    ours: list[Tensor] = list(net_z.parameters())
+    theirs: list[Tensor] = list(net_y.parameters())
     with torch.no_grad():
         gaps = torch._foreach_sub(ours, theirs)
         norms = [torch.nn.utils.get_total_norm(part) for part in (gaps, theirs)]

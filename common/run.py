@@ -40,7 +40,8 @@ class Run:
         self.save_seconds = arguments["save_seconds"]
         self.evaluations = Counter()  # images through a network, by purpose
         self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
-        self.signal, self.state = None, None
+        self.signal: int | None = None
+        self.state: Callable[[], dict] | None = None
         self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held as long as the run
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,18 +135,17 @@ class Run:
 
     def restore(self) -> dict | None:
         """The newest whole checkpoint's state; the CSV files go back to where they were then."""
-        found = checkpoint.load_newest(self.folder / "checkpoints", self.log)
-        state = found[0] if found else None
+        state, path = checkpoint.load_newest(self.folder / "checkpoints", self.log) or (None, None)
         if state and state.get("kind") != self.kind:
-            raise Stop(f"{found[1]}: not a checkpoint of a {self.kind} run")
+            raise Stop(f"{path}: not a checkpoint of a {self.kind} run")
         sizes = state["files"] if state else {}
-        for path in self.folder.glob("*.csv"):
-            os.truncate(path, min(sizes.get(path.name, 0), path.stat().st_size))
-        if state:
+        for table in self.folder.glob("*.csv"):
+            os.truncate(table, min(sizes.get(table.name, 0), table.stat().st_size))
+        if state and path:
             self.elapsed = state["elapsed"]
             self.evaluations.clear()  # in place: the upper level counts in it
             self.evaluations.update(state["evaluations"])
-            self.log(f"resumed from {found[1].name}")
+            self.log(f"resumed from {path.name}")
         return state
 
     def take_up(self, parts: dict, facts: Callable[[], dict]) -> None:

@@ -1,5 +1,7 @@
 """What moves the weights: one step, AdamW, the learning-rate schedules, the averaged network."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
@@ -53,7 +55,7 @@ class LRSchedule:
     ):
         self.name, lr = name, optimizer.param_groups[0]["lr"]
         step_size = step_size or max(1, total_steps // 3)
-        self.inner = {
+        self.inner: Any = {  # of two kinds, with different steps
             "onecycle": lambda: one_cycle(optimizer, lr, total_steps),
             "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0),
             "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps),
@@ -224,7 +226,11 @@ def gradients(
     if extra is not None:
         pieces = extra.split([p.numel() for p in parameters])
         pieces = [piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)]
-        torch._foreach_add_([p.grad for p in parameters], pieces)
+        torch._foreach_add_(_gradients(parameters), pieces)
     # one launch for all of them, where the device has it
-    norm = torch.stack(torch._foreach_norm([p.grad for p in parameters])).norm()
+    norm = torch.stack(torch._foreach_norm(_gradients(parameters))).norm()
     return torch.stack([loss.detach(), norm])
+
+
+def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -172,7 +173,8 @@ class UpperLevel:
         value = lambda q: self.fid(net, self._differentiated(q, fixed), noise)  # noqa: E731
         with self._eager(), warnings.catch_warnings():  # torch's own, of what its jvp is made with
             warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
-            values, gradient = vmap(lambda z: jvp(value, (q,), (z,)))(directions)
+            slopes = vmap(lambda z: jvp(value, (q,), (z,))[:2])(directions)
+        values, gradient = slopes
         return Slope(gradient, values[0].item(), torch.zeros_like(gradient))
 
     @torch.enable_grad()
@@ -186,7 +188,7 @@ class UpperLevel:
         """
         q, fixed = q.detach().requires_grad_(), self.levels(q.detach())
         wanted = [q, *(net.parameters() if weights else ())]
-        options = {"constant_above": self._last_time(fixed)}
+        options: dict[str, Any] = {"constant_above": self._last_time(fixed)}
         if not store:
             options["around"] = recomputed
 

@@ -15,7 +15,7 @@ def flat(net: nn.Module) -> Tensor:
 @torch.no_grad()
 def set_weights(net: nn.Module, new: Tensor | list[Tensor]) -> None:
     """Copy weights into a network, in place: an optimizer keeps its reference."""
-    parameters = list(net.parameters())
+    parameters: list[Tensor] = list(net.parameters())
     if isinstance(new, Tensor):
         pieces = new.split([p.numel() for p in parameters])
         new = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
