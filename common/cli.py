@@ -98,6 +98,9 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
     for action in parser._actions:
         if given.get(action.dest) == [] and action.nargs != "*":  # "--flag=--" in Python 3.11
             parser.error(f"argument --{action.dest}: '--' is not a value")
+    for name, value in given.items():  # an unset shell variable, more often than a wish
+        if value == "":
+            parser.error(f"argument --{name}: the value is empty")
     defaults = {name: parser.get_default(name) for name in dests}
     try:
         if given.get("resume"):

@@ -2,6 +2,8 @@
 
 import errno
 import math
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +67,9 @@ def guarded(main, args, prog: str) -> int:
     except Stop as error:
         one_line(prog, error)
         return error.code
+    except BrokenPipeError:  # whatever read our output has ended, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in MENDABLE:
             raise

@@ -152,6 +152,18 @@ def test_the_argv_of_arguments_parses_to_the_same_arguments():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("flag", ["resume", "ckpt", "schedule_from", "inception_weights"])
+def test_an_empty_value_is_an_error(capsys, flag):
+    """As of an unset shell variable: it neither starts a new run nor is it overlooked."""
+    assert "empty" in refused(capsys, f"--{flag}=")
+
+
+def test_a_reader_that_leaves_is_no_error_of_ours():
+    command = f"{sys.executable} train_mnist_bayesian.py --dry_run --cpu | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr
+
+
 def test_wrong_combinations_are_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ok.json").write_text('{"family": "linear", "timesteps": 10}')
