@@ -17,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common import graphs
 from common.data import Batches, to_unit
 from common.extractors import load_extractor
 from common.judging import Judge
@@ -58,8 +59,14 @@ def paths() -> dict:
     theta_y = Learner(net, make_optimizer(net.parameters(), 1e-3), batches, 0)
     twin = deepcopy(net)
     theta_z = Learner(twin, make_optimizer(twin.parameters(), 1e-3), batches, 0, "step_z")
+    graphs.recorder = lambda _: graphs.run_eagerly  # only of what is made with graphs
+    third = deepcopy(net)
+    static = Learner(
+        third, make_optimizer(third.parameters(), 1e-3), batches, 0, "static", graphs=True
+    )
     ema = Average(net, 0.9, 1, 0)
     sampler = Sampler(process, SamplerSettings(STEPS), (1, 8, 8))
+    chained = Sampler(process, SamplerSettings(STEPS, graphs=True), (1, 8, 8))
     ancestral = Sampler(process, SamplerSettings(T, eta=1.0), (1, 8, 8))
     judge = judge_of_drawn_features()
     upper = {
@@ -86,8 +93,10 @@ def paths() -> dict:
     return {
         "training step": lambda: theta_y.step(process, levels),
         "training step with a pull": lambda: theta_z.step(process, levels, extra),
+        "static training step": lambda: static.step(process, levels, extra),
         "averaging": lambda: ema.after_step(net, 1),
         "sampling, DDIM": lambda: sample(sampler),
+        "sampling, static chain": lambda: sample(chained),
         "sampling, DDPM": lambda: sample(ancestral),
         "score of 8 images": lambda: judge.score(iter([to_unit(images[:8])]), 1),
         "dF/dtheta, zeroth-order": lambda: upper["zo"].slope_of_weights(net, 0),

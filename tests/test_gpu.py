@@ -24,8 +24,10 @@ from unet import UNet
 BUDGETS = {
     "training step": (1, 0),
     "training step with a pull": (1, 0),
+    "static training step": (1, 0),
     "averaging": (0, 1),
     "sampling, DDIM": (0, 2),  # the visited times, before the chain; none inside it
+    "sampling, static chain": (0, 2),
     "sampling, DDPM": (0, 2),
     "score of 8 images": (9, 0),
     "dF/dtheta, zeroth-order": (4, 4),
