@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
+KID_SAMPLES = 2000  # of each side: its mean does not depend on how many, unlike that of FID
 SAFE = 1e140  # features below it have a variance that float64 can hold
 
 
@@ -26,6 +27,7 @@ class Reference:
     name: str
     extractor: str
     weights_hash: str = ""
+    sample: Tensor | None = None  # (m,d) of the features themselves, for KID
 
     @cached_property
     def root(self) -> Tensor:
@@ -195,6 +197,7 @@ class FeatureStatistics:
         self.n = self.merged = 0
         self.mean = self.scatter = None  # of the merged rows; scatter is cov·(merged-1)
         self.waiting, self.probs = [], []
+        self.sample = []  # the first features, for KID
 
     @torch.no_grad()
     def update(self, features: Tensor, probs: Tensor | None = None) -> None:
@@ -205,6 +208,8 @@ class FeatureStatistics:
             self.probs.append(probs.detach())
         if len(features):
             self.waiting.append(features)
+        if self.n < KID_SAMPLES:
+            self.sample.append(features[: KID_SAMPLES - self.n])
         self.n += len(features)
         if self.n - self.merged > features.shape[1]:
             self._merge()
@@ -226,6 +231,12 @@ class FeatureStatistics:
         if not self.probs:
             raise ValueError("no class probabilities were taken in")
         return inception_score(torch.cat(self.probs), splits)
+
+    def kid(self, reference: Reference) -> float | None:
+        """KID of the first features taken in; None for a reference that kept none."""
+        if reference.sample is None:
+            return None
+        return kid(torch.cat(self.sample), reference.sample)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and covariance (d,d), float64."""

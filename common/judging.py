@@ -1,6 +1,6 @@
 """Judging generated images: an extractor, the reference statistics it is compared with, scores."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,12 +9,22 @@ from torch import Tensor, nn
 from common.data import fingerprint, load_images, to_unit
 from common.errors import Stop
 from common.extractors import Extractor, load_extractor
-from common.reference_cache import read_moments, write_moments
+from common.reference_cache import read_statistics, write_statistics
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, load_sampler
 from metrics import FeatureStatistics, Reference
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+
+# What is measured, in one place: a metric's columns, and their values from the statistics of the
+# images, the reference and the splits of the Inception Score. score(), scores.csv and summary.json
+# take their columns from here.
+METRICS: dict[tuple[str, ...], Callable] = {
+    ("fid",): lambda images, reference, splits: (images.fid(reference),),
+    ("is_mean", "is_std"): lambda images, reference, splits: images.inception_score(splits),
+    ("kid",): lambda images, reference, splits: (images.kid(reference),),
+}
+COLUMNS = tuple(column for columns in METRICS for column in columns)
 
 
 class Judge:
@@ -55,17 +65,17 @@ class Judge:
         return cls.load(extractor, dataset, data_dir, device, cache_dir, inception_weights)
 
     def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict[str, float | int | str]:
-        """FID and Inception Score of generated images, with what they were measured by."""
+        """Every metric of generated images, with what they were measured by."""
         statistics = FeatureStatistics()
         with torch.no_grad():
             for x in batches:
                 statistics.update(*self.extractor(x))
-        fid = statistics.fid(self.reference)
-        is_mean, is_std = statistics.inception_score(splits)
+        scores: dict[str, float | int | str] = {}
+        for columns, values_of in METRICS.items():
+            values = values_of(statistics, self.reference, splits)
+            scores |= dict(zip(columns, values, strict=True))
         return {
-            "fid": fid,
-            "is_mean": is_mean,
-            "is_std": is_std,
+            **scores,
             "n": statistics.n,
             "extractor": self.extractor.name,
             "reference": self.reference.name,
@@ -82,7 +92,7 @@ def evaluate(
 ) -> dict:
     """The scores of n images, with n, extractor and reference; nothing is drawn for n = 0."""
     if not n or judge is None:
-        return {"fid": None, "is_mean": None, "is_std": None, "n": None}
+        return dict.fromkeys([*COLUMNS, "n"])
     if n >= 1000:
         log = run.log if run else print
         log(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations")
@@ -137,16 +147,17 @@ def reference_statistics(
     }
     name = f"{dataset}-{split}-{extractor.name}-{data[:8]}-{weights[:8]}.npz"
     path = Path(cache_dir) / name
-    moments = read_moments(path, key)
-    if moments is None:
+    arrays = read_statistics(path, key)
+    if arrays is None:
         statistics = FeatureStatistics()
         with torch.no_grad():
             for x in real_batches(pixels, device):
                 statistics.update(extractor(x)[0])
-        mean, cov = (part.cpu() for part in statistics.moments())
-        moments = mean.numpy(), cov.numpy()
-        write_moments(path, key, *moments)
+        tensors = *statistics.moments(), torch.cat(statistics.sample)
+        arrays = tuple(part.cpu().numpy() for part in tensors)
+        write_statistics(path, key, *arrays)
     home = "cpu" if torch.device(device).type == "mps" else device  # mps has no float64
-    mean, cov = (torch.from_numpy(part).to(home) for part in moments)
+    mean, cov, sample = (torch.from_numpy(part).to(home) for part in arrays)
     label = f"{dataset} {split}, {len(pixels)} images"
-    return Reference(mean, cov, len(pixels), label, extractor.name, extractor.weights_hash)
+    made_by = extractor.name, extractor.weights_hash
+    return Reference(mean, cov, len(pixels), label, *made_by, sample)

@@ -1,4 +1,4 @@
-"""A reference's mean and covariance on disk: whole, checked and without pickle."""
+"""A reference's mean, covariance and sample on disk: whole, checked and without pickle."""
 
 import hashlib
 import io
@@ -9,6 +9,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,16 +25,17 @@ READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
+ARRAYS = ("mean", "cov", "sample")
 
 
-def read_moments(path: Path, key: dict) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and covariance; None where there is no file or a damaged one."""
+def read_statistics(path: Path, key: dict) -> tuple[np.ndarray, ...] | None:
+    """Mean, covariance and sample; None where there is no file or a damaged one."""
     if not path.exists():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            header, mean, cov = json.loads(str(file["header"])), file["mean"], file["cov"]
-            if str(file["checksum"]) != _checksum(header, mean, cov):
+            header, arrays = json.loads(str(file["header"])), [file[name] for name in ARRAYS]
+            if str(file["checksum"]) != _checksum(header, arrays):
                 raise ValueError("its checksum differs")
     except READ_ERRORS as error:
         warnings.warn(f"{path}: damaged ({error}), computed again", stacklevel=3)
@@ -41,14 +43,14 @@ def read_moments(path: Path, key: dict) -> tuple[np.ndarray, np.ndarray] | None:
     wrong = [f"{k} is {header.get(k)}, not {v}" for k, v in key.items() if header.get(k) != v]
     if wrong:
         raise Stop(f"{path}: made for something else ({'; '.join(wrong)}); delete it")
-    return mean, cov
+    return tuple(arrays)
 
 
-def write_moments(path: Path, key: dict, mean: np.ndarray, cov: np.ndarray) -> None:
+def write_statistics(path: Path, key: dict, *arrays: np.ndarray) -> None:
     """Whole or not at all, also when several runs write at once."""
     buffer = io.BytesIO()
-    checksum = _checksum(key, mean, cov)
-    np.savez(buffer, header=json.dumps(key), mean=mean, cov=cov, checksum=checksum)
+    named: dict[str, Any] = dict(zip(ARRAYS, arrays, strict=True))
+    np.savez(buffer, header=json.dumps(key), checksum=_checksum(key, arrays), **named)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +64,9 @@ def write_moments(path: Path, key: dict, mean: np.ndarray, cov: np.ndarray) -> N
         warnings.warn(f"{path}: not written ({error.strerror}), not cached", stacklevel=3)
 
 
-def _checksum(header, mean, cov):
+def _checksum(header, arrays):
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for part in (mean, cov):
+    for part in arrays:
         digest.update(f"{part.dtype} {part.shape}".encode())
         digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()

@@ -111,8 +111,8 @@ class Run:
 
     def epoch_row(self, epoch: int, step: int, loss: float, scores: dict, q: dict) -> None:
         """The row that every script writes to scores.csv after an epoch."""
-        names = {"fid": "fid", "n": "fid_n", "is_mean": "is_mean", "is_std": "is_std"}
-        scores = {column: scores.get(key) for key, column in names.items()}
+        about = ("extractor", "reference", "splits")  # the same in all rows
+        scores = {("fid_n" if k == "n" else k): v for k, v in scores.items() if k not in about}
         schedule = dict.fromkeys(NAMES) | q
         spent = {"evaluations": forward_passes(self.evaluations)}
         self.row("scores.csv", epoch=epoch, step=step, **spent, loss=loss, **scores, **schedule)

@@ -1,5 +1,6 @@
 """The metrics against closed forms, against three other libraries, and at their edges."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -661,3 +662,14 @@ def test_import_needs_none_of_the_other_libraries():
     others = ["torchmetrics", "torch_fidelity", "pytorch_fid", "torchvision", "scipy", "sklearn"]
     done = subprocess.run([sys.executable, "-c", code, *others], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_score_of_a_judge_has_kid_of_the_features_themselves(mnist, cached):
+    """The same number as from the features in one piece, and no value without a sample."""
+    reference, _ = cached
+    x = torch.rand(60, 1, 8, 8) * 2 - 1
+    scores = Judge(mnist, reference).score(iter(x.split(25)), 1)
+    assert scores["kid"] == pytest.approx(kid(mnist(x)[0], reference.sample), rel=1e-12)
+    assert len(reference.sample) == 360 and scores["kid"] > 0.01
+    bare = dataclasses.replace(reference, sample=None)
+    assert Judge(mnist, bare).score([x], 1)["kid"] is None
