@@ -74,10 +74,11 @@ def assert_same_bits(one, other):
 def test_a_static_step_takes_the_ordinary_step(recording, kind, amp):
     """OneCycle moves the rate and a beta; every other step has a pull, every step its levels."""
     ordinary, static = learner(kind, amp=amp), learner(kind, True, amp)
+    first = next(processes())
     pull = 0.01 * torch.randn_like(flat(ordinary.net))
     for i, process in enumerate(processes()):
         options = process.levels(), (i + 1) * pull if i % 2 else None
-        losses = [each.step(process, *options) for each in (ordinary, static)]
+        losses = [each.step(first, *options) for each in (ordinary, static)]
         assert losses[0] == losses[1] and ordinary.lr == static.lr
         assert_same_bits(everything(ordinary), everything(static))
     assert len(static.static.recorded) == 2 and ordinary.static is None
@@ -210,6 +211,9 @@ def test_what_a_chain_cannot_hold_is_sampled_step_by_step(recorded):
     net = learner().net.eval()
     for settings in ({"steps": T, "eta": 1.0}, {}):
         ordinary, static = samplers(**settings)
+        if settings:
+            many = [torch.cat(list(each.many(net, 2, "many"))) for each in (ordinary, static)]
+            assert torch.equal(*many)
         for a, b in zip(ordinary.film(net, 2), static.film(net, 2), strict=True):
             assert torch.equal(a, b)
         assert not static.chains or not static.chains.recorded
