@@ -152,7 +152,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
 
                     # upper level: q descends (1/gamma) dF/dq at theta_z
                     #              + dL/dq(theta_z) - dL/dq(theta_y), or gamma times that
-                    if moves and penalty.due:
+                    if moves and penalty.due(args.inner_loop):
                         x0s = penalty.batches(whole, progress.iteration)
                         q.step(penalty.slope(process, x0s, args.seed, q.count))
                     row |= penalty.row() if moves else {}
@@ -191,7 +191,7 @@ def make_penalty(
     """theta_z coupled to theta_y or on its own, and the step rule that goes with it."""
     if args.theta_z == "coupled":
         coupled = Penalty(theta_y, theta_z, upper, PenaltySettings.from_flags(**vars(args)))
-        updates = coupled.settings.updates(updates * args.inner_loop)
+        updates = coupled.settings.updates(updates, args.inner_loop)
         return coupled, SteadySteps(schedule, args.lr_beta, updates)
     settings = UncoupledSettings.from_flags(**vars(args))
     penalty = Uncoupled(theta_y, theta_z, upper, settings, updates)
@@ -239,7 +239,7 @@ def upper_cost(args, moving: int) -> tuple[int, int]:
     exact = 4 if args.zo_samples <= args.batch_size else 5  # two of them are a backward pass's
     if args.theta_z == "coupled":
         steps = moving * args.inner_loop
-        updates = PenaltySettings.from_flags(**vars(args)).updates(steps)
+        updates = PenaltySettings.from_flags(**vars(args)).updates(moving, args.inner_loop)
         return steps + 2 * updates * args.difference_batches, exact * -(-steps // args.exact_every)
     sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
     forward = 1 + len(table_of(args.scheduler, knots_table(args.knots)))

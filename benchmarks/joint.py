@@ -51,7 +51,7 @@ def run(seed: int, kind: str, steps: int) -> tuple[list[dict], dict]:
     process = problem.sampler.process
     for _ in range(steps):
         penalty.step(process, problem.levels())
-        if penalty.due:
+        if penalty.due():
             total = penalty.slope(process, penalty.batches(problem.batches), seed, q.count)
             direct, implicit = (term.gradient for term in penalty.terms)
             q.step(direct if kind == "direct" else total)

@@ -43,9 +43,14 @@ class PenaltySettings:
     update_every: int = 1  # steps from one update of the schedule to the next
     batches: int = 1  # of the difference
 
-    def updates(self, steps: int) -> int:
-        """Updates of the schedule in so many coupled steps."""
-        return max(0, steps // self.update_every - self.settle_steps // self.update_every)
+    def due(self, steps: int, inner_loop: int = 1) -> bool:
+        """Whether the schedule moves after so many steps, the last `inner_loop` since it could."""
+        last = max(self.settle_steps, steps - inner_loop)
+        return steps // self.update_every > last // self.update_every
+
+    def updates(self, iterations: int, inner_loop: int = 1) -> int:
+        """Updates of the schedule in so many coupled iterations."""
+        return sum(self.due(i * inner_loop, inner_loop) for i in range(1, iterations + 1))
 
     @classmethod
     def from_flags(
@@ -92,11 +97,9 @@ class Penalty:
         for average in self.averages:
             average.model.n_averaged.zero_()  # the next update is a copy
 
-    @property
-    def due(self) -> bool:
-        """Whether the schedule is to move now."""
-        s = self.settings
-        return self.steps > s.settle_steps and self.steps % s.update_every == 0
+    def due(self, inner_loop: int = 1) -> bool:
+        """Whether the schedule is to move after an iteration of so many steps."""
+        return self.settings.due(self.steps, inner_loop)
 
     def step(self, process: Diffusion, levels: Levels) -> float:
         """One step of both; returns the loss of theta_y."""
@@ -123,7 +126,7 @@ class Penalty:
 
     def training_steps(self, inner_loop: int) -> int:
         """Batches, forward and backward, of an iteration that just ended."""
-        return 2 * inner_loop + 2 * self.settings.batches * self.due
+        return 2 * inner_loop + 2 * self.settings.batches * self.due(inner_loop)
 
     def batches(self, data: Batches, iteration: int = 0) -> Iterator[Tensor]:
         """Batches for the difference of one update, in an order that no epoch has."""
@@ -181,9 +184,14 @@ class Penalty:
     def load_state_dict(self, state: dict) -> None:
         for average, saved in zip(self.averages, state["averages"], strict=True):
             average.load_state_dict(saved)
-        self.gamma, self.steps, self.pull = state["gamma"], state["steps"], state["pull"]
-        self.direct = [Slope(*slope) for slope in state["direct"]]
-        self.terms = [Slope(*slope) for slope in state["terms"]]
+        self.gamma, self.steps, pull = state["gamma"], state["steps"], state["pull"]
+        # a checkpoint is read on the host
+        self.pull = None if pull is None else pull.to(self.seen.device)
+        home = self.upper.schedule.vector().device
+        self.direct, self.terms = (
+            [Slope(g.to(home), value, spread.to(home)) for g, value, spread in state[name]]
+            for name in ("direct", "terms")
+        )
         self.used, self.losses, self.loss_z = state["used"], list(state["losses"]), state["loss_z"]
 
 

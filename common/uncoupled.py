@@ -43,8 +43,6 @@ class UncoupledSettings:
 class Uncoupled:
     """theta_z on its own, and the gradient of the penalty in q."""
 
-    due = True  # the schedule moves at every iteration
-
     def __init__(
         self,
         theta_y: Learner,
@@ -60,6 +58,10 @@ class Uncoupled:
     def step(self, process: Diffusion, levels: Levels) -> float:
         """theta_y goes alone."""
         return self.theta_y.step(process, levels)
+
+    def due(self, inner_loop: int = 1) -> bool:
+        """The schedule moves at every iteration."""
+        return True
 
     def training_steps(self, inner_loop: int) -> int:
         """Batches, forward and backward, of an iteration: two of them for the difference."""

@@ -28,9 +28,14 @@ COMMON = """
     --backward_steps 2 --n_samples 2 --fid_samples 0 --eval_samples 20 --log_freq 1
 """.split()
 BILEVEL = "--recipe ours --initial_epoch 1 --zo_samples 4 --initial_end 0.9".split()
+COUPLED = """
+    --initial_epoch 1 --zo_samples 4 --initial_end 0.9 --exact_every 3 --update_every 1
+    --settle_steps 0 --difference_batches 1
+""".split()
 SCRIPTS = {
     "train": (train_mnist, "train", []),
     "bilevel": (train_mnist_bilevel_ZO, "bilevel", BILEVEL),
+    "coupled": (train_mnist_bilevel_ZO, "bilevel", COUPLED),
 }
 CPU = torch.device("cpu")
 
@@ -84,6 +89,10 @@ def main(root: Path) -> None:
         with pretend_gpu.pretend():
             run("train", root / "train" / "moved", pretend_gpu.DEVICE, resume=True, polls=1)
         run("train", root / "train" / "moved", CPU, resume=True)
+        # after the first coupled step, whose gradients the next ones share
+        run("coupled", root / "coupled" / "moved", CPU, polls=6)
+        with pretend_gpu.pretend():
+            run("coupled", root / "coupled" / "moved", pretend_gpu.DEVICE, resume=True)
     for folder in sorted(root.glob("*/*")):
         found[f"{folder.parent.name} {folder.name}"] = losses(folder)
     print(json.dumps(found), flush=True)

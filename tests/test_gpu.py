@@ -82,12 +82,14 @@ def test_a_step_of_training_and_of_sampling_launches_few_operators(paths):
 def test_the_scripts_give_the_numbers_of_the_cpu_and_runs_move_between_devices(tmp_path):
     found = printed("gpu_scripts.py", tmp_path)
     assert set(found) == {
-        "train host", "train device", "train moved", "bilevel host", "bilevel device"
+        "train host", "train device", "train moved", "bilevel host", "bilevel device",
+        "coupled host", "coupled device", "coupled moved",
     }  # fmt: skip
-    for name in ("train", "bilevel"):
+    for name in ("train", "bilevel", "coupled"):
         assert len(found[f"{name} host"]) == 4
         assert found[f"{name} device"] == pytest.approx(found[f"{name} host"], rel=1e-6)
-    assert found["train moved"] == pytest.approx(found["train host"], rel=1e-6)
+    for name in ("train", "coupled"):
+        assert found[f"{name} moved"] == pytest.approx(found[f"{name} host"], rel=1e-6)
 
 
 @pytest.fixture

@@ -178,3 +178,13 @@ def test_gamma_is_chosen_from_the_sizes_of_both_levels():
     assert gamma_for(30.0, 0.15) == 2e6
     assert gamma_for(300.0, 0.15) == 2e7
     assert gamma_for(0.0, 0.15) > 0
+
+
+@pytest.mark.parametrize("inner_loop", [1, 3, 7, 50, 120])
+def test_the_updates_that_are_planned_are_made(inner_loop):
+    """Also where the steps of an iteration skip the multiples of update_every."""
+    settings = PenaltySettings(update_every=50, settle_steps=100)
+    iterations = 1000 // inner_loop
+    reached = {i * inner_loop // 50 for i in range(iterations + 1)}
+    made = [i for i in range(1, iterations + 1) if settings.due(i * inner_loop, inner_loop)]
+    assert len(made) == settings.updates(iterations, inner_loop) == len(reached - {0, 1, 2}) > 0
