@@ -40,6 +40,7 @@ def make_parser() -> cli.Parser:
 
 def check(args) -> None:
     if args.freeze_network:
+        bilevel_flags.check_frozen(args)
         args.ckpt = flags.checkpoint_in(args.ckpt)
     flags.check_common(args)
     given = {name: getattr(args, f"initial_{name}") for name in NAMES}
@@ -251,8 +252,10 @@ def upper_cost(args, moving: int) -> tuple[int, int]:
 def print_plan(args, images) -> None:
     """What the flags would do, and what it costs in images through the network."""
     iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
-    updates = max(0, args.epochs - args.initial_epoch) * iterations
-    print(f"{args.epochs} epochs of {iterations} iterations, {updates} of which move the schedule")
+    updates = moving = max(0, args.epochs - args.initial_epoch) * iterations
+    if args.theta_z == "coupled":
+        updates = PenaltySettings.from_flags(**vars(args)).updates(moving, args.inner_loop)
+    print(f"{args.epochs} epochs of {iterations} iterations; the schedule moves {updates} times")
     steps_z = args.inner_loop_z or args.inner_loop
     print(f"an iteration: {args.inner_loop} steps of theta_y, {steps_z} of theta_z,")
     print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")
@@ -262,7 +265,7 @@ def print_plan(args, images) -> None:
 
 def freeze_network(args) -> None:
     """Learn how to sample from a trained network; the last line is the schedule's path."""
-    device = setup(args.device, args.cpu, args.threads)
+    device = setup(args.device, args.cpu, args.threads, args.tf32)
     net, state = load_network(args.ckpt, device)
     trained = process_of(state, device)
     if args.backward_steps > trained.schedule.timesteps:
@@ -270,6 +273,8 @@ def freeze_network(args) -> None:
     own = trained.sampling_schedule
     values = own.to_dict() if args.scheduler != "knots" else own.as_knots(args.knots).to_dict()
     schedule = Schedule.from_dict(values, learned=True)
+    if not schedule.learned:
+        raise Stop(f"{own.family} has no parameter to learn; --scheduler knots has", code=2)
     chosen = ("backward_steps", "no_clip", "tau_type", "data_dir", "cache_dir", "extractor")
     flags_of_run = state["args"] | {n: getattr(args, n) for n in (*chosen, "inception_weights")}
     drawn = SamplerSettings.from_flags(**flags_of_run | {"sampler": "ddim", "amp": False})

@@ -1,6 +1,7 @@
 """The flags of the bilevel script and its recipes: what a recipe sets, and which flags it reads."""
 
 from common import cli
+from common.families import NAMES
 
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES: dict[str, dict[str, object]] = {
@@ -96,6 +97,20 @@ def add_frozen(add) -> None:
         "the nearest noise level, which jumps as the schedule moves and misleads the gradient"
     )
     add("told", "visited", text, choices=["nearest", "visited"])
+
+
+def check_frozen(args) -> None:
+    """Refuse what does not apply to --freeze_network, before it is filled in."""
+    for flag in ("resume", "dry_run"):
+        if getattr(args, flag):
+            raise ValueError(f"--freeze_network and --{flag} contradict each other")
+    others = [f"initial_{name}" for name in NAMES if getattr(args, f"initial_{name}") is not None]
+    others += ["scheduler"] if args.scheduler in ("linear", "sigmoid") else []
+    if others:
+        raise ValueError(
+            f"--{others[0]} is not used with --freeze_network, which begins with the schedule of "
+            "--ckpt, as it is or as knots"
+        )
 
 
 def gamma_or_auto(text):

@@ -25,6 +25,8 @@ from common.families import NAMES
 from common.machine import peak_memory
 from common.provenance import describe
 
+NOT_RESUMED = ("frozen", "sample")  # minutes, and no checkpoint
+
 
 def forward_passes(evaluations: dict[str, int]) -> int:
     """Network evaluations as one number: a backward pass counts as two forward ones."""
@@ -186,7 +188,8 @@ class Run:
         if self.signal or time.monotonic() - self.saved >= self.save_seconds:
             self.save()
         if self.signal:
-            raise Stop(f"interrupted; --resume {self.folder} continues", code=128 + self.signal)
+            again = f"; --resume {self.folder} continues" if self.kind not in NOT_RESUMED else ""
+            raise Stop(f"interrupted{again}", code=128 + self.signal)
 
     def finish(self, summary: dict, drawn: int) -> dict:
         """Save, and write summary.json with what the final evaluation drew: the run is complete."""

@@ -104,3 +104,20 @@ def test_a_frozen_network_needs_a_checkpoint(tmp_path, flags, named):
     script = Script(tmp_path, "bilevel")
     assert script.run(*FROZEN, "--freeze_network", *flags.split()) == 2
     assert named in script.last_line()
+
+
+@pytest.mark.parametrize("flags", ["--dry_run", "--resume latest", "--scheduler sigmoid",
+                                   "--initial_end 0.9"])  # fmt: skip
+def test_a_flag_that_a_frozen_network_does_not_read_is_refused(tmp_path, flags):
+    script = Script(tmp_path, "bilevel")
+    (tmp_path / "runs" / "00000-bilevel-seed0").mkdir(parents=True)
+    assert script.run(*FROZEN, "--freeze_network", "--ckpt", "assets/mnist.pt", *flags.split()) == 2
+    assert flags.split()[0] in script.last_line()
+
+
+def test_a_schedule_without_parameters_is_refused(tmp_path):
+    train = Script(tmp_path, "train")
+    assert train.run(*TRAIN, "--scheduler_type", "ddpm") == 0, train.said()
+    frozen = Script(tmp_path, "bilevel")
+    assert frozen.run(*FROZEN, "--freeze_network", "--ckpt", train.only) == 2, frozen.said()
+    assert "--scheduler knots" in frozen.last_line()
