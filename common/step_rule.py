@@ -38,9 +38,8 @@ class SteadySteps:
             self.moments[name] = [
                 MEMORY * a + (1 - MEMORY) * b for a, b in zip(old, new, strict=True)
             ]
-        late = min(
-            1.0, 2 * (1 - (self.count - 1) / max(1, self.updates))
-        )  # the last half slows down
+        # the last half slows down; beyond the last update it stands
+        late = min(1.0, max(0.0, 2 * (1 - (self.count - 1) / max(1, self.updates))))
         with torch.no_grad():
             for name, (slope, error) in self.slopes().items():
                 sure = sureness(slope, error)

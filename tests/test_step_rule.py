@@ -100,3 +100,13 @@ def test_a_rule_goes_on_from_its_state():
 def test_sureness():
     assert sureness(1.0, 0.0) == 1 and sureness(-3.0, 1.0) == 0 and sureness(0.0, 1.0) == 0
     assert 0 < sureness(-4.0, 1.0) < 1 and sureness(1.0, float("inf")) == 0
+
+
+def test_it_stands_still_beyond_its_last_update():
+    schedule = Schedule("cosine", 20, learned=True, start=0.3, end=0.9, tau=2.0)
+    rule = SteadySteps(schedule, [0.01, 0.01, 0.1, 0.001], 6)
+    path = []
+    for _ in range(10):
+        rule.step(torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64))
+        path.append(schedule.q["tau"].item())
+    assert path[5] < 2 and path == sorted(path, reverse=True) and path[6:] == [path[5]] * 4
