@@ -15,7 +15,7 @@ from common.families import FAMILIES, NAMES, complete, knots_table, table_of
 
 
 def make_parser() -> cli.Parser:
-    parser = cli.Parser("Learn the noise schedule while training (bilevel, zeroth-order).")
+    parser = cli.Parser("Learn the noise schedule while training: bilevel optimisation.")
     flags.add_data(parser)
     flags.add_network(parser)
     group = parser.add_argument_group("schedule")
@@ -201,11 +201,18 @@ def make_penalty(
 
 def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySteps) -> None:
     """What a user should know before the first step."""
+    run.log(f"recipe {args.recipe}: theta_z {args.theta_z}, gradients {args.upper_gradient}")
     if isinstance(q, SteadySteps) and q.updates < FEWEST:
-        run.log(f"warning: {q.updates} updates of the schedule are too few to move it: more epochs")
+        run.log(
+            f"warning: {q.updates} updates of the schedule are too few to move it: more --epochs, "
+            "or a lower --settle_steps or --update_every"
+        )
     if args.upper_gradient != "zo" and upper.left_out():
         times = ", ".join(map(str, upper.left_out()))
-        run.log(f"no gradient goes through the DDIM steps at t = {times}: next to no signal there")
+        run.log(
+            f"exact gradients skip the DDIM steps at t = {times}, where almost no signal is left "
+            "(--truncation changes this)"
+        )
 
 
 def leave_figures(run: Run, sampler: Sampler, net, schedules: dict[str, Schedule]) -> None:
@@ -255,6 +262,7 @@ def print_plan(args, images) -> None:
     updates = moving = max(0, args.epochs - args.initial_epoch) * iterations
     if args.theta_z == "coupled":
         updates = PenaltySettings.from_flags(**vars(args)).updates(moving, args.inner_loop)
+    print(f"recipe {args.recipe}: theta_z {args.theta_z}, gradients {args.upper_gradient}")
     print(f"{args.epochs} epochs of {iterations} iterations; the schedule moves {updates} times")
     steps_z = args.inner_loop_z or args.inner_loop
     print(f"an iteration: {args.inner_loop} steps of theta_y, {steps_z} of theta_z,")
@@ -294,11 +302,14 @@ def freeze_network(args) -> None:
         levels = args.told, objective, judge, upper
         moves = args.lr_beta, args.frozen_updates, args.eval_samples
         run_frozen(run, net, sampler, schedule, *levels, *moves)
-        run.log(f"wrote {run.folder}/schedule.json, for --sampling_schedule")
+        run.log(f"wrote {run.folder}/schedule.json, and its times and sigmas in steps.json")
 
 
 def main(args) -> None:
-    if args.freeze_network:
+    if args.freeze_network and args.dry_run:
+        print(f"{args.frozen_updates} updates of the schedule, each by an exact gradient of")
+        print(f"  {args.zo_samples} images in {args.backward_steps} DDIM steps; no training")
+    elif args.freeze_network:
         freeze_network(args)
     else:
         run_script("bilevel", args, train, print_plan)

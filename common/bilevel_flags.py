@@ -36,7 +36,8 @@ def add_bilevel(add) -> None:
     text = "gamma at the first schedule update; the FID is weighted by 1/gamma"
     text += "; auto: from the sizes of the FID and the loss (default: set by --recipe)"
     add("gamma", None, text, type=gamma_or_auto)
-    text = "gamma at the last schedule update; it changes linearly in between (default: 1)"
+    text = "gamma at the last schedule update, unless theta_z is coupled; it changes linearly in "
+    text += "between (default: 1)"
     add("gamma_end", None, text, type=cli.positive)
     text = "learning rate of theta_z, unless it is coupled (default: 0.001)"
     add("lr_z", None, text, type=cli.positive)
@@ -56,22 +57,22 @@ def add_bilevel(add) -> None:
     add("zo_directions", None, text, type=cli.count)
     text = (
         "fraction of the DDIM chain, counted from its end, that exact gradients differentiate "
-        "(default: all steps but those at which next to no signal is left)"
+        "(default: all steps but those at which almost no signal is left)"
     )
     add("truncation", None, text, type=cli.number(float, 0, 1, above=True))
     text = (
-        "presets for --theta_z, --zo_samples, --noise, --upper_gradient and --gamma; ours: kept, "
-        "128, common, zo, 1; paper: recopied, 36, independent, zo, 1; exact: coupled, 64, common, "
-        "exact, auto (default: exact; ours where a flag is given that exact does not use, such as "
-        "--inner_loop_z)"
+        "values of --theta_z, --zo_samples, --noise, --upper_gradient and --gamma, in this order; "
+        "exact: coupled 64 common exact auto; ours: kept 128 common zo 1; paper: recopied 36 "
+        "independent zo 1 (default: exact; ours where a flag is given that exact does not use, "
+        "such as --inner_loop_z)"
     )
     add("recipe", None, text, choices=list(RECIPES))
     text = "starting noise of the two sides of a difference (default: set by --recipe)"
     add("noise", None, text, choices=["common", "independent"])
     text = (
-        "kept: theta_z is trained on across iterations; recopied: it is reset to theta_y in each "
-        "iteration; coupled: it takes every step of theta_y, on the same draws, with the gradient "
-        "of the FID on top (default: set by --recipe)"
+        "kept: theta_z keeps training from one iteration to the next; recopied: it is reset to "
+        "theta_y in each iteration; coupled: it takes every step of theta_y, on the same draws, "
+        "with the gradient of the FID on top (default: set by --recipe)"
     )
     add("theta_z", None, text, choices=["kept", "recopied", "coupled"])
     text = "images per FID of the upper level (default: set by --recipe)"
@@ -82,7 +83,7 @@ def add_bilevel(add) -> None:
     add("update_every", COUPLED["update_every"], text, type=cli.count)
     text = "steps of a coupled theta_z before the first update of the schedule"
     add("settle_steps", COUPLED["settle_steps"], text, type=cli.count_or_none)
-    text = "memory, in steps, of the averaged networks whose losses a coupled theta_z compares"
+    text = "averaging window, in steps, of the two networks whose losses a coupled theta_z compares"
     add("average_steps", COUPLED["average_steps"], text, type=cli.count)
     text = "batches on which those two losses are differentiated"
     add("difference_batches", COUPLED["difference_batches"], text, type=cli.count)
@@ -93,8 +94,9 @@ def add_frozen(add) -> None:
     add("freeze_network", False, text, action="store_true")
     add("frozen_updates", 200, "updates of the schedule with --freeze_network", type=cli.count)
     text = (
-        "time told to a frozen network: visited: the time visited; nearest: the training time of "
-        "the nearest noise level, which jumps as the schedule moves and misleads the gradient"
+        "time that a frozen network receives as input; visited: the time of the DDIM step; "
+        "nearest: the training time of the nearest noise level, which jumps as the schedule moves "
+        "and misleads the gradient"
     )
     add("told", "visited", text, choices=["nearest", "visited"])
 
@@ -120,7 +122,8 @@ def gamma_or_auto(text):
 
 def apply_recipe(args) -> None:
     """Fill in what the recipe says; a flag that belongs to another recipe chooses that one."""
-    foreign = [name for name in (*UNCOUPLED, "noise") if getattr(args, name) is not None]
+    foreign = [name for name in UNCOUPLED if getattr(args, name) is not None]
+    foreign += ["noise"] if args.noise == "independent" else []
     foreign += [n for n in ("theta_z", "upper_gradient") if getattr(args, n) not in (None, "exact")]
     if args.recipe is None:
         args.recipe = "ours" if foreign and args.theta_z != "coupled" else "exact"
@@ -138,4 +141,6 @@ def apply_recipe(args) -> None:
     if coupled and args.upper_gradient != "exact":
         raise ValueError("--theta_z coupled requires --upper_gradient exact")
     if args.gamma == "auto" and not coupled:
-        raise ValueError("--gamma auto requires --theta_z coupled")
+        raise ValueError(
+            "--gamma auto requires --theta_z coupled; another flag has selected --recipe ours"
+        )

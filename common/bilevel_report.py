@@ -64,12 +64,14 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
 
 def warnings_of(q, bounds, slopes, upper_gradient: str, penalty: Penalty | None) -> list[str]:
     """Only what a flag can change: a parameter that is held still has nothing to say."""
-    if penalty:
-        return [text for text in [penalty.warning() if penalty.steps else None] if text]
     moving = [name for name in slopes if q.rates[name] > 0]
     stuck = [name for name in moving if bounds[name] < 1e-5]
     noisy = [name for name in moving if slopes[name][1] > abs(slopes[name][0])]
     warnings = []
+    if penalty:  # its step rule stands still on noise: that needs no warning
+        noisy = []
+        if penalty.steps and (text := penalty.warning()):
+            warnings.append(text)
     if stuck:
         advice = "if it did not start there, a lower --lr_beta may free it"
         warnings.append(f"on the bound: {', '.join(stuck)}; {advice}")

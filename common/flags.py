@@ -35,7 +35,8 @@ def add_process(group, timesteps_from=""):
     add("timesteps", None, text, type=count)
     text = "b in x_t = sqrt(alpha_bar) b x_0 + sqrt(1 - alpha_bar) eps: scales the data"
     add("input_scale", 1.0, text, type=positive)
-    text = "do not divide the network's input by its standard deviation (1 if --input_scale is 1)"
+    text = "do not divide the network's input by its standard deviation; no effect if "
+    text += "--input_scale is 1"
     add("no_normalise", False, text, action="store_true")
 
 
@@ -114,7 +115,7 @@ def add_runtime(parser):
     add("compile", "off", text, choices=["off", "fused", "graphs"])
     text = (
         "let CUDA multiply float32 numbers as TF32, which keeps 10 of 23 bits of each: faster, but "
-        "an FID moves"
+        "FIDs change slightly"
     )
     add("tf32", False, text, action="store_true")
     text = "print what the command would do and what it costs, then exit"

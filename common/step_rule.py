@@ -2,7 +2,8 @@
 
 A step is at most a parameter's rate, and less by how uncertain the slope is: none within 3 standard
 errors of 0. There is no momentum that would push into a bound, and no division by a running size,
-which makes full steps of pure noise.
+which makes full steps of pure noise. The standard error is that of noise which is independent from
+one update to the next; where it is not, the rule moves further than it should.
 """
 
 import math

@@ -60,7 +60,8 @@ def test_a_flag_of_another_recipe_chooses_it():
     """So the published command stays what it is, and no flag that is given is left unread."""
     assert parse("bilevel").theta_z == "coupled" and parse("bilevel").gamma == "auto"
     assert parse("bilevel", "--gamma", "1e6").gamma == 1e6
-    for flags in ("--inner_loop_z 1", "--gamma_end 1", "--delta 0.01", "--noise common",
+    assert parse("bilevel", "--noise", "common").recipe == "exact"
+    for flags in ("--inner_loop_z 1", "--gamma_end 1", "--delta 0.01", "--noise independent",
                   "--upper_gradient forward", "--theta_z kept", "--ZO_type two"):  # fmt: skip
         args = parse("bilevel", *flags.split())
         assert (args.recipe, args.theta_z, args.lr_z, args.gamma) == ("ours", "kept", 0.001, 1)
