@@ -60,7 +60,7 @@ from common.tables import read_text_csv, write_csv
 from common.training import denoising_step, make_optimizer
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
-from comparison.running import only_one, run_all
+from comparison.running import gpus_to_share, only_one, run_all
 from model import Diffusion
 
 
@@ -82,7 +82,7 @@ def main(args) -> None:
             return
         if not args.collect:
             with only_one(Path(args.runs_dir) / args.scale):
-                failed = run_all(cells, args.jobs, passes)
+                failed = run_all(cells, args.jobs, passes, gpus_to_share(args.device))
         write_results(args, path, [cell for cell in cells if cell.done])
     elif not path.exists():
         raise Stop(f"{path}: no results yet; run without --report first", code=2)

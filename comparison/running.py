@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from common.errors import Stop
 from common.machine import progress_bar
 from comparison.cells import ROOT, Cell
@@ -34,8 +36,10 @@ def only_one(folder: Path) -> Iterator[None]:
 class Runs:
     """The processes of the cells that run now; all are stopped together."""
 
-    def __init__(self):
+    def __init__(self, gpus: list[str] | None = None):
+        """`gpus` are the cards that the runs share; none where a flag names a device."""
         self.processes: dict[subprocess.Popen, Cell] = {}
+        self.gpus, self.on = gpus or [], {}
         self.signal = None
 
     def __enter__(self):
@@ -60,9 +64,19 @@ class Runs:
         cell.root.mkdir(parents=True, exist_ok=True)
         child = str(ROOT / "comparison" / "child.py")
         command = [sys.executable, child, str(os.getpid()), *cell.argv()]
+        gpu, environment = self.free_gpu(), dict(os.environ)
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         with open(cell.root / "output.txt", "a") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, process_group=0)
-        self.processes[process] = cell
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, process_group=0, env=environment
+            )
+        self.processes[process], self.on[process] = cell, gpu
+
+    def free_gpu(self) -> str | None:
+        """The card with the fewest runs on it now."""
+        busy = [self.on[process] for process in self.processes]
+        return min(self.gpus, key=busy.count, default=None)
 
     def ended(self) -> list[tuple[Cell, int]]:
         """The cells that have ended since the last call, with their exit codes."""
@@ -94,14 +108,25 @@ def _wait_until_free(cell: Cell) -> None:
                 time.sleep(POLL)
 
 
-def run_all(cells: list[Cell], jobs: int, cost: Callable[[Cell], int]) -> list[Cell]:
+def gpus_to_share(device: str) -> list[str]:
+    """The cards of this machine by the names that CUDA_VISIBLE_DEVICES takes, if runs choose."""
+    if device not in ("auto", "cuda"):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
+    return list(names)[: torch.cuda.device_count()]
+
+
+def run_all(
+    cells: list[Cell], jobs: int, cost: Callable[[Cell], int], gpus: list[str] | None = None
+) -> list[Cell]:
     """Run the cells that are not done; returns those that failed or lack their schedule."""
     costs = {cell: cost(cell) for cell in cells}
     waiting, failed = [cell for cell in cells if not cell.done], []
     began, spent = time.monotonic(), 0
     with (
         progress_bar(total=sum(costs.values()), unit="eval", unit_scale=True) as bar,
-        Runs() as runs,
+        Runs(gpus) as runs,
     ):
         bar.update(sum(costs[cell] for cell in cells if cell.done))
         while waiting or runs.processes:

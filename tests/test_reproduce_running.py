@@ -6,8 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from comparison import running
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG = """
@@ -104,3 +108,33 @@ def test_a_run_that_fails_is_named_and_the_exit_code_says_so(comparison):
     assert process.returncode == 1, output
     assert "grid, seed 0: FAILED" in output and "1 runs are missing" in output
     assert "cannot be read" in (damaged.parent / "output.txt").read_text()
+
+
+def test_runs_share_the_cards_of_a_machine(monkeypatch, tmp_path):
+    """Each goes to the card with the fewest runs; one that ends makes its card free again."""
+    seen = []
+
+    class Process:
+        def __init__(self, command, env, **_):
+            seen.append(env.get("CUDA_VISIBLE_DEVICES"))
+
+        def poll(self):
+            return None
+
+    monkeypatch.setattr(running.subprocess, "Popen", Process)
+    cells = [SimpleNamespace(root=tmp_path, folder=None, argv=list) for _ in range(4)]
+    runs = running.Runs(["2", "5"])
+    for cell in cells[:3]:
+        runs.start(cell)
+    runs.processes.pop(next(p for p, c in runs.processes.items() if c is cells[1]))
+    runs.start(cells[3])
+    assert seen == ["2", "5", "2", "5"]
+
+
+def test_a_device_that_is_named_is_every_runs_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert running.gpus_to_share("auto") == ["0", "1"]
+    assert running.gpus_to_share("cuda:1") == running.gpus_to_share("cpu") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    assert running.gpus_to_share("cuda") == ["3", "7"]
