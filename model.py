@@ -133,8 +133,8 @@ class Diffusion:
         """The visited times and the levels there, on the device of the images."""
         times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
         levels = levels or self.levels(self.sampling_schedule)
-        visited = torch.tensor([0, *times]).to(levels.signal.device)
-        net_times = self.network_times(times).to(device)
+        visited = torch.tensor([0, *times]).to(levels.signal.device, non_blocking=True)
+        net_times = self.network_times(times).to(device, non_blocking=True)
         return Visits(times, net_times, Levels(*(c[visited] for c in levels)))
 
     def network_times(self, times: list[int]) -> Tensor:
