@@ -41,15 +41,20 @@ def make_network(
 def load_network(path: str, device: torch.device | str) -> tuple[nn.Module, dict]:
     """The averaged network in a checkpoint, ready to sample, and the checkpoint."""
     state = checkpoint.load(path)
+    return network_in(state, device, path), state
+
+
+def network_in(state: dict, device: torch.device | str, name: str) -> nn.Module:
+    """The averaged network in a checkpoint's content, ready to sample; errors carry its name."""
     try:
         args, weights = state["args"], dict(state["ema"])
         net = network_class(device)(args["model_base_dim"], timesteps=args["timesteps"]).to(device)
         weights.pop("n_averaged", None)
-        net.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
+        net.load_state_dict({key.removeprefix("module."): w for key, w in weights.items()})
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120]
-        raise Stop(f"{path}: not a checkpoint of a run ({reason})") from None
-    return net.eval().requires_grad_(False), state
+        raise Stop(f"{name}: not a checkpoint of a run ({reason})") from None
+    return net.eval().requires_grad_(False)
 
 
 def compiled(net: nn.Module, how: str, **options) -> nn.Module:

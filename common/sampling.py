@@ -1,21 +1,27 @@
 """Sampling: the sampler of a run, many images in chunks, the sampler of a checkpoint."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from common import checkpoint, portable
+from common.cli import by_number
+from common.errors import Stop
 from common.fast_layers import frozen
 from common.flags import CHUNK
 from common.graphs import StaticChains, can_record
-from common.machine import progress_bar, stream
-from common.networks import load_network
+from common.machine import progress_bar, setup, stream
+from common.networks import load_network, network_in
 from model import Diffusion
 from scheduler import Schedule
 
 EVAL_SEED = 0  # every run is judged on images from the same noise
+ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled at once
 
 
@@ -133,3 +139,46 @@ def load_sampler(
     net, state = load_network(path, device)
     settings = settings or SamplerSettings.from_flags(**state["args"])
     return net, Sampler(process_of(state, device), settings, state["shape"])
+
+
+def locate(run: str | Path) -> Path:
+    """A run's folder or number, or a file: in the current folder, else beside this code.
+
+    Of a finished search it is the folder of its best trial.
+    """
+    path = by_number(str(run))
+    path = path if path.exists() else by_number(str(ROOT / run))
+    summary = path / "summary.json"
+    best = json.loads(summary.read_text()).get("best") if summary.is_file() else None
+    return path if best is None else path / "trials" / f"{best:03d}"
+
+
+def load_any(run: str | Path, device: torch.device | str) -> tuple[nn.Module, dict]:
+    """The network of a run, a checkpoint or an exported folder, and what belongs to it."""
+    path = locate(run)
+    if path.is_file():
+        return load_network(str(path), device)
+    if (path / portable.CONFIG).is_file():
+        return portable.read_network(path, device)
+    found = checkpoint.load_newest(path / "checkpoints") if path.is_dir() else None
+    if not found:
+        raise Stop(f"{run}: neither a run with a checkpoint, a checkpoint nor an exported folder")
+    return network_in(found[0], device, str(found[1])), found[0]
+
+
+def sample(
+    run: str | Path, n: int, steps: int | None = None, seed: int = 0, device: str = "auto"
+) -> Tensor:
+    """n images in [-1, 1], (n,C,H,W), drawn as the run draws its own; another seed, other images.
+
+    `run` is a run's folder or number, a checkpoint or an exported folder.
+    """
+    home = setup(device)
+    net, state = load_any(run, home)
+    settings = SamplerSettings.from_flags(**state["args"])
+    if steps and steps > state["args"]["timesteps"]:
+        raise ValueError(f"steps {steps} exceeds the run's T = {state['args']['timesteps']}")
+    sampler = Sampler(
+        process_of(state, home), replace(settings, steps=steps or settings.steps), state["shape"]
+    )
+    return torch.cat([x.clone() for x in sampler.many(net, n, f"sample {seed}")]).cpu()

@@ -1,0 +1,117 @@
+"""Export a trained network and its noise schedule for other programs.
+
+python -m common.export runs/00003 exported             safetensors, diffusers' scheduler, a card
+python -m common.export schedule.json --steps 10        print the times and noise levels of 10 steps
+"""
+
+from common import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(
+        "Export a run for other programs: its weights as safetensors, its schedule for diffusers, "
+        "the sampler's times and noise levels, and a model card."
+    )
+    parser.prog = "python -m common.export"
+    text = "finished run (folder or number), a checkpoint, or a schedule.json, which has no network"
+    parser.add_argument("run", metavar="RUN", help=text)
+    text = "folder to write; without it, only the times and noise levels are printed"
+    parser.add_argument("folder", metavar="DIR", nargs="?", help=text)
+    add = cli.adder(parser)
+    text = "sampling steps to list (default: the run's own, or 20 for a schedule.json)"
+    add("steps", None, text, type=cli.count)
+    text = "spacing of the steps (default: the run's own, or linear)"
+    add("tau_type", None, text, choices=["linear", "quadratic"])
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+from common import portable
+from common.card import card
+from common.errors import Stop, guarded
+from common.sampling import ROOT, SamplerSettings, load_any, locate, process_of
+from model import Diffusion
+from scheduler import Schedule
+
+DEFAULT_STEPS = 20
+DISTRIBUTION = "mnist-noise-schedules"
+
+
+def main(args) -> None:
+    if Path(args.run).suffix == ".json":
+        export_schedule(args)
+    else:
+        export_network(args)
+
+
+def export_schedule(args) -> None:
+    """Of a schedule alone: the list of steps, and diffusers' scheduler."""
+    try:
+        schedule = Schedule.load(args.run)
+    except ValueError as error:
+        raise Stop(str(error), code=2) from None
+    settings = args.steps or min(DEFAULT_STEPS, schedule.timesteps), args.tau_type or "linear"
+    write_steps(args.folder, Diffusion(schedule), *settings, clip=True)
+
+
+def export_network(args) -> None:
+    """All of it, of a run or a checkpoint."""
+    net, state = load_any(args.run, "cpu")
+    process, settings = process_of(state, "cpu"), SamplerSettings.from_flags(**state["args"])
+    steps = args.steps or settings.steps
+    write_steps(args.folder, process, steps, args.tau_type or settings.tau_type, settings.clip)
+    if args.folder:
+        folder = Path(args.folder)
+        portable.write_network(folder, net, state)
+        about, summary = provenance(locate(args.run))
+        parameters = sum(p.numel() for p in net.parameters())
+        plain = portable.fits_diffusers(process)
+        text = card(folder.name, state, settings, parameters, about, summary, plain)
+        (folder / "README.md").write_text(text)
+        (folder / "LICENSE").write_text(licence())
+        print(f"wrote {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+def write_steps(folder: str | None, process: Diffusion, steps: int, tau_type: str, clip: bool):
+    """Print the list of steps; into a folder, also as JSON and as diffusers' scheduler."""
+    if steps > process.schedule.timesteps:
+        raise Stop(f"--steps {steps} exceeds T = {process.schedule.timesteps}", code=2)
+    found = portable.sampling_steps(process, steps, tau_type)
+    print(portable.sampling_table(found))
+    if folder:
+        betas = process.sampling_schedule.betas().detach()
+        portable.write_json(Path(folder) / "sampling.json", found)
+        path = Path(folder) / "scheduler" / "scheduler_config.json"
+        portable.write_json(path, portable.scheduler_config(betas, clip))
+
+
+def licence() -> str:
+    """This project's licence, beside the code or in the installed package."""
+    path = ROOT / "LICENSE"
+    if path.exists():
+        return path.read_text()
+    return importlib.metadata.distribution(DISTRIBUTION).read_text("licenses/LICENSE") or ""
+
+
+def provenance(run: Path) -> tuple[dict, dict]:
+    """args.json and summary.json of a run; of a checkpoint, the record that lies beside it."""
+    if run.is_file():
+        about = read_json(run.with_suffix(".json"))
+        return about, about
+    return read_json(run / "args.json"), read_json(run / "summary.json")
+
+
+def read_json(path: Path) -> dict:
+    """The content of a JSON file; empty if there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "export"))
