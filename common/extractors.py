@@ -11,7 +11,6 @@ import pickle
 import re
 from functools import lru_cache
 from pathlib import Path
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +66,9 @@ class FidInception(nn.Module):
     dim = 2048
 
     def __init__(self, state: dict[str, Tensor]):
-        from pytorch_fid import inception  # imports torchvision: slow, and only needed here
-
         super().__init__()
-        with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: state):
-            self.body = inception.fid_inception_v3()
+        self.body = _fid_inception()
+        self.body.load_state_dict(state)
         self.head, self.body.fc = self.body.fc, nn.Identity()
         self.body.avgpool = GlobalMean()
         self.body.to(memory_format=torch.channels_last)  # of the weights, which the maps follow
@@ -84,6 +81,25 @@ class FidInception(nn.Module):
     def fit(x: Tensor) -> Tensor:
         """Grey in three channels, resized as pytorch-fid resizes."""
         return resize(x, INCEPTION_SIDE).expand(-1, 3, -1, -1)
+
+
+def _fid_inception():
+    """torchvision's InceptionV3 with the blocks that pytorch-fid replaces, its weights not set.
+
+    pytorch_fid.inception.fid_inception_v3 builds the same, and downloads its weights each time.
+    """
+    import torchvision  # slow to import, and only needed here
+    from pytorch_fid import inception as fid
+
+    body = torchvision.models.inception_v3(
+        weights=None, num_classes=1008, aux_logits=False, init_weights=False
+    )
+    for name, channels, features in (("5b", 192, 32), ("5c", 256, 64), ("5d", 288, 64)):
+        setattr(body, f"Mixed_{name}", fid.FIDInceptionA(channels, pool_features=features))
+    for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+        setattr(body, f"Mixed_{name}", fid.FIDInceptionC(768, channels_7x7=width))
+    body.Mixed_7b, body.Mixed_7c = fid.FIDInceptionE_1(1280), fid.FIDInceptionE_2(2048)
+    return body
 
 
 class Extractor(nn.Module):
