@@ -51,7 +51,7 @@ import time
 from pathlib import Path
 
 import train_mnist
-from common.data import images_to_plan, to_unit
+from common.data import Source, to_unit
 from common.errors import Stop, guarded
 from common.machine import setup, stream
 from common.networks import make_network
@@ -70,7 +70,7 @@ def main(args) -> None:
     if not args.report:
         places = places_of(args)
         first = make_cell(args.scale, places, "default", 0).parsed()
-        images = images_to_plan(first.dataset)
+        images = Source.from_flags(**vars(first)).planned_images()
         cells = cells_of(args, places, images)
 
         def passes(cell: Cell) -> int:

@@ -144,7 +144,8 @@ def leave_figures(run: Run, sampler: Sampler, net: torch.nn.Module, schedule: Sc
 def take_its_own(args, state: dict) -> None:
     """The checkpoint's data, network and schedule; a flag that says otherwise is a Stop."""
     schedule, default = state["schedule"], cli.parse(make_parser(), "train", check, [])
-    names = ("dataset", "model_base_dim", "input_scale", "no_normalise", "sampling_schedule")
+    names = ["dataset", "image_size", "model_base_dim", "input_scale", "no_normalise"]
+    names += ["sampling_schedule"]
     own = {name: state["args"].get(name) for name in names}
     own |= {name: schedule.get(name) for name in ("timesteps", *NAMES)} | among(schedule)
     own["scheduler_type"] = schedule["family"]

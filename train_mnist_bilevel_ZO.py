@@ -76,7 +76,7 @@ import torch
 
 from common import figures
 from common.bilevel_report import null_text, report
-from common.data import Batches
+from common.data import Batches, Source
 from common.errors import Stop, at, guarded
 from common.judging import Judge, evaluate
 from common.loop import Progress, end_of_epoch, run_script
@@ -289,8 +289,7 @@ def freeze_network(args) -> None:
     judge = Judge.from_flags(device, **flags_of_run)
     objective = Judge.load(
         flags_of_run["extractor"],
-        flags_of_run["dataset"],
-        flags_of_run["data_dir"],
+        Source.from_flags(**flags_of_run),
         device,
         args.cache_dir,
         args.inception_weights,

@@ -57,7 +57,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from common.data import fingerprint, load_images, load_labels, to_unit
+from common.data import Source, fingerprint, to_unit
 from common.errors import Stop, guarded
 from common.extractors import MnistClassifier
 
@@ -67,8 +67,8 @@ TEST_CHUNK = 1000
 def main(args) -> None:
     """Train, fold batch norm away, round to float16, measure what is shipped, save."""
     torch.manual_seed(args.seed)
-    images = {name: load_images("mnist", args.data_dir, name) for name in ("train", "test")}
-    labels = {name: load_labels("mnist", args.data_dir, name) for name in ("train", "test")}
+    images = {name: Source("mnist", args.data_dir).images(name) for name in ("train", "test")}
+    labels = {name: Source("mnist", args.data_dir).labels(name) for name in ("train", "test")}
     images = {name: x.to(args.device) for name, x in images.items()}
     net = with_batch_norm().to(args.device)
     begin = time.time()

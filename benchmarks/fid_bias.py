@@ -29,7 +29,7 @@ from torch import Tensor
 
 from benchmarks.record import RESULTS, ROOT
 from common import figures
-from common.data import load_images
+from common.data import Source
 from common.extractors import Extractor
 from common.judging import Judge, real_batches
 from common.tables import read_csv, write_csv
@@ -92,8 +92,8 @@ def features_of(pixels: Tensor, extractor: Extractor) -> Tensor:
 def measure(data_dir: str, repeats: int) -> None:
     """Write a row a case and size."""
     torch.manual_seed(0)
-    judge = Judge.load("mnist", "mnist", data_dir, "cpu", str(ROOT / "cache"))
-    features = features_of(load_images("mnist", data_dir, "train"), judge.extractor)
+    judge = Judge.load("mnist", Source("mnist", data_dir), "cpu", str(ROOT / "cache"))
+    features = features_of(Source("mnist", data_dir).images("train"), judge.extractor)
     rows = []
     for distant in (False, True):
         case = f"mnist Gaussian{' x 1.2' * distant}"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.fid_bias import features_of
 from benchmarks.record import RESULTS, ROOT
-from common.data import load_images
+from common.data import Source
 from common.judging import Judge, real_batches
 from common.tables import write_csv
 from metrics import kid
@@ -46,8 +46,8 @@ def image_sets(pixels: dict[str, Tensor]) -> dict[str, list[Tensor]]:
 
 def measure(data_dir: str) -> list[dict]:
     torch.manual_seed(0)
-    judge = Judge.load("mnist", "mnist", data_dir, "cpu", str(ROOT / "cache"))
-    pixels = {split: load_images("mnist", data_dir, split) for split in ("train", "test")}
+    judge = Judge.load("mnist", Source("mnist", data_dir), "cpu", str(ROOT / "cache"))
+    pixels = {split: Source("mnist", data_dir).images(split) for split in ("train", "test")}
     sets, rows = image_sets(pixels), []
     real = features_of(pixels["test"], judge.extractor)
     for name, batches in sets.items():

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.record import RESULTS
-from common.data import Batches, load_images, to_unit
+from common.data import Batches, Source, to_unit
 from common.penalty import Penalty, PenaltySettings
 from common.sampling import Sampler, SamplerSettings
 from common.tables import write_csv
@@ -68,7 +68,7 @@ class Problem:
 
     def __init__(self, seed: int, train_steps: int = 3000, lr: float = 1e-3):
         torch.manual_seed(seed)
-        images = load_images("digits", "", "train")
+        images = Source("digits", "").images("train")
         self.seed, self.batches = seed, Batches(images, 128, seed)
         self.schedule = Schedule("cosine", TIMESTEPS, learned=True, **POINT)
         pixels = to_unit(images).flatten(1).double()

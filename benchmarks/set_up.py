@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     make_parser().parse_args()
 
 import train_mnist
-from common.data import load_images
+from common.data import Source
 from common.judging import Judge
 from common.machine import setup
 from common.networks import make_network
@@ -29,7 +29,7 @@ def main() -> None:
     flags = ["--cpu", "--dataset", "digits"]
     args = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, flags)
     device = setup(args.device, args.cpu, args.threads)
-    load_images(args.dataset, args.data_dir, "train").to(device)
+    Source(args.dataset, args.data_dir).images("train").to(device)
     Judge.from_flags(device, **vars(args))
     net = make_network(args.model_base_dim, args.timesteps, device)
     make_optimizer(net.parameters(), args.lr)

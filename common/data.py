@@ -1,62 +1,86 @@
-"""Images as one uint8 tensor: MNIST, and scikit-learn's 8x8 digits, which need no download.
+"""Images as one uint8 tensor: which, where from, at which size.
 
-Shape contract: images are (N, 1, H, W), uint8 in 0..255 at rest and float32 in [-1, 1] everywhere
+Shape contract: images are (N, 1, S, S), uint8 in 0..255 at rest and float32 in [-1, 1] everywhere
 else; `to_unit` and `to_pixels` are the only two places that convert.
 """
 
 import hashlib
+import warnings
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from common.datasets import DATASETS, idx_file
 from common.errors import Stop
 from common.machine import stream
 
-# SHA-256 of the four unpacked files: torchvision checks what it downloads, never what it reads.
-MNIST_FILES = {
-    ("train", "images"): (
-        "train-images-idx3-ubyte",
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    ),
-    ("train", "labels"): (
-        "train-labels-idx1-ubyte",
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    ),
-    ("test", "images"): (
-        "t10k-images-idx3-ubyte",
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    ),
-    ("test", "labels"): (
-        "t10k-labels-idx1-ubyte",
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-}
 DIGITS_TEST_EVERY = 5  # every fifth digit is a test image: 360 of 1797
+FOLDER_TEST_EVERY = 10  # every tenth image of a folder without train/ and test/
+IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"}
+FRAMED = 32  # MNIST's 28x28 images in a black frame: 8 and 16 divide it
 
 
-def load_images(dataset: str, data_dir: str, split: str) -> torch.Tensor:
-    """The images of a split ('train' or 'test') as uint8, checked against their known contents."""
-    if dataset == "digits":
-        return _digits(split)[0]
-    raw = _read_mnist(data_dir, split, "images")
-    return torch.from_numpy(raw[16:].reshape(-1, 1, 28, 28))
+class Source(NamedTuple):
+    """Which images a run uses: a data set, the folder of its files, the side of an image."""
+
+    dataset: str = "mnist"
+    data_dir: str = "data"
+    image_size: int | None = None  # None: the data set's own
+
+    @classmethod
+    def from_flags(cls, *, dataset, data_dir, image_size=None, **_) -> "Source":
+        """From the flags of a script: `**vars(args)`."""
+        return cls(dataset, data_dir, image_size)
+
+    @property
+    def size(self) -> int:
+        return self.image_size or DATASETS[self.dataset].sizes[0]
+
+    @property
+    def name(self) -> str:
+        """The data set, with the size where it is not its own."""
+        own = self.size == DATASETS[self.dataset].sizes[0]
+        return self.dataset if own else f"{self.dataset} {self.size}x{self.size}"
+
+    def images(self, split: str) -> Tensor:
+        """A split ('train' or 'test') as uint8 (N,1,S,S), checked against its known contents."""
+        if self.dataset == "digits":
+            return _digits(split)[0]
+        if self.dataset == "folder":
+            return _read_folder(self.data_dir, split, self.size)
+        raw = _read_idx(self.dataset, self.data_dir, split, "images")
+        return framed_to(torch.from_numpy(raw[16:].reshape(-1, 1, 28, 28)), self.size)
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of a split, int64."""
+        if self.dataset == "digits":
+            return _digits(split)[1]
+        if self.dataset == "folder":
+            raise Stop("--dataset folder has no labels", code=2)
+        return torch.from_numpy(_read_idx(self.dataset, self.data_dir, split, "labels")[8:]).long()
+
+    def planned_images(self) -> Tensor:
+        """As many training images as there are, for a plan: none is read or downloaded."""
+        count = DATASETS[self.dataset].train_images
+        if count is None:
+            count = len(_files_of_folder(self.data_dir, "train"))
+        return torch.zeros(count, 1, self.size, self.size, dtype=torch.uint8)
 
 
-def images_to_plan(dataset: str) -> torch.Tensor:
-    """As many training images as there are, for a plan: nothing is read from disk or downloaded."""
-    if dataset == "digits":
-        return _digits("train")[0]
-    return torch.zeros(60000, 1, 28, 28, dtype=torch.uint8)
-
-
-def load_labels(dataset: str, data_dir: str, split: str) -> torch.Tensor:
-    """The labels of a split, int64."""
-    if dataset == "digits":
-        return _digits(split)[1]
-    return torch.from_numpy(_read_mnist(data_dir, split, "labels")[8:]).long()
+def framed_to(images: Tensor, size: int) -> Tensor:
+    """28x28 images, framed in black to 32x32, as the rounded means of blocks."""
+    if size == images.shape[-1]:
+        return images
+    images = F.pad(images, [(FRAMED - images.shape[-1]) // 2] * 4)
+    k = FRAMED // size
+    blocks = images.unfold(2, k, k).unfold(3, k, k).int().sum((-1, -2), dtype=torch.int32)
+    return ((blocks + k * k // 2) // (k * k)).to(torch.uint8)  # (N,1,size,size)
 
 
 def fingerprint(images: torch.Tensor) -> str:
@@ -76,37 +100,95 @@ def to_pixels(x: torch.Tensor) -> torch.Tensor:
     return x.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
-def _read_mnist(data_dir, split, what):
-    name, expected = MNIST_FILES[split, what]
-    path = Path(data_dir) / "MNIST" / "raw" / name
+def _read_idx(dataset, data_dir, split, what):
+    entry = DATASETS[dataset]
+    path = Path(data_dir) / entry.folder / "raw" / idx_file(split, what)
     if not path.is_file():
-        _download_mnist(data_dir, path)
+        _download(dataset, data_dir, path)
     try:
         raw = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise Stop(f"{path}: cannot be read ({error.strerror}); see --data_dir") from None
+    expected = entry.sha256[split, what]
     if hashlib.sha256(raw).hexdigest() != expected:
         raise Stop(
-            f"{path}: damaged, its SHA-256 should be {expected[:16]}…; delete it to download it "
-            "again, or name a folder that holds MNIST/raw with --data_dir"
+            f"{path}: not the file of {entry.folder}, whose SHA-256 is {expected[:16]}…: damaged, "
+            "or other data in its place; name another folder with --data_dir, or train on image "
+            "files of your own with --dataset folder"
         )
     return raw
 
 
-def _download_mnist(data_dir, path):
-    from torchvision.datasets import MNIST  # slow to import, and only needed here
+def _download(dataset, data_dir, path):
+    from torchvision import datasets  # slow to import, and only needed here
 
-    print(f"{path} not found: downloading MNIST to {data_dir}")
+    name = DATASETS[dataset].folder
+    if _image_files(Path(data_dir)):  # someone's own pictures: no place for a download
+        raise Stop(
+            f"{path}: not found, but {data_dir} contains image files; train on them with "
+            f"--dataset folder, or name a folder for {name} with --data_dir",
+            code=2,
+        )
+    print(f"{path} not found: downloading {name} to {data_dir}")
     try:
-        MNIST(data_dir, download=True)
+        getattr(datasets, name)(data_dir, download=True)
     except (OSError, RuntimeError, EOFError, HTTPException) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise Stop(
             f"{path}: not found, and the download failed ({reason}); name a folder that holds "
-            "MNIST/raw with --data_dir, or train on the built-in set with --dataset digits"
+            f"{name}/raw with --data_dir, or train on the built-in set with --dataset digits"
         ) from None
     if not path.is_file():
         raise Stop(f"{path}: still missing after the download; see --data_dir")
+
+
+def _image_files(folder):
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES and p.is_file())
+
+
+def _files_of_folder(data_dir, split):
+    """Those in its train/ or test/, or every tenth file in order of the names as the test split."""
+    root = Path(data_dir)
+    divided = all((root / name).is_dir() for name in ("train", "test"))
+    files = _image_files(root / split if divided else root)
+    if not divided:
+        is_test = [i % FOLDER_TEST_EVERY == 0 for i in range(len(files))]
+        files = [p for p, test in zip(files, is_test, strict=True) if test == (split == "test")]
+    if len(files) < 2:
+        raise Stop(
+            f"--dataset folder: {len(files)} {split} images in {data_dir}; it takes PNG, JPEG and "
+            "other image files, in train/ and test/ or together (every tenth is a test image)",
+            code=2,
+        )
+    return files
+
+
+def _read_folder(data_dir, split, size):
+    from PIL import Image  # comes with matplotlib; only needed here
+
+    images = []
+    for path in _files_of_folder(data_dir, split):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path) as picture:
+                    images.append(_grey_square(picture, size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+            raise Stop(f"{path}: cannot be read as an image ({error})") from None
+    return torch.from_numpy(np.stack(images))[:, None]
+
+
+def _grey_square(picture, size):
+    """The middle square in grey, at another size: means of blocks when it shrinks."""
+    from PIL import Image
+
+    side = min(picture.size)
+    left, top = ((length - side) // 2 for length in picture.size)
+    square = picture.convert("L").crop((left, top, left + side, top + side))
+    how = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
+    return np.asarray(square.resize((size, size), how), dtype=np.uint8)
 
 
 def _digits(split):

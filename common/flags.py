@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from common.cli import adder, by_number, count, count_or_none, device, number, parameter, positive
+from common.datasets import DATASETS, IMAGE_SIZES, check_size
 from common.families import FAMILIES, KNOTS, among, complete, knots_table, read_schedule
 
+DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing, or your images"
 CHUNK = 500  # images sampled at once
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
@@ -17,9 +19,14 @@ MEANING = {
 
 def add_data(parser):
     add = adder(parser, "data")
-    text = "mnist: 28x28 images; digits: the 8x8 digits shipped with scikit-learn, no download"
-    add("dataset", "mnist", text, choices=["mnist", "digits"])
-    add("data_dir", "data", "folder that contains MNIST/raw; MNIST is downloaded if it is missing")
+    text = "; ".join(f"{name}: {entry.meaning}" for name, entry in DATASETS.items())
+    add("dataset", "mnist", text, choices=list(DATASETS))
+    add("data_dir", "data", DATA_DIR)
+    text = (
+        "side of the images in pixels (default: the data set's own, 28 or 8). 8 and 16 are means "
+        "of blocks of the 28x28 image framed in black, which 32 shows whole"
+    )
+    add("image_size", None, text, type=int, choices=IMAGE_SIZES)
     add("cache_dir", "cache", "folder in which reference statistics of the FID are cached")
 
 
@@ -156,6 +163,7 @@ def check_device(args) -> None:
 def check_common(args) -> None:
     """Refuse combinations that no training script can run; the ValueError names the flag."""
     check_device(args)
+    check_size(args.dataset, args.image_size)
     if args.model_base_dim % 4:
         raise ValueError(f"--model_base_dim {args.model_base_dim} is not a multiple of 4")
     for flag in ("fid_samples", "eval_samples"):

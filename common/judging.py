@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.data import fingerprint, load_images, to_unit
+from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
 from common.extractors import Extractor, load_extractor
 from common.reference_cache import read_statistics, write_statistics
@@ -44,8 +44,7 @@ class Judge:
     def load(
         cls,
         extractor: str,
-        dataset: str,
-        data_dir: str,
+        source: Source,
         device: torch.device | str,
         cache_dir: str = "cache",
         inception_weights: str | None = None,
@@ -53,16 +52,13 @@ class Judge:
     ) -> "Judge":
         """Loaded before any training, so that errors come early."""
         network = load_extractor(extractor, device, inception_weights)
-        return cls(
-            network, reference_statistics(dataset, data_dir, split, network, device, cache_dir)
-        )
+        return cls(network, reference_statistics(source, split, network, device, cache_dir))
 
     @classmethod
-    def from_flags(
-        cls, device, /, *, extractor, dataset, data_dir, cache_dir, inception_weights, **_
-    ) -> "Judge":
+    def from_flags(cls, device, /, *, extractor, cache_dir, inception_weights, **flags) -> "Judge":
         """From the flags of a script: `**vars(args)`."""
-        return cls.load(extractor, dataset, data_dir, device, cache_dir, inception_weights)
+        source = Source.from_flags(**flags)
+        return cls.load(extractor, source, device, cache_dir, inception_weights)
 
     def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict[str, float | int | str]:
         """Every metric of generated images, with what they were measured by."""
@@ -128,24 +124,23 @@ def real_batches(
 
 
 def reference_statistics(
-    dataset: str,
-    data_dir: str,
+    source: Source,
     split: str,
     extractor: Extractor,
     device: torch.device | str,
     cache_dir: str = "cache",
 ) -> Reference:
     """The statistics of a data set's split, from the cache where it holds them."""
-    pixels = load_images(dataset, data_dir, split)
+    pixels = source.images(split)
     data, weights = fingerprint(pixels), extractor.weights_hash
     key = {
         "data": data,
-        "split": f"{dataset} {split}",
+        "split": f"{source.name} {split}",
         "extractor": extractor.name,
         "weights": weights,
         "version": CACHE_VERSION,
     }
-    name = f"{dataset}-{split}-{extractor.name}-{data[:8]}-{weights[:8]}.npz"
+    name = f"{source.name.replace(' ', '-')}-{split}-{extractor.name}-{data[:8]}-{weights[:8]}.npz"
     path = Path(cache_dir) / name
     arrays = read_statistics(path, key)
     if arrays is None:
@@ -158,6 +153,6 @@ def reference_statistics(
         write_statistics(path, key, *arrays)
     home = "cpu" if torch.device(device).type == "mps" else device  # mps has no float64
     mean, cov, sample = (torch.from_numpy(part).to(home) for part in arrays)
-    label = f"{dataset} {split}, {len(pixels)} images"
+    label = f"{source.name} {split}, {len(pixels)} images"
     made_by = extractor.name, extractor.weights_hash
     return Reference(mean, cov, len(pixels), label, *made_by, sample)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from common import figures
-from common.data import fingerprint, images_to_plan, load_images
+from common.data import Source, fingerprint
 from common.graphs import without_graphs
 from common.judging import Judge, evaluate
 from common.machine import progress_bar, setup
@@ -85,17 +85,18 @@ def end_of_epoch(
 def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
     """What a training script does around its `train(args, run, images)`: data, folder, resuming."""
     device = setup(args.device, args.cpu, args.threads, args.tf32)
+    source = Source.from_flags(**vars(args))
     if args.dry_run:
-        print_plan(args, images_to_plan(args.dataset))
+        print_plan(args, source.planned_images())
         return
-    images = load_images(args.dataset, args.data_dir, "train").to(device)
+    images = source.images("train").to(device)
     if args.ckpt:  # a foreign checkpoint is refused before there is a run
         make_network(args.model_base_dim, args.timesteps, device, ckpt=args.ckpt)
     with Run.open(kind, vars(args), device, data=fingerprint(images)) as run:
         if run.finished:
             run.log(f"{run.folder} is complete: nothing to resume")
             return
-        run.log(f"{run.folder}: {len(images)} images of {args.dataset}, on {device}")
+        run.log(f"{run.folder}: {len(images)} images of {source.name}, on {device}")
         if line := without_graphs(args.compile, device):
             run.log(line)
         train(args, run, images)

@@ -15,7 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import train_mnist
-from common.data import fingerprint, load_images
+from common.data import Source, fingerprint
 from common.errors import Stop
 from common.machine import peak_memory, setup
 from common.run import Run
@@ -65,15 +65,15 @@ class Trial(Run):
 
 
 @functools.lru_cache(maxsize=1)
-def _training_images(dataset, data_dir):
-    return load_images(dataset, data_dir, "train")
+def _training_images(source):
+    return source.images("train")
 
 
 def run_trial(folder: Path, args, limit: float | None) -> dict:
     """One run of train_mnist.py with its `args`, from wherever it stands; an error is a result."""
     folder.mkdir(parents=True, exist_ok=True)
     device = setup(args.device, args.cpu, args.threads, args.tf32)
-    images = _training_images(args.dataset, args.data_dir).to(device)
+    images = _training_images(Source.from_flags(**vars(args))).to(device)
     with (
         open(os.devnull, "w") as nowhere,  # the trial's log.txt has it all
         redirect_stdout(nowhere),

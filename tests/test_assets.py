@@ -13,6 +13,7 @@ from harness import Script
 
 from assets import make, train_classifier
 from common import extractors
+from common.data import Source
 from common.errors import Stop
 from common.extractors import load_extractor
 from common.families import read_schedule
@@ -120,9 +121,9 @@ def test_help_is_printed_without_torch_and_writes_nothing(module):
 
 def test_train_classifier_writes_what_load_extractor_reads(mnist_dir, tmp_path, monkeypatch):
     """The whole script, on the first images of both splits."""
-    for name in ("load_images", "load_labels"):
-        whole = getattr(train_classifier, name)
-        monkeypatch.setattr(train_classifier, name, lambda *args, whole=whole: whole(*args)[:500])
+    for name in ("images", "labels"):
+        whole = getattr(Source, name)
+        monkeypatch.setattr(Source, name, lambda *args, whole=whole: whole(*args)[:500])
     out = tmp_path / "new" / "classifier"
     argv = ["--data_dir", mnist_dir, "--out", str(out), "--train_images", "300", "--epochs", "1"]
     argv += ["--batch_size", "100", "--seed", "3"]

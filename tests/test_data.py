@@ -6,26 +6,27 @@ from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from harness import Script, mutated
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from common import data, figures
 from common.data import (
     DIGITS_TEST_EVERY,
-    MNIST_FILES,
     Batches,
+    Source,
     fingerprint,
-    load_images,
-    load_labels,
     to_pixels,
     to_unit,
 )
+from common.datasets import DATASETS, DIMENSIONS, idx_file
 from common.errors import Stop
 
-LABELS, IMAGES = (MNIST_FILES["test", what][0] for what in ("labels", "images"))
+LABELS, IMAGES = (idx_file("test", what) for what in ("labels", "images"))
 
 
 def folder_with(tmp_path, mnist_dir, *names) -> Path:
@@ -41,30 +42,30 @@ def folder_with(tmp_path, mnist_dir, *names) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "load", "times"), [(LABELS, load_labels, 190), (IMAGES, load_images, 10)]
+    ("name", "load", "times"), [(LABELS, Source.labels, 190), (IMAGES, Source.images, 10)]
 )
 def test_200_mutations_of_a_file_are_refused(mnist_dir, tmp_path, name, load, times):
     path, rng = folder_with(tmp_path, mnist_dir, name) / name, random.Random(0)
     whole = path.read_bytes()
-    assert len(load("mnist", str(tmp_path), "test")) == 10000
+    assert len(load(Source("mnist", str(tmp_path)), "test")) == 10000
     for i in range(times):
         changed = whole[: -1 - i] if times == 10 and i % 5 == 4 else mutated(whole, i % 5, rng)
         assert changed != whole
         path.write_bytes(changed)
         with pytest.raises(Stop) as refused:
-            load("mnist", str(tmp_path), "test")
+            load(Source("mnist", str(tmp_path)), "test")
         said = str(refused.value)
         assert str(path) in said and "--data_dir" in said and "\n" not in said
     path.write_bytes(whole)
-    assert len(load("mnist", str(tmp_path), "test")) == 10000
+    assert len(load(Source("mnist", str(tmp_path)), "test")) == 10000
 
 
 def test_a_file_in_the_place_of_another_is_refused(mnist_dir, tmp_path):
     raw = folder_with(tmp_path, mnist_dir, LABELS)
-    train_labels = MNIST_FILES["train", "labels"][0]
+    train_labels = idx_file("train", "labels")
     (raw / LABELS).rename(raw / train_labels)
-    with pytest.raises(Stop, match=rf"{train_labels}: damaged"):
-        load_labels("mnist", str(tmp_path), "train")
+    with pytest.raises(Stop, match=rf"{train_labels}: not the file of MNIST"):
+        Source("mnist", str(tmp_path)).labels("train")
 
 
 @pytest.mark.parametrize("error", [
@@ -78,7 +79,7 @@ def test_a_missing_file_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypa
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
     with pytest.raises(Stop) as refused:
-        load_images("mnist", str(tmp_path), "test")
+        Source("mnist", str(tmp_path)).images("test")
     said = str(refused.value)
     assert str(tmp_path / "MNIST" / "raw" / IMAGES) in said and "\n" not in said
     assert "MNIST/raw" in said and "--data_dir" in said and "--dataset digits" in said
@@ -88,7 +89,7 @@ def test_a_missing_file_that_cannot_be_downloaded_is_one_line(tmp_path, monkeypa
 def test_a_download_that_leaves_nothing_or_damage_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "MNIST", lambda *_, **__: None)
     with pytest.raises(Stop, match=rf"{LABELS}: still missing.*--data_dir"):
-        load_labels("mnist", str(tmp_path), "test")
+        Source("mnist", str(tmp_path)).labels("test")
 
     def half(folder, download):
         path = Path(folder) / "MNIST" / "raw" / LABELS
@@ -96,24 +97,25 @@ def test_a_download_that_leaves_nothing_or_damage_is_refused(tmp_path, monkeypat
         path.write_bytes(bytes(100))
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", half)
-    with pytest.raises(Stop, match=rf"{LABELS}: damaged"):
-        load_labels("mnist", str(tmp_path), "test")
+    with pytest.raises(Stop, match=rf"{LABELS}: not the file of MNIST"):
+        Source("mnist", str(tmp_path)).labels("test")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_run_on_damaged_data_ends_before_its_first_step(mnist_dir, tmp_path, split):
     """Training images before there is a folder; the test images, for FID, before any step."""
     raw = folder_with(tmp_path, mnist_dir)
-    for name in (MNIST_FILES["train", "images"][0], IMAGES):
+    for name in (idx_file("train", "images"), IMAGES):
         (raw / name).symlink_to(Path(mnist_dir) / "MNIST" / "raw" / name)
-    name = MNIST_FILES[split, "images"][0]
+    name = idx_file(split, "images")
     (raw / name).unlink()
     (raw / name).write_bytes(bytes(1000))
     script = Script(tmp_path)
     cache = tmp_path / "cache"
     flags = ["--cpu", "--threads", 1, "--model_base_dim", 4, "--cache_dir", cache]
     assert script.run(*flags, "--data_dir", tmp_path) == 1
-    assert f"{name}: damaged" in script.last_line() and "Traceback" not in script.said()
+    said = script.last_line()
+    assert f"{name}: not the file of MNIST" in said and "Traceback" not in script.said()
     assert (tmp_path / "runs").exists() == (split == "test")
     assert not list(tmp_path.glob("runs/*/*.csv"))
 
@@ -121,10 +123,80 @@ def test_a_run_on_damaged_data_ends_before_its_first_step(mnist_dir, tmp_path, s
 # --- splits and conversions ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_a_size_is_the_mean_of_blocks_of_the_framed_image(mnist_dir, size):
+    """Against torch's own pooling of the padded image; 32 shows all of it."""
+    whole, source = Source("mnist", mnist_dir), Source("mnist", mnist_dir, size)
+    images = source.images("test")
+    framed = torch.nn.functional.pad(whole.images("test").double(), [2, 2, 2, 2])
+    means = torch.nn.functional.avg_pool2d(framed, 32 // size)
+    assert images.shape == (10000, 1, size, size) and images.dtype == torch.uint8
+    assert (images - means).abs().max() <= 0.5
+    assert source.name == f"mnist {size}x{size}" and whole.name == "mnist"
+    assert source.planned_images().shape == (60000, 1, size, size)
+
+
+def test_every_data_set_has_its_own_size_first_and_its_four_hashes():
+    for name, entry in DATASETS.items():
+        assert Source(name).size == entry.sizes[0] and Source(name).name == name
+        assert all(size % 4 == 0 for size in entry.sizes)  # the U-Net halves them twice
+        if entry.reader == "idx":
+            assert {len(digest) for digest in entry.sha256.values()} == {64}
+            assert set(entry.sha256) == {(s, w) for s in ("train", "test") for w in DIMENSIONS}
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_folder_of_images_is_read_in_grey_squares(tmp_path, divided):
+    """A colour image wider than high: its middle, in grey; splits by folder or every tenth."""
+    for i in range(20):
+        folder = tmp_path / ("test" if i < 2 else "train") if divided else tmp_path
+        folder.mkdir(exist_ok=True)
+        pixels = np.zeros((16, 24, 3), np.uint8)
+        pixels[:, 4:12] = 10 * i  # the left half of the middle square
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    source = Source("folder", str(tmp_path), 8)
+    train, test = source.images("train"), source.images("test")
+    assert train.shape == (18, 1, 8, 8) and test.shape == (2, 1, 8, 8)
+    assert test[:, 0, 0, 0].tolist() == ([0, 10] if divided else [0, 100])
+    assert (train[..., 4:] == 0).all() and (train[..., :4].double().flatten(1).std(1) == 0).all()
+    assert len(source.planned_images()) == 18
+
+
+def test_a_file_that_is_no_image_and_an_empty_folder_are_one_line(tmp_path):
+    source = Source("folder", str(tmp_path))
+    with pytest.raises(Stop, match="0 train images"):
+        source.images("train")
+    for i in range(20):
+        (tmp_path / f"{i:02d}.png").write_bytes(b"no picture")
+    with pytest.raises(Stop, match=r"01\.png: cannot be read as an image"):
+        source.images("train")
+
+
+def test_mnist_is_not_downloaded_among_somebodys_pictures(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "mine.png")
+    with pytest.raises(Stop, match="--dataset folder") as refused:
+        Source("mnist", str(tmp_path)).images("train")
+    assert refused.value.code == 2 and not (tmp_path / "MNIST").exists()
+
+
+def test_a_run_on_a_folder_of_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        pixels = rng.integers(0, 256, (8, 8)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    script = Script(tmp_path / "work")
+    script.folder.mkdir()
+    flags = ["--cpu", "--dataset", "folder", "--data_dir", tmp_path, "--image_size", 8]
+    flags += ["--model_base_dim", 4, "--timesteps", 10, "--backward_steps", 2, "--epochs", 1]
+    flags += ["--cache_dir", tmp_path / "work" / "cache", "--batch_size", 8]
+    assert script.run(*flags, "--fid_samples", 0, "--eval_samples", 20) == 0, script.said()
+    assert "36 images of folder 8x8" in script.said()
+
+
 def test_mnist_is_read_as_it_is_written(mnist_dir):
     images, labels = (
-        load_images("mnist", mnist_dir, "test"),
-        load_labels("mnist", mnist_dir, "test"),
+        Source("mnist", mnist_dir).images("test"),
+        Source("mnist", mnist_dir).labels("test"),
     )
     assert images.shape == (10000, 1, 28, 28) and images.dtype == torch.uint8
     assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -137,21 +209,21 @@ def test_the_digits_are_those_that_scikit_learn_loads():
     test = torch.arange(len(values)) % DIGITS_TEST_EVERY == 0
     for split, chosen in (("test", test), ("train", ~test)):
         expected = torch.from_numpy(values)[chosen].mul(255 / 16).round()
-        assert torch.equal(load_images("digits", "", split).flatten(1).double(), expected)
-        assert torch.equal(load_labels("digits", "", split), torch.from_numpy(labels)[chosen])
+        assert torch.equal(Source("digits", "").images(split).flatten(1).double(), expected)
+        assert torch.equal(Source("digits", "").labels(split), torch.from_numpy(labels)[chosen])
 
 
 def test_the_digits_are_split_without_overlap():
-    train, test = (load_images("digits", "", split) for split in ("train", "test"))
+    train, test = (Source("digits", "").images(split) for split in ("train", "test"))
     assert train.shape == (1437, 1, 8, 8) and test.shape == (360, 1, 8, 8)
     assert train.dtype == torch.uint8 and train.max() == 255 and train.min() == 0
     seen = {image.numpy().tobytes() for image in train}
     assert not seen & {image.numpy().tobytes() for image in test}
     for split, images in (("train", train), ("test", test)):
-        labels = load_labels("digits", "", split)
+        labels = Source("digits", "").labels(split)
         assert len(labels) == len(images) and set(labels.tolist()) == set(range(10))
     assert fingerprint(train) != fingerprint(test)
-    assert fingerprint(train) == fingerprint(load_images("digits", "", "train"))
+    assert fingerprint(train) == fingerprint(Source("digits", "").images("train"))
     assert fingerprint(train) != fingerprint(train.reshape(1437, 1, 4, 16))
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.func import jvp, vmap
 
 from common import extractors
-from common.data import fingerprint, load_images, load_labels, to_unit
+from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
 from common.extractors import MnistClassifier, load_extractor, resize
 from common.judging import Judge, real_batches, reference_statistics
@@ -391,7 +391,8 @@ def test_classifier_is_the_one_its_record_describes(mnist, mnist_dir):
     record = json.loads(extractors.MNIST_WEIGHTS.with_suffix(".json").read_text())
     assert extractors.MNIST_WEIGHTS.stat().st_size == record["bytes"] <= 1_000_000
     assert record["sha256"].startswith(mnist.weights_hash) and len(mnist.weights_hash) == 16
-    pixels, labels = (f("mnist", mnist_dir, "test") for f in (load_images, load_labels))
+    source = Source("mnist", mnist_dir)
+    pixels, labels = source.images("test"), source.labels("test")
     assert record["data"]["test"] == fingerprint(pixels)
     guess = torch.cat([mnist(x)[1].argmax(1) for x in real_batches(pixels)])
     accuracy = float((guess == labels).double().mean())
@@ -434,7 +435,8 @@ def test_extractor_refuses_other_images(mnist, shape):
 
 def test_small_digits_are_framed_like_mnist(mnist):
     """Three in four are recognised, with no training on them."""
-    pixels, labels = (f("digits", "", "test") for f in (load_images, load_labels))
+    source = Source("digits")
+    pixels, labels = source.images("test"), source.labels("test")
     framed = MnistClassifier.fit(to_unit(pixels))
     assert framed.shape == (360, 1, 28, 28)
     assert (framed[..., :4, :] == -1).all() and (framed[..., 24:] == -1).all()
@@ -554,18 +556,20 @@ def test_inception_forward_and_reverse_mode(inception_file, monkeypatch):
 @pytest.fixture
 def cached(mnist, tmp_path):
     """A reference in its cache."""
-    reference = reference_statistics("digits", "", "test", mnist, "cpu", str(tmp_path / "cache"))
+    reference = reference_statistics(
+        Source("digits"), "test", mnist, "cpu", str(tmp_path / "cache")
+    )
     (path,) = (tmp_path / "cache").iterdir()
     return reference, path
 
 
 def again(mnist, path, split="test"):
-    return reference_statistics("digits", "", split, mnist, "cpu", str(path.parent))
+    return reference_statistics(Source("digits"), split, mnist, "cpu", str(path.parent))
 
 
 def test_reference_is_that_of_the_images(mnist, cached):
     reference, _ = cached
-    x = mnist(to_unit(load_images("digits", "", "test")))[0].double()
+    x = mnist(to_unit(Source("digits", "").images("test")))[0].double()
     torch.testing.assert_close(reference.mean, x.mean(0), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(reference.cov, x.T.cov(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(reference.root @ reference.root.mT, reference.cov)
@@ -627,12 +631,14 @@ def test_cache_is_not_used_for_other_weights(mnist, cached):
 def test_cache_that_cannot_be_written_is_done_without(mnist, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="not cached"):
-        reference_statistics("digits", "", "test", mnist, "cpu", str(tmp_path / "file" / "cache"))
+        reference_statistics(
+            Source("digits"), "test", mnist, "cpu", str(tmp_path / "file" / "cache")
+        )
 
 
 def test_evaluate_reports_plain_numbers_and_what_they_were_measured_by(mnist, cached):
     reference, _ = cached
-    pixels = load_images("digits", "", "test")
+    pixels = Source("digits", "").images("test")
     scores = Judge(mnist, reference).score(real_batches(pixels, size=77), splits=5)
     assert json.loads(json.dumps(scores)) == scores
     assert 0 <= scores["fid"] < 1e-4 * float(reference.trace)

@@ -11,7 +11,7 @@ import torch
 
 import reproduce
 from common import cli, errors
-from common.data import load_images
+from common.data import Source
 from common.run import forward_passes
 from common.tables import read_text_csv
 from comparison import report
@@ -144,7 +144,7 @@ def test_the_text_of_a_page_is_kept(tmp_path):
 
 
 def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
-    images = load_images("digits", "data", "train")
+    images = Source("digits", "data").images("train")
     reproduce.main(tiny())
     path = tmp_path / "docs" / "results" / "reproduce_quick.csv"
     rows = list(csv.DictReader(path.open()))
