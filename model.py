@@ -142,7 +142,7 @@ class Diffusion:
         if self.sampling_schedule is self.schedule:
             return torch.tensor(times)
         ours, theirs = (
-            _log_snr(s.log_alpha_bar().detach()) for s in (self.schedule, self.sampling_schedule)
+            log_snr(s.log_alpha_bar().detach()) for s in (self.schedule, self.sampling_schedule)
         )
         distance = (theirs[times][:, None] - ours[None, 1:]).abs()  # (steps,T)
         return distance.argmin(dim=1).cpu() + 1
@@ -156,7 +156,8 @@ def visited_times(timesteps: int, steps: int, tau_type: str = "linear") -> list[
     return [max(k, round(timesteps * (k / steps) ** 2)) for k in i]
 
 
-def _log_snr(log_alpha_bar):
+def log_snr(log_alpha_bar: Tensor) -> Tensor:
+    """log(alpha_bar/(1 - alpha_bar)), large but finite at t = 0."""
     return log_alpha_bar - torch.expm1(log_alpha_bar).neg().clamp(min=TINY).log()
 
 

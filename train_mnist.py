@@ -15,6 +15,7 @@ def make_parser() -> cli.Parser:
     flags.add_network(parser)
     flags.add_schedule(parser)
     flags.add_training(parser)
+    flags.add_noise_levels(parser)
     flags.add_evaluation(parser)
     flags.add_runtime(parser)
     output = flags.add_output(parser)
@@ -55,6 +56,7 @@ from common.judging import Judge, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
 from common.networks import compiled, load_network, make_network
+from common.noise_levels import NoiseLevels
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_of, sampling_schedule
 from common.training import Average, Learner, LRSchedule, ema_decay, make_optimizer
@@ -82,8 +84,11 @@ def train(
     net = make_network(*size, device, args.seed, args.ckpt, args.compile)
     optimizer = make_optimizer(net.parameters(), args.lr)
     lr_schedule = LRSchedule(args.lr_schedule, optimizer, progress.total)
-    graphs = args.compile == "graphs"
-    theta = Learner(net, optimizer, batches, args.seed, "step", lr_schedule, args.amp, graphs)
+    passes = {"amp": args.amp, "graphs": args.compile == "graphs"}
+    seen = NoiseLevels.from_flags(process, **vars(args))
+    theta = Learner(
+        net, optimizer, batches, args.seed, "step", lr_schedule, **passes, noise_levels=seen
+    )
     decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
     ema = Average(net, decay, args.model_ema_steps, progress.total, args.compile)
 

@@ -19,6 +19,7 @@ def make_parser() -> cli.Parser:
     flags.add_network(parser)
     flags.add_schedule(parser)
     flags.add_training(parser)
+    flags.add_noise_levels(parser)
     add_search(cli.adder(parser, "search"))
     flags.add_evaluation(parser)
     flags.add_runtime(parser)

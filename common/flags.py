@@ -83,6 +83,18 @@ def add_training(parser, epochs=100):
     add("ckpt", "", "initialise the network with the weights in this checkpoint", metavar="FILE")
 
 
+def add_noise_levels(parser):
+    """What training with a fixed schedule draws and weighs; more in docs/tuning.md."""
+    add = adder(parser, "noise levels")
+    text = "weight of the squared error at a time; min_snr: min(SNR, 5)/SNR"
+    add("loss_weighting", "none", text, choices=["none", "min_snr"])
+    text = (
+        "times that training draws; adaptive: more often where the losses so far show that there "
+        "is much information, without importance weights"
+    )
+    add("time_sampling", "uniform", text, choices=["uniform", "adaptive"])
+
+
 def add_evaluation(parser):
     add = adder(parser, "evaluation")
     add("n_samples", 36, "images in the sample grid that is saved after each epoch", type=count)

@@ -104,8 +104,8 @@ class Static:
 class StaticStep:
     """The passes of one network's training step: the loss, its gradients and their norm.
 
-    `gradients(process, net, x0, t, eps, amp, levels, extra)` fills the gradients and returns the
-    loss and their norm as a tensor; a call here does the same.
+    `gradients(process, net, x0, t, eps, amp, levels, extra, weights)` fills the gradients and
+    returns the loss, their norm and what else there is as a tensor; a call here does the same.
     """
 
     def __init__(self, gradients: Callable[..., Tensor]):
@@ -122,18 +122,22 @@ class StaticStep:
         amp: bool,
         levels: Levels | None,
         extra: Tensor | None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         inputs = [x0, t, eps, *(levels or process.levels())]
-        inputs += [] if extra is None else [extra]
+        optional = {"extra": extra, "weights": weights}
+        given = {name: value for name, value in optional.items() if value is not None}
+        inputs += given.values()
         parameters = list(net.parameters())
 
-        def compute(x0, t, eps, signal, noise, scale, extra=None):
-            levels = Levels(signal, noise, scale)
-            numbers = self.gradients(process, net, x0, t, eps, amp, levels, extra)
+        def compute(x0, t, eps, signal, noise, scale, *rest):
+            levels, either = Levels(signal, noise, scale), dict.fromkeys(optional)
+            either |= zip(given, rest, strict=True)
+            numbers = self.gradients(process, net, x0, t, eps, amp, levels, **either)
             return numbers, [p.grad for p in parameters]
 
         net.train()
-        key = net, amp, *(x.shape for x in inputs)
+        key = net, amp, *given, *(x.shape for x in inputs)
         if key not in self.recorded:
             self.recorded[key] = Static(compute, inputs, net.buffers())
         numbers, gradients = self.recorded[key](*inputs)

@@ -13,6 +13,7 @@ from common.graphs import StaticStep, can_record, step_where_finite
 from common.light_adamw import AdamW
 from common.machine import stream
 from common.networks import compiled
+from common.noise_levels import NoiseLevels
 from model import Diffusion, Levels
 
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
@@ -133,9 +134,11 @@ class Learner:
         lr_schedule: "LRSchedule | None" = None,
         amp: bool = False,
         graphs: bool = False,
+        noise_levels: NoiseLevels | None = None,
     ):
         self.net, self.optimizer, self.batches = net, optimizer, batches
         self.seed, self.name, self.lr_schedule, self.amp = seed, name, lr_schedule, amp
+        self.noise_levels = noise_levels  # None: uniform times, all errors count the same
         self.count = 0  # steps taken
         self.lr = optimizer.param_groups[0]["lr"]  # of the last step
         recorded = graphs and can_record(next(net.parameters()).device)
@@ -149,8 +152,9 @@ class Learner:
         random = stream(x0.device, self.seed, self.name, self.count)
         self.lr = self.optimizer.param_groups[0]["lr"]
         loss = denoising_step(
-            process, self.net, self.optimizer, x0, random, self.amp, levels, extra, self.static
-        )
+            process, self.net, self.optimizer, x0, random, self.amp, levels, extra, self.static,
+            self.noise_levels,
+        )  # fmt: skip
         if self.lr_schedule:
             self.lr_schedule.after_step()
         self.count += 1
@@ -165,6 +169,8 @@ class Learner:
         state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.lr_schedule:
             state["lr_schedule"] = self.lr_schedule.state_dict()
+        if self.noise_levels:
+            state["noise_levels"] = self.noise_levels.state_dict()
         return {**state, "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
@@ -172,12 +178,19 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.lr_schedule:
             self.lr_schedule.load_state_dict(state["lr_schedule"])
+        if self.noise_levels:
+            self.noise_levels.load_state_dict(state["noise_levels"])
         self.count = state["count"]
 
 
-def draw(x0: Tensor, timesteps: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Uniform times 1..T and noise for a batch."""
-    t = torch.randint(1, timesteps + 1, (len(x0),), generator=random, device=x0.device)
+def draw(
+    x0: Tensor, timesteps: int, random: torch.Generator, noise_levels: NoiseLevels | None = None
+) -> tuple[Tensor, Tensor]:
+    """Times 1..T, uniform unless told otherwise, and noise for a batch."""
+    if noise_levels:
+        t = noise_levels.draw(len(x0), random)
+    else:
+        t = torch.randint(1, timesteps + 1, (len(x0),), generator=random, device=x0.device)
     return t, torch.randn(x0.shape, generator=random, device=x0.device)
 
 
@@ -191,16 +204,20 @@ def denoising_step(
     levels: Levels | None = None,
     extra: Tensor | None = None,
     static: StaticStep | None = None,
+    noise_levels: NoiseLevels | None = None,
 ) -> float:
     """A step on L(theta, q) at random times with fresh noise; `extra` joins its gradient."""
     net.train()
-    t, eps = draw(x0, process.schedule.timesteps, random)
-    numbers = (static or gradients)(process, net, x0, t, eps, amp, levels, extra)
+    t, eps = draw(x0, process.schedule.timesteps, random, noise_levels)
+    weights = noise_levels.weights[t] if noise_levels else None  # (B,)
+    numbers = (static or gradients)(process, net, x0, t, eps, amp, levels, extra, weights)
     if static:
         step_where_finite(optimizer, numbers)  # queued: the device is still at the gradients
-    value, norm = numbers.tolist()  # one wait for the device
+    value, norm = numbers[:2].tolist()  # one wait for the device
     check_finite(value, "the loss")
     check_finite(norm, "the gradient's norm")
+    if noise_levels:
+        noise_levels.observe(t, numbers[2:])
     if not static:
         optimizer.step()
     return value
@@ -215,10 +232,18 @@ def gradients(
     amp: bool,
     levels: Levels | None,
     extra: Tensor | None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Leave the gradients of the loss plus `extra` in the weights; returns loss and norm, (2,)."""
+    """Leave the gradients of the loss plus `extra` in the weights of the network.
+
+    Returns the loss and the norm and, where there are weights (B,) of the images, their errors.
+    """
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=amp):
-        loss = process.loss(net, x0, t, eps, levels)
+        if weights is None:
+            loss, errors = process.loss(net, x0, t, eps, levels), None
+        else:
+            errors = process.loss(net, x0, t, eps, levels, "none").flatten(1).mean(1)  # (B,)
+            loss = (weights * errors).mean()
     parameters = list(net.parameters())
     for parameter in parameters:
         parameter.grad = None
@@ -229,7 +254,8 @@ def gradients(
         torch._foreach_add_(_gradients(parameters), pieces)
     # one launch for all of them, where the device has it
     norm = torch.stack(torch._foreach_norm(_gradients(parameters))).norm()
-    return torch.stack([loss.detach(), norm])
+    numbers = torch.stack([loss.detach(), norm])
+    return numbers if errors is None else torch.cat([numbers, errors.detach()])
 
 
 def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
