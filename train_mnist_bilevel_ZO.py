@@ -41,7 +41,6 @@ def make_parser() -> cli.Parser:
 def check(args) -> None:
     if args.freeze_network:
         bilevel_flags.check_frozen(args)
-        args.ckpt = flags.checkpoint_in(args.ckpt)
     flags.check_common(args)
     given = {name: getattr(args, f"initial_{name}") for name in NAMES}
     given = flags.with_knots(args.scheduler, args.knots, given)

@@ -103,6 +103,8 @@ def add_frozen(add) -> None:
 
 def check_frozen(args) -> None:
     """Refuse what does not apply to --freeze_network, before it is filled in."""
+    if not args.ckpt:
+        raise ValueError("--freeze_network requires --ckpt")
     for flag in ("resume", "dry_run"):
         if getattr(args, flag):
             raise ValueError(f"--freeze_network and --{flag} contradict each other")

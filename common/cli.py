@@ -6,6 +6,8 @@ import math
 import re
 from pathlib import Path
 
+from common import locate
+
 # a resumed run takes its arguments from its folder; only these may be given with --resume
 MAY_CHANGE = {
     "resume",
@@ -137,24 +139,11 @@ def to_argv(parser: Parser, args, skip=()) -> list[str]:
 
 
 def find_run(runs_dir: str, kind: str, name: str) -> Path:
-    """The run folder called `name`; for 'latest' the newest of its kind, unfinished ones first."""
-    if name != "latest":
-        folder = by_number(name)
-        if (folder / "args.json").is_file():
-            return folder
-        raise ValueError(f"--resume {name}: not a run folder (no args.json in it)")
-    folders = sorted(Path(runs_dir).glob(f"[0-9]*-{kind}-*/args.json"))
-    if not folders:
-        raise ValueError(f"--resume latest: no {kind} run in {runs_dir}")
-    unfinished = [f for f in folders if not f.with_name("summary.json").exists()]
-    return (unfinished or folders)[-1].parent
-
-
-def by_number(name: str) -> Path:
-    """Expand runs/00003 to runs/00003-train-seed0 if exactly one folder matches."""
-    folder = Path(name)
-    matches = [] if folder.is_dir() else sorted(folder.parent.glob(f"{folder.name}-*"))
-    return matches[0] if len(matches) == 1 else folder
+    """The run that --resume names; for 'latest' the newest of its kind, unfinished ones first."""
+    try:
+        return locate.find_run(name, runs_dir, kind, unfinished_first=True)
+    except ValueError as error:
+        raise ValueError(f"--resume {name}: {error}") from None
 
 
 def read_arguments(folder: Path, kind: str) -> dict:

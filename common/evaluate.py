@@ -8,7 +8,7 @@ def make_parser() -> cli.Parser:
         "Evaluate the averaged network of a run; the scores are added to its summary.json."
     )
     add = cli.adder(parser)
-    text = "folder of the run, a number such as runs/00003, or 'latest': the newest run in runs/"
+    text = "run to evaluate: its folder or number, or 'latest'; of a search, its best trial"
     add("run", None, text, required=True)
     text = "images for the FID and Inception Score"
     add("eval_samples", 10000, text, type=cli.number(int, 2))
@@ -36,7 +36,7 @@ import json
 import sys
 from pathlib import Path
 
-from common import checkpoint
+from common import checkpoint, locate
 from common.errors import Stop, guarded
 from common.judging import Judge, judge_checkpoint
 from common.machine import setup
@@ -71,16 +71,11 @@ def judge_again(args) -> None:
 
 
 def run_folder(name: str) -> Path:
-    """The run's folder; `latest` is the newest one with a checkpoint."""
-    if name == "latest":
-        runs = sorted(path.parents[1] for path in Path("runs").glob("[0-9]*/checkpoints/step_*.pt"))
-        if not runs:
-            raise Stop("--run latest: no run with a checkpoint in runs", code=2)
-        return runs[-1]
-    folder = cli.by_number(name)
-    if not folder.is_dir():
-        raise Stop(f"--run {name}: no such run, or more than one", code=2)
-    return folder
+    """The run's folder, or that of a search's best trial; `latest` has a checkpoint."""
+    try:
+        return locate.find_trained(name)
+    except ValueError as error:
+        raise Stop(f"--run {name}: {error}", code=2) from None
 
 
 def log(text: str) -> None:

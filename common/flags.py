@@ -1,10 +1,12 @@
 """The flag groups that the scripts share, and the checks of their combinations; no torch."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from common.cli import adder, by_number, count, count_or_none, device, number, parameter, positive
+from common.cli import adder, count, count_or_none, device, number, parameter, positive
 from common.datasets import DATASETS, IMAGE_SIZES, check_size
 from common.families import FAMILIES, KNOTS, among, complete, knots_table, read_schedule
+from common.locate import find_checkpoint, find_schedule
 
 DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing, or your images"
 CHUNK = 500  # images sampled at once
@@ -54,10 +56,13 @@ def add_schedule(parser):
     for name, meaning in MEANING.items():
         defaults = ", ".join(f"{f} {p[name].default:g}" for f, p in FAMILIES.items() if name in p)
         add(name, None, f"{meaning} (default: {defaults})", type=parameter)
-    text = "read family, T and parameters of the schedule from this schedule.json"
-    add("schedule_from", None, text, metavar="FILE")
-    text = "sample with another schedule: a schedule.json, or a family with its default parameters"
-    add("sampling_schedule", None, text, metavar="FILE|FAMILY")
+    text = "read family, T and parameters of the schedule from a schedule.json, or that of a run"
+    add("schedule_from", None, text, metavar="FILE|RUN")
+    text = (
+        "sample with another schedule: a schedule.json, that of a run, or a family with its "
+        "default parameters"
+    )
+    add("sampling_schedule", None, text, metavar="FILE|RUN|FAMILY")
     add_knots(add)
     add_process(group, ", or the T of --schedule_from")
 
@@ -80,7 +85,8 @@ def add_training(parser, epochs=100):
     text = "decay of the EMA before it is rescaled by batch size, update interval and epochs"
     add("model_ema_decay", 0.995, text, type=number(float, 0, 1))
     add("limit_batches", 0, "maximum number of batches per epoch; 0: all", type=count_or_none)
-    add("ckpt", "", "initialise the network with the weights in this checkpoint", metavar="FILE")
+    text = "initialise the network with the weights in a checkpoint, or in the newest one of a run"
+    add("ckpt", "", text, metavar="FILE|RUN")
 
 
 def add_noise_levels(parser):
@@ -183,31 +189,30 @@ def check_common(args) -> None:
             raise ValueError(f"--{flag} 1: an FID needs at least 2 images; 0 skips it")
     if args.inception_weights and args.extractor != "inception":
         raise ValueError("--inception_weights requires --extractor inception")
-    started = args.resume and any(Path(args.resume).glob("checkpoints/step_*.pt"))
-    for flag in ("ckpt", "inception_weights"):
-        path = getattr(args, flag)
-        if flag == "ckpt" and started:
-            args.ckpt = path = ""  # the run's own checkpoints hold newer weights
-        if path and not Path(path).is_file():
-            raise ValueError(f"--{flag} {path}: no such file")
+    path = args.inception_weights
+    if path and not Path(path).is_file():
+        raise ValueError(f"--inception_weights {path}: no such file")
+    if args.resume and any(Path(args.resume).glob("checkpoints/step_*.pt")):
+        args.ckpt = ""  # the run's own checkpoints hold newer weights
+    if args.ckpt:
+        args.ckpt = resolved(find_checkpoint, "ckpt", args.ckpt, args.runs_dir)
 
 
-def checkpoint_in(path: str) -> str:
-    """A checkpoint, or the newest one of a run's folder; runs/00003 may be short for its name."""
-    if not path:
-        raise ValueError("--freeze_network requires --ckpt")
-    if Path(path).is_file():
-        return path
-    found = sorted(by_number(path).glob("checkpoints/step_*.pt"))
-    if not found:
-        raise ValueError(f"--ckpt {path}: neither a checkpoint nor a run that has one")
-    return str(found[-1])
+def resolved(find: Callable[..., str], flag: str, name: str, runs_dir: str) -> str:
+    """The file that a flag names, directly or as that of a run."""
+    try:
+        return find(name, runs_dir)
+    except ValueError as error:
+        raise ValueError(f"--{flag} {name}: {error}") from None
 
 
 def check_schedule(args) -> None:
     """Check the flags of a fixed schedule and fill in its parameters."""
     given = among(vars(args))  # of a resumed run, all of them
     if args.schedule_from and not args.resume:
+        args.schedule_from = resolved(
+            find_schedule, "schedule_from", args.schedule_from, args.runs_dir
+        )
         if any(value is not None for value in given.values()):
             raise ValueError(
                 "--schedule_from already sets start, end, tau and epsilon; give one or the other"
@@ -221,6 +226,7 @@ def check_schedule(args) -> None:
     other = args.sampling_schedule
     if isinstance(other, str) and other not in FAMILIES:
         # store the content, not the name: the file may have changed when the run is resumed
+        other = resolved(find_schedule, "sampling_schedule", other, args.runs_dir)
         family, timesteps, values = read_schedule(other)
         args.sampling_schedule = {"family": family, "timesteps": timesteps, **values}
     vars(args).update(

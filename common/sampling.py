@@ -1,8 +1,8 @@
 """Sampling: the sampler of a run, many images in chunks, the sampler of a checkpoint."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from common import checkpoint, portable
-from common.cli import by_number
 from common.errors import Stop
 from common.fast_layers import frozen
 from common.flags import CHUNK
 from common.graphs import StaticChains, can_record
+from common.locate import find_trained
 from common.machine import progress_bar, setup, stream
 from common.networks import load_network, network_in
 from model import Diffusion
@@ -142,15 +142,17 @@ def load_sampler(
 
 
 def locate(run: str | Path) -> Path:
-    """A run's folder or number, or a file: in the current folder, else beside this code.
+    """A run's folder or number, or a path: in the current folder, else beside this code.
 
     Of a finished search it is the folder of its best trial.
     """
-    path = by_number(str(run))
-    path = path if path.exists() else by_number(str(ROOT / run))
-    summary = path / "summary.json"
-    best = json.loads(summary.read_text()).get("best") if summary.is_file() else None
-    return path if best is None else path / "trials" / f"{best:03d}"
+    for path in (Path(run), ROOT / run):
+        if path.exists() and not (path / "args.json").exists():
+            return path
+    for name in (str(run), str(ROOT / run)):
+        with suppress(ValueError):
+            return find_trained(name)
+    return Path(run)
 
 
 def load_any(run: str | Path, device: torch.device | str) -> tuple[nn.Module, dict]:

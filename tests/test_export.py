@@ -116,6 +116,7 @@ def test_one_line_draws_in_any_folder(run, exported, tmp_path):
 
 def test_a_search_is_represented_by_its_best_trial(tmp_path, run):
     (tmp_path / "trials").mkdir()
+    (tmp_path / "args.json").write_text("{}")
     (tmp_path / "trials" / "002").symlink_to(run)
     (tmp_path / "summary.json").write_text('{"best": 2}')
     assert load_any(tmp_path, "cpu")[1]["schedule"]["end"] == 0.9

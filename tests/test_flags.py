@@ -255,11 +255,3 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path):
     script = Script(tmp_path)
     assert script.run("--device", "cuda:7") == 2
     assert "--device cuda:7" in script.last_line() and not (tmp_path / "runs").exists()
-
-
-def test_a_run_may_be_named_by_its_number(tmp_path):
-    for name in ("00003-train-seed0", "00004-train-seed0", "00004-bilevel-seed0"):
-        (tmp_path / name).mkdir()
-    whole, two = tmp_path / "00003-train-seed0", tmp_path / "00004"
-    assert cli.by_number(str(tmp_path / "00003")) == cli.by_number(str(whole)) == whole
-    assert cli.by_number(str(two)) == two  # which of them is not said: no run

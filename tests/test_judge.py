@@ -79,12 +79,13 @@ def test_judging_an_unfinished_run_does_not_make_it_look_complete(trained, judge
 
 
 def test_what_cannot_be_judged_is_one_line(trained, judge, tmp_path):
-    (tmp_path / "00000-train-seed0").mkdir()
-    (tmp_path / "00000-bilevel-seed0").mkdir()
+    for name in ("00000-train-seed0", "00000-bilevel-seed0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args.json").touch()
     empty = tmp_path / "00000-train-seed0"
     for where, says in (
-        (trained / "00009", "no such run"),
-        (tmp_path / "00000", "or more than one"),
+        (trained / "00009", "not a run folder"),
+        (tmp_path / "00000", "both match"),
         (empty, "no checkpoint"),
     ):
         code, said = judge("--run", where, "--eval_samples", 20)
@@ -96,6 +97,7 @@ def test_what_cannot_be_judged_is_one_line(trained, judge, tmp_path):
 def test_a_damaged_checkpoint_is_named(trained, judge, tmp_path):
     folder = tmp_path / "00000-train-seed0" / "checkpoints"
     folder.mkdir(parents=True)
+    folder.with_name("args.json").touch()
     (folder / "step_00000010.pt").write_bytes(b"DIFFCKP1" + bytes(100))
     code, said = judge("--run", tmp_path / "00000", "--eval_samples", 20)
     assert code == 1 and "step_00000010.pt: damaged" in said and said.count("\n") == 1
@@ -104,6 +106,7 @@ def test_a_damaged_checkpoint_is_named(trained, judge, tmp_path):
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(trained, judge, tmp_path):
     folder = tmp_path / "00000-train-seed0" / "checkpoints"
     folder.mkdir(parents=True)
+    folder.with_name("args.json").touch()
     newest = sorted((trained / "00000-train-seed0" / "checkpoints").iterdir())[-1]
     (folder / "step_00000009.pt").write_bytes(newest.read_bytes())
     (folder / "step_00000010.pt").write_bytes(newest.read_bytes()[:-1])
@@ -148,5 +151,5 @@ def test_the_command_itself():
     command = [sys.executable, "-m", "common.evaluate", "--run", "runs/00003"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("evaluate: --run runs/00003: no such run")
+    assert done.stderr.startswith("evaluate: --run runs/00003: not a run folder")
     assert done.stderr.count("\n") == 1
