@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 KINDS = {
-    "train_mnist": "train", "train_mnist_bayesian": "search", "train_mnist_bilevel_ZO": "bilevel"
+    "train_mnist": "train", "train_mnist_bayesian": "search", "train_mnist_bilevel_ZO": "bilevel",
+    "finetune_reward": "reward",
 }  # fmt: skip
 REFERENCES = re.findall(r"`([\w/]+\.py):([\w.]+)`", (ROOT / "docs" / "algorithm.md").read_text())
 

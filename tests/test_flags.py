@@ -236,6 +236,7 @@ def test_every_flag_is_read_and_explained(script):
 
 @pytest.mark.parametrize("script", [
     "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "common/evaluate", "reproduce",
+    "finetune_reward",
     "common/export",
 ])  # fmt: skip
 def test_help_and_errors_do_not_import_torch(script):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = {"train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "reproduce"}
+COMMANDS = {
+    "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "reproduce", "finetune_reward"
+}  # fmt: skip
 MATHS = {"model", "unet", "scheduler", "metrics"}
 LEAVES = {"common.errors", "common.families"}
 # a trial of a search is train_mnist.py's own training, run in a process of its own
@@ -94,7 +96,7 @@ def test_the_leaves_are_plain_python(module):
             assert name in LEAVES or name.split(".")[0] in sys.stdlib_module_names, name
 
 
-def test_the_root_holds_eight_files_of_python():
+def test_the_root_holds_nine_files_of_python():
     at_root = {name.removesuffix(".py") for name in TRACKED if "/" not in name}
     assert at_root == COMMANDS | MATHS
 

@@ -1,0 +1,1 @@
+"""Reward fine-tuning: the strength of its entropy term by bilevel optimisation and by search."""

@@ -1,0 +1,146 @@
+"""A pre-trained model as the study sees it: noise in, images out, guided or not; and its samples.
+
+Samples without guidance are drawn once and kept in the cache, a sealed file a chunk, so that an
+interrupted run, and every other method, goes on with what is there.
+"""
+
+import fcntl
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from common import checkpoint
+from common.errors import Stop
+from common.sampling import Sampler, SamplerSettings, load_sampler
+from studies.reward.guidance import Guided, LowerLevel, Reward
+
+CHUNK = 256  # images in a file of the cache
+Poll = Callable[[], None]
+
+
+class Model(Protocol):
+    """What the study needs of a pre-trained diffusion model."""
+
+    passes: int  # forward passes an image without guidance
+    device: torch.device
+    identity: str  # of the weights and the settings: names the samples in the cache
+    sizes: list[float]  # of each guided call, the mean size of its gradients
+
+    def noise(self, n: int, seed: int, *names) -> Tensor: ...
+
+    def draw(self, noise: Tensor, reward: Reward | None, lam: float, poll: Poll) -> Tensor:
+        """Images in [-1, 1], on the device; `poll` is called after every step."""
+        ...
+
+
+class DigitModel:
+    """A checkpoint of this project, sampled by DDIM."""
+
+    def __init__(self, path: str, settings: SamplerSettings, device: torch.device):
+        self.net, self.sampler = load_sampler(path, device, settings)
+        if settings.steps > self.sampler.process.schedule.timesteps:
+            limit = self.sampler.process.schedule.timesteps
+            raise Stop(f"--backward_steps {settings.steps} exceeds T = {limit} of {path}", code=2)
+        self.passes, self.device = settings.steps, device
+        weights = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        self.identity = f"{weights} {settings.steps} {settings.tau_type} {settings.clip}"
+        self.sizes: list[float] = []
+
+    def noise(self, n: int, seed: int, *names) -> Tensor:
+        return self.sampler.noise(n, seed, *names, device="cpu")
+
+    def draw(self, noise: Tensor, reward: Reward | None, lam: float, poll: Poll) -> Tensor:
+        net: nn.Module = self.net
+        if reward is not None:
+            net = Guided(self.net, self.sampler.process, reward, lam)
+        with torch.no_grad():
+            images = sampled(self.sampler, net, noise, poll)
+        if isinstance(net, Guided):
+            self.sizes.append(net.mean_size())
+        return images
+
+
+def sampled(sampler: Sampler, net: nn.Module, noise: Tensor, poll: Poll) -> Tensor:
+    return sampler(net, noise, on_step=lambda _: poll())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A run's way of drawing images: its model, its lower level, its seed, its cache."""
+
+    model: Model
+    lower_level: LowerLevel
+    seed: int
+    chunk: int  # images at once
+    folder: Path  # of the cached samples
+    poll: Poll
+    log: Callable[[str], None]
+
+    def samples(self, n: int, purpose: str, seed: int | None = None) -> tuple[Tensor, float]:
+        """n images without guidance on the CPU, and the seconds that drawing them took."""
+        seed = self.seed if seed is None else seed
+        return bank(self.model, n, seed, purpose, self.folder, self.chunk, self.poll, self.log)
+
+    def noise(self, n: int, purpose: str) -> Tensor:
+        """The noise that `samples` of this purpose start from."""
+        count = min(CHUNK, n)
+        parts = [self.model.noise(count, self.seed, purpose, i) for i in range(-(-n // count))]
+        return torch.cat(parts)[:n]
+
+    def guided(self, noise: Tensor, reward: Reward, lam: float) -> Tensor:
+        """Images of the lower level from starting noise."""
+
+        def draw(part, r, strength):
+            return self.model.draw(part, r, strength, self.poll)
+
+        parts = noise.split(self.chunk)
+        return torch.cat([self.lower_level(draw, part, reward, lam) for part in parts])
+
+    @property
+    def cost(self) -> int:
+        """Forward passes of a guided image."""
+        return self.lower_level.evaluations(self.model.passes)
+
+
+def bank(
+    model: Model, n: int, seed: int, purpose: str, folder: Path, size: int, poll: Poll, log=print
+) -> tuple[Tensor, float]:
+    """n images without guidance on the CPU, and the seconds that drawing them took."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts, seconds, count = [], 0.0, min(CHUNK, n)
+    for i in range(-(-n // count)):
+        facts = f"{model.identity} {seed} {purpose} {i} {count}"
+        path = folder / f"samples-{hashlib.sha256(facts.encode()).hexdigest()[:20]}.pt"
+        state = kept(path, partial(drawn, model, seed, purpose, i, count, size, poll), log)
+        parts.append(state["images"])
+        seconds += state["seconds"]
+    return torch.cat(parts)[:n], seconds
+
+
+def kept(path: Path, draw: Callable[[], dict], log) -> dict:
+    """What a file of the cache holds; drawn by one process if it is missing or damaged."""
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            try:
+                return checkpoint.load(path)
+            except Stop as error:
+                log(f"warning: {error}; its images are drawn again")
+        state = draw()
+        checkpoint.save(path, state)
+        return state
+
+
+def drawn(model: Model, seed: int, purpose: str, i: int, count: int, size: int, poll: Poll) -> dict:
+    """Chunk i of a bank."""
+    began = time.monotonic()
+    noise = model.noise(count, seed, purpose, i)
+    parts = [model.draw(part, None, 1.0, poll).cpu() for part in noise.split(size)]
+    return {"images": torch.cat(parts), "seconds": time.monotonic() - began}

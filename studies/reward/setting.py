@@ -1,0 +1,96 @@
+"""The rewards of a run, as its flags say or as the rule chooses them, and what images score."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.errors import Stop
+from common.extractors import Extractor, load_extractor
+from common.judging import Judge
+from studies.reward import choice
+from studies.reward.drawing import Sampling
+from studies.reward.estimator import Values
+from studies.reward.guidance import Reward
+from studies.reward.rewards import Checked, loaded, values
+from studies.reward.search import mean_and_error
+
+CHOICE_SEED = 0  # the choice is the same for all seeds
+# Extractors: of r2, of r1, and of the judge, whose features no reward uses.
+FIRST, SECOND, JUDGE = "mnist", "mnist", "mnist"
+
+
+class Rewards(NamedTuple):
+    """r1, r2 and, where the rule or a flag chose a class and a direction, these two."""
+
+    upper: Reward
+    lower: Reward
+    pair: choice.Pair | None
+
+
+def extractors(device: torch.device) -> tuple[Extractor, Extractor]:
+    """The classifiers of r2 and of r1, trained on disjoint halves of the training images."""
+    return load_extractor(FIRST, device), load_extractor(SECOND, device)
+
+
+def rewards_of(
+    sampling: Sampling,
+    lower: str | None,
+    upper: str | None,
+    target_class: int | None,
+    direction: int | None,
+    n_directions: int,
+    samples: int,
+    min_ess: float,
+    lambda_max: float,
+) -> Rewards:
+    """Both rewards; what is not given as module:function comes from the classifiers."""
+    given = [own("--upper_reward", upper), own("--lower_reward", lower)]
+    if lower and upper:
+        return Rewards(given[0], given[1], None)
+    if upper:  # no class is chosen then, nor does one matter
+        target_class = 0
+    if lower:
+        direction = 0
+    images, _ = sampling.samples(samples, "choice", CHOICE_SEED)
+    device = sampling.model.device
+    first, second = extractors(device)
+    pair = choice.chosen(
+        images, first, second, target_class, direction, n_directions, min_ess, lambda_max, device
+    )
+    from_pair = pair.rewards(first, second)
+    r1, r2 = (g or Checked(n, r) for g, n, r in zip(given, ("r1", "r2"), from_pair, strict=True))
+    return Rewards(r1, r2, None if upper else pair)
+
+
+def own(flag: str, spec: str | None) -> Reward | None:
+    """A user's reward, checked at every call."""
+    if spec is None:
+        return None
+    try:
+        return Checked(spec, loaded(spec))
+    except ValueError as error:
+        raise Stop(f"{flag} {error}", code=2) from None
+
+
+def bank(sampling: Sampling, rewards: Rewards, n: int) -> tuple[Values, Values, float]:
+    """r1 and r2 of n samples without guidance, (n,) each, and the seconds of drawing them."""
+    images, seconds = sampling.samples(n, "bank")
+    device = sampling.model.device
+    r1, r2 = (values(reward, images, device).numpy() for reward in (rewards.upper, rewards.lower))
+    return r1, r2, seconds
+
+
+def scores(images: Tensor, rewards: Rewards, judge: Judge | None) -> dict:
+    """Means of both rewards with their standard errors; of digits also what the judge says."""
+    r1, r1_se = mean_and_error(values(rewards.upper, images, images.device))
+    r2, r2_se = mean_and_error(values(rewards.lower, images, images.device))
+    row = {"r1": r1, "r1_se": r1_se, "r2": r2, "r2_se": r2_se, "n": len(images)}
+    if judge is None:
+        return row
+    if rewards.pair:
+        with torch.no_grad():
+            labels = torch.cat([judge.extractor(x)[1].argmax(1) for x in images.split(250)])
+        row["accuracy"] = float((labels == rewards.pair.target_class).double().mean())
+    judged = judge.score(images.split(250), splits=1)
+    return row | {name: judged[name] for name in ("fid", "kid", "extractor", "reference")}

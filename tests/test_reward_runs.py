@@ -1,0 +1,209 @@
+"""finetune_reward.py as a user runs it: every method, resuming, faulty rewards, wrong flags."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from conftest import ROOT
+from harness import is_read
+
+import finetune_reward
+from common import cli, errors, run
+from common.tables import read_csv
+from studies.reward import options
+
+TINY = """--cpu --threads 1 --backward_steps 2 --choice_samples 24 --n_directions 2
+    --bank_samples 24
+    --min_ess 4 --eval_samples 8 --n_samples 4 --guided_samples 2 --log_freq 50""".split()
+REWARD = """
+def bright(x):
+    return x.mean((1, 2, 3))
+
+def fills(x):
+    return -(x.mean((1, 2, 3)) + 0.5).square()
+
+def wrong(x):
+    return x.mean()
+
+def nan(x):
+    return x.mean((1, 2, 3)) * float("nan")
+"""
+
+
+def parse(*words):
+    argv = [str(word) for word in words]
+    return cli.parse(options.make_parser(), options.KIND, options.check, argv)
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory, mnist_dir):
+    """The cache of one run without guidance, for all others to start from."""
+    folder = tmp_path_factory.mktemp("reward")
+    assert tuned(folder / "runs", folder / "cache", mnist_dir, "--method", "unguided")[0] == 0
+    return folder / "cache"
+
+
+def tuned(folder, cache, mnist_dir, *words):
+    """The script's main in this process: its exit code and the run's folder."""
+    places = ["--runs_dir", folder, "--cache_dir", cache, "--data_dir", mnist_dir]
+    words = [*places, *words] if "--resume" in words else [*TINY, *places, *words]
+    if "--resume" in words:
+        words = ["--resume", "latest", "--runs_dir", folder]
+    code = errors.guarded(finetune_reward.main, parse(*words), "finetune_reward.py")
+    folders = sorted(folder.glob("[0-9]*"))
+    return code, folders[-1] if folders else None
+
+
+@pytest.mark.parametrize("method", options.METHODS)
+def test_every_method_ends_with_lambda_rewards_and_pictures(method, tmp_path, samples, mnist_dir):
+    words = ["--method", method, "--lambda0", 2]
+    code, folder = tuned(tmp_path, samples, mnist_dir, *words)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert code == 0 and summary["n"] == 8 and 0 <= summary["accuracy"] <= 1
+    assert (summary["lambda"] is None) == (method == "unguided")
+    assert (summary["weight"] is None) == (method != "weighted_sum")
+    for name in ("before", "after"):
+        assert (folder / "samples" / f"{name}.png").stat().st_size > 500
+    if method in ("grid", "random", "bayesian", "weighted_sum"):
+        rows = read_csv(folder / "trials.csv")
+        best = max(rows, key=lambda row: row["r1"])
+        assert best["lambda"] == pytest.approx(summary["lambda"])
+        assert len(rows) == 24 * 2 // (2 * 6) == summary["trials"]  # what the bank cost
+    if method == "bilevel":
+        rows = read_csv(folder / "iterations.csv")
+        assert [row["iteration"] for row in rows] == list(range(1, 201))
+        assert summary["choosing_evaluations"] == 24 * 2 and rows[0]["lambda"] == 2
+    if method == "unguided":
+        assert summary["r1"] == summary["before"]["r1"]
+
+
+@pytest.mark.parametrize("words", [
+    "--estimator published", "--lower linearised --passes 2 --method fixed",
+    "--target 2 --beta 0.5 --method fixed", "--no_clip --tau_type quadratic --method fixed",
+])  # fmt: skip
+def test_the_other_ways_run(words, tmp_path, samples, mnist_dir):
+    code, folder = tuned(tmp_path, samples, mnist_dir, "--lambda0", 3, *words.split())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert code == 0 and summary["r2"] != summary["before"]["r2"]
+
+
+def interrupted(monkeypatch, polls):
+    """A signal at the given call of poll."""
+    left, real = {"polls": polls}, run.Run.poll
+
+    def poll(self):
+        left["polls"] -= 1
+        if left["polls"] == 0:
+            self.signal = signal.SIGINT
+        real(self)
+
+    monkeypatch.setattr(run.Run, "poll", poll)
+
+
+def kept(folder):
+    """What must not depend on interrupts."""
+    summary = json.loads((folder / "summary.json").read_text())
+    for name in ("seconds", "choosing_seconds", "peak_memory"):
+        summary.pop(name)
+    ignored = ("timing.csv",)
+    rows = {p.name: p.read_text() for p in folder.glob("*.csv") if p.name not in ignored}
+    return summary, rows
+
+
+@pytest.mark.parametrize("words, polls", [
+    ("--lambda0 3", [2, 40, 167]),  # while the bank is drawn, in the steps, at the end
+    ("--method bayesian --n_calls 5", [5, 9]),
+    ("--estimator guided --iterations 3 --lambda0 3", [8]),
+])  # fmt: skip
+def test_a_run_that_is_interrupted_resumes_to_the_same_numbers(
+    words, polls, tmp_path, samples, mnist_dir, monkeypatch, capsys
+):
+    whole = tuned(tmp_path / "whole", samples, mnist_dir, *words.split())[1]
+    cache = tmp_path / "cache"
+    shutil.copytree(samples, cache)
+    for path in (cache / "reward").glob("*.pt"):
+        if words.startswith("--lambda0"):
+            path.unlink()
+    given = words.split()
+    for number in polls:
+        interrupted(monkeypatch, number)
+        code, folder = tuned(tmp_path / "cut", cache, mnist_dir, *given)
+        monkeypatch.undo()
+        assert code == 130
+        given = ["--resume", "latest"]
+    code, folder = tuned(tmp_path / "cut", cache, mnist_dir, *given)
+    assert code == 0 and kept(folder) == kept(whole)
+    capsys.readouterr()
+    assert tuned(tmp_path / "cut", cache, mnist_dir, *given)[0] == 0
+    assert "nothing to resume" in capsys.readouterr().out
+
+
+def test_a_users_rewards_and_what_may_be_wrong_with_them(
+    tmp_path, samples, mnist_dir, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_rewards.py").write_text(REWARD)
+    both = ["--lower_reward", "own_rewards:bright", "--upper_reward", "own_rewards:fills"]
+    words = [*both, "--method", "fixed", "--lambda0", 0.01]
+    code, folder = tuned(tmp_path / "good", samples, mnist_dir, *words)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert code == 0 and summary["r2"] > summary["before"]["r2"] + 0.01
+    for name, expected in (("wrong", 2), ("nan", 1), ("missing", 2)):
+        words[1] = f"own_rewards:{name}"
+        capsys.readouterr()
+        assert tuned(tmp_path / name, samples, mnist_dir, *words)[0] == expected
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and f"own_rewards:{name}" in lines[0]
+
+
+def test_one_effective_sample_is_one_line_and_the_bank_is_kept(
+    tmp_path, samples, mnist_dir, capsys
+):
+    before = set((samples / "reward").iterdir())
+    code, folder = tuned(tmp_path, samples, mnist_dir, "--lambda0", 1e-4)
+    said = capsys.readouterr().err
+    assert code == 2 and "leave 1.0 effective samples of 24" in said and said.count("\n") == 1
+    assert before <= set((samples / "reward").iterdir()) and not list(folder.glob("summary*"))
+
+
+@pytest.mark.parametrize("words", [
+    "--target_class 10", "--target_class x", "--target_class -1", "--lambda0 0", "--lambda0 -1",
+    "--lambda0 nan", "--lambda0 200", "--lambda_max 0", "--lambda_range 0 1", "--lambda_range 2 1",
+    "--weight_range 1 1", "--gamma 0", "--min_ess 1", "--step 0", "--bank_samples 1",
+    "--method best", "--estimator right", "--lower indirect", "--passes 0", "--beta 2",
+    "--lower_reward json", "--lower_reward no_such_module:f --target_class 1",
+    "--lower_reward json:dumps", "--upper_reward json:dumps", "--ckpt no.pt",
+    "--lower_reward json:dumps --upper_reward json:dumps --direction 1",
+    "--pipeline x", "--pipeline x --ckpt y", "--prompt x", "--pipeline_size 64",
+    "--n_samples 129", "--resume latest --runs_dir none", "--cpu --device cuda",
+    "--pipeline x --lower_reward json:dumps --upper_reward json:dumps --direction 1",
+])  # fmt: skip
+def test_wrong_flags_are_one_line(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(*words.split())
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+
+
+def test_more_steps_than_the_network_has_are_one_line(tmp_path, mnist_dir, capsys):
+    code, folder = tuned(tmp_path, tmp_path, mnist_dir, "--backward_steps", 100000)
+    assert code == 2 and folder is None
+    assert "--backward_steps 100000 exceeds T" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", options.METHODS)
+def test_the_plan_says_what_a_method_costs(method, capsys, tmp_path):
+    finetune_reward.main(parse("--dry_run", "--cpu", "--method", method, "--runs_dir", tmp_path))
+    assert "forward passes an image" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_flag_is_read_and_explained():
+    files = [ROOT / "finetune_reward.py", *(ROOT / "studies" / "reward").glob("*.py")]
+    files += (ROOT / "common").glob("*.py")
+    source = "\n".join(path.read_text() for path in files)
+    for action in options.make_parser()._actions:
+        assert action.help
+        if action.dest != "help":
+            assert is_read(action.dest, source), f"nothing reads --{action.dest}"
