@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from common import figures
+from common.data import Source
 from common.errors import guarded
 from common.judging import Judge
 from common.machine import setup
@@ -103,7 +104,8 @@ def descend_by_weights(args, run: Run, sampling: Sampling, rewards: Rewards) -> 
     look = upper.from_bank(args.estimator, r1, r2, args.gamma)
     lam = upper.descend(run, descent, look, lambda _: spent, args.log_freq)
     best = estimator.best_lambda(r1, r2, low, high)
-    facts = {"lambda_low": low, "best_of_curve": best, "ends_on_bound": descent.at_bound or None}
+    facts = {"lambda_low": low, "best_of_curve": best, "best_of_curve_r1": look(best)["r1"]}
+    facts["ends_on_bound"] = descent.at_bound or None
     facts |= {f"weighted_{k}": look(lam)[k] for k in ("r1", "r2", "ess", "kl")}
     return Chosen(lam, 0.0, spent, drawing + run.seconds() - began, facts)
 
@@ -161,7 +163,8 @@ def conclude(args, run: Run, sampling: Sampling, rewards: Rewards, chosen: Chose
     """Final images from held-out noise, before and after, their scores, pictures and summary."""
     judge = None
     if not args.pipeline:
-        judge = Judge.load(JUDGE, "mnist", args.data_dir, run.device, args.cache_dir)
+        source = Source("mnist", args.data_dir)
+        judge = Judge.load(JUDGE, source, run.device, args.cache_dir)
     before = after = sampling.samples(args.eval_samples, "evaluation")[0].to(run.device)
     if chosen.lam is not None:
         reward = rewards.lower
@@ -192,22 +195,33 @@ def conclude(args, run: Run, sampling: Sampling, rewards: Rewards, chosen: Chose
     return run.finish(summary, drawn=args.eval_samples * (sampling.model.passes + guided))
 
 
-def print_plan(args) -> None:
-    """What would be done, and what it costs in forward passes."""
+def planned(args) -> dict[str, int]:
+    """Forward passes by what they are for, a backward pass counted as two."""
     passes = args.backward_steps * (2 if args.pipeline and args.guidance_scale > 1 else 1)
     image = LowerLevel(args.lower, args.passes).evaluations(passes)
     trial = args.guided_samples * image
-    print(f"{args.method}, {args.lower} guidance: {image} forward passes an image")
+    costs = {}
     if not (args.lower_reward and args.upper_reward):
-        print(f"choice of class and direction: {args.choice_samples * passes:,}, once")
+        costs["choice of class and direction, once"] = args.choice_samples * passes
     if args.method in SEARCHES:
         calls = planned_calls(args, passes, trial)
-        print(f"{calls} trials of {args.guided_samples} images: {calls * trial:,}")
+        costs[f"{calls} trials of {args.guided_samples} images"] = calls * trial
     if args.method == "bilevel" and args.estimator == "guided":
-        print(f"{args.iterations} steps of two guided runs: {2 * args.iterations * trial:,}")
+        costs[f"{args.iterations} steps of two guided runs"] = 2 * args.iterations * trial
     elif args.method == "bilevel":
-        print(f"{args.bank_samples} samples without guidance: {args.bank_samples * passes:,}")
-    print(f"final images: {args.eval_samples * (passes + image):,}")
+        costs[f"{args.bank_samples} samples without guidance"] = args.bank_samples * passes
+    guided = 0 if args.method == "unguided" else image
+    costs[f"{args.eval_samples} final images, before and after"] = args.eval_samples * (
+        passes + guided
+    )
+    return costs
+
+
+def print_plan(args) -> None:
+    """What would be done, and what it costs in forward passes."""
+    print(f"{args.method}, {args.lower} guidance, forward passes:")
+    for purpose, count in planned(args).items():
+        print(f"{count:>10,}  {purpose}")
 
 
 def main(args) -> None:

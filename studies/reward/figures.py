@@ -11,38 +11,45 @@ LABELS = {
     "linearised": "guided, linearised",
 }
 MARKED = {
-    "grid": "v", "random": "s", "bayesian": "D", "bilevel": "o", "bilevel, published estimator": "x",
-}  # fmt: skip
+    "unguided": "P",
+    "grid": "v",
+    "random": "s",
+    "bayesian": "D",
+    "weighted sum": "*",
+    "bilevel": "o",
+    "bilevel, published estimator": "x",
+    "bilevel, guided estimator": "+",
+}
 
 
 def draw_curves(path: Path, curves: list[dict], results: list[dict]) -> None:
-    """r1 and r2 against lambda, by importance weights and by guided runs; chosen values marked."""
+    """Both rewards against lambda, and one against the other; what the methods chose is marked."""
     figure, axes = axes_of(3, 4.6)
-    for axis, name in zip(axes[:2], ("r1", "r2"), strict=True):
+    for axis, x, y in zip(axes, ("lambda", "lambda", "r2"), ("r1", "r2", "r1"), strict=True):
         for kind, color in CURVES.items():
-            rows = sorted((r for r in curves if r["kind"] == kind), key=lambda r: r["lambda"])
-            x, y = [r["lambda"] for r in rows], [r[name] for r in rows]
-            axis.plot(x, y, color=color, label=LABELS[kind], marker="." if kind != "weighted" else "")
-            if kind != "weighted":
-                axis.errorbar(x, y, [r[f"{name}_se"] for r in rows], fmt="none", ecolor=color)
+            draw_curve(axis, [row for row in curves if row["kind"] == kind], x, y, color)
         for method, marker in MARKED.items():
-            rows = [r for r in results if r["method"] == method]
-            x, y = [r["lambda"] for r in rows], [r[name] for r in rows]
-            axis.scatter(x, y, marker=marker, s=22, color="0.3", label=method, zorder=3)
-        axis.set(xscale="log", xlabel="λ", title=f"mean {name}")
-    for kind, color in CURVES.items():
-        rows = sorted((r for r in curves if r["kind"] == kind), key=lambda r: r["lambda"])
-        axes[2].plot([r["r2"] for r in rows], [r["r1"] for r in rows], color=color, marker=".")
-    for method, marker in {**MARKED, "weighted sum": "*", "unguided": "P"}.items():
-        rows = [r for r in results if r["method"] == method]
-        x, y = [r["r2"] for r in rows], [r["r1"] for r in rows]
-        label = None if method in MARKED else method
-        axes[2].scatter(x, y, marker=marker, s=22, color="0.3", label=label, zorder=3)
-    axes[2].set(xlabel="mean r2", title="mean r1 against mean r2")
-    handles = [axis.get_legend_handles_labels() for axis in (axes[0], axes[2])]
-    lines, names = (sum(parts, []) for parts in zip(*handles, strict=True))
+            rows = [row for row in results if row["method"] == method and row[x] != ""]
+            points = [row[x] for row in rows], [row[y] for row in rows]
+            axis.scatter(*points, marker=marker, s=22, color="0.3", label=method, zorder=3)
+        axis.set(xlabel="λ" if x == "lambda" else f"mean {x}", title=f"mean {y}")
+    for axis in axes[:2]:
+        axis.set_xscale("log")
+    lines, names = axes[2].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=5, fontsize=7)
     save(figure, path)
+
+
+def draw_curve(axis, rows: list[dict], x: str, y: str, color: str) -> None:
+    """A curve over lambda; a guided one has a standard error at each point."""
+    rows = sorted(rows, key=lambda row: row["lambda"])
+    points = [row[x] for row in rows], [row[y] for row in rows]
+    label = LABELS[rows[0]["kind"]]
+    if rows[0]["kind"] == "weighted":
+        axis.plot(*points, color=color, label=label)
+    else:
+        errors = [row[f"{y}_se"] for row in rows]
+        axis.errorbar(*points, errors, color=color, label=label, marker=".")
 
 
 def draw_traces(path: Path, traces: list[dict], best: float, low: float) -> None:

@@ -1,4 +1,4 @@
-"""The report of the study: numbers of its runs into docs/results, then page and figures from there."""
+"""The report of the study: its runs' numbers into docs/results, then the page from there."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 NAMES = ("results", "curves", "traces", "oracles", "facts")
 NUMBERS = (
     "lambda", "weight", "r1", "r1_se", "r2", "r2_se", "accuracy", "fid", "kid", "n",
-    "choosing_evaluations", "choosing_seconds", "best_of_curve", "lambda_low", "ends_on_bound",
-    "weighted_r1", "weighted_r2", "weighted_ess", "seconds",
+    "choosing_evaluations", "choosing_seconds", "best_of_curve", "best_of_curve_r1", "lambda_low",
+    "ends_on_bound", "weighted_r1", "weighted_r2", "weighted_ess", "seconds",
 )  # fmt: skip
 
 

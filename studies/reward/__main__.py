@@ -1,0 +1,75 @@
+"""Reward fine-tuning: every method on several seeds, both curves, and the page docs/reward.md.
+
+python -m studies.reward                  run what is missing, write the page; resumes itself
+python -m studies.reward --scale first    a small version: few images, one seed, no page
+python -m studies.reward --report         write the page again from docs/results
+"""
+
+import sys
+from pathlib import Path
+
+from common import cli
+from studies.reward.tasks import METHODS, Task, tasks_of
+
+FIRST = ("unguided", "grid", "bilevel", "bilevel, published estimator")
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser("Compare ways of choosing lambda for reward fine-tuning.")
+    parser.prog = "python -m studies.reward"
+    add = cli.adder(parser, "study")
+    text = "page: all methods, for docs/reward.md; first: four methods, one seed and few images"
+    add("scale", "page", text, choices=["page", "first"])
+    add("seeds", None, "number of seeds (default: 5 for page, 1 for first)", type=cli.count)
+    text = "write the page from the numbers in docs/results, without a run"
+    add("report", False, text, action="store_true")
+    add("data_dir", "data", "folder that contains MNIST/raw")
+    add("cache_dir", "cache", "folder in which samples and reference statistics are cached")
+    add("runs_dir", "runs/reward", "folder of the runs")
+    add("jobs", 2, "runs at once", type=cli.count)
+    add("threads", 1, "CPU threads of a run", type=cli.count)
+    add("device", "cpu", "cpu, mps, cuda or cuda:N", type=cli.device)
+    add("dry_run", False, "list the runs and their cost, then exit", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
+import finetune_reward
+from common.errors import Stop, guarded
+from comparison.running import only_one, run_all
+from studies.reward import page, report
+
+
+def main(args) -> None:
+    if args.report:
+        report.write_page()
+        return
+    places = ["--data_dir", args.data_dir, "--cache_dir", args.cache_dir]
+    places += ["--threads", str(args.threads), "--device", args.device]
+    whole = args.scale == "page"
+    names = list(METHODS if whole else FIRST)
+    seeds = args.seeds or (5 if whole else 1)
+    tasks = tasks_of(args.scale, Path(args.runs_dir), seeds, names, places)
+    if args.dry_run:
+        for task in tasks:
+            print(f"{cost(task):>9,} forward passes  {task.command}")
+        print(f"{sum(map(cost, tasks)):>9,} forward passes in all")
+        return
+    with only_one(Path(args.runs_dir)):
+        if failed := run_all(tasks, args.jobs, cost):
+            raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
+        if whole:
+            report.gather(tasks)
+            report.write_page()
+        print(page.of_results([report.row_of(task) for task in tasks if task.method in METHODS]))
+
+
+def cost(task: Task) -> int:
+    """Forward passes of a task."""
+    return sum(finetune_reward.planned(task.parsed()).values())
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "studies.reward"))
