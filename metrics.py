@@ -14,6 +14,7 @@ from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
 KID_SAMPLES = 2000  # of each side: its mean does not depend on how many, unlike that of FID
+NEIGHBOURS = 3  # k of precision and recall
 SAFE = 1e140  # features below it have a variance that float64 can hold
 
 
@@ -172,6 +173,28 @@ def kid(features: Tensor, real_features: Tensor) -> float:
     return value
 
 
+def precision_recall(
+    features: Tensor, real_features: Tensor, k: int = NEIGHBOURS
+) -> tuple[float, float]:
+    """How much of one set lies within the other: generated among real, real among generated.
+
+    A set covers the balls around its points that reach to their k-th nearest neighbours in it.
+    """
+    x, _ = _checked(features)
+    y, _ = _checked(real_features, x.shape[1])
+    if min(len(x), len(y)) <= k:
+        raise ValueError(f"precision and recall need more than {k} samples on each side")
+    distances = torch.cdist(x, y)  # (n,m)
+    precision = (distances <= _radii(y, k)).any(1)
+    recall = (distances <= _radii(x, k)[:, None]).any(0)
+    return float(precision.double().mean()), float(recall.double().mean())
+
+
+def _radii(x, k):
+    """The distance of each row to its k-th nearest neighbour among the others."""
+    return torch.cdist(x, x).kthvalue(k + 1, dim=1).values  # the nearest is the row itself
+
+
 def _kernel_mean(x, y=None):
     """The kernel's mean over all pairs, or over pairs of different rows of x; in blocks of rows."""
     other, total = (x if y is None else y), 0.0
@@ -237,6 +260,18 @@ class FeatureStatistics:
         if reference.sample is None:
             return None
         return kid(torch.cat(self.sample), reference.sample)
+
+    def precision_recall(self, reference: Reference) -> tuple[float | None, float | None]:
+        """Of the first features taken in; None where there are too few, or the reference's none."""
+        if reference.sample is None or min(self.n, len(reference.sample)) <= NEIGHBOURS:
+            return None, None
+        return precision_recall(torch.cat(self.sample), reference.sample, NEIGHBOURS)
+
+    def confidence(self) -> float:
+        """The mean of the largest class probability."""
+        if not self.probs:
+            raise ValueError("no class probabilities were taken in")
+        return float(torch.cat(self.probs).max(1).values.double().mean())
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and covariance (d,d), float64."""

@@ -52,7 +52,7 @@ from common.data import Batches
 from common.errors import Stop, at, guarded
 from common.families import NAMES, among
 from common.graphs import without_graphs
-from common.judging import Judge, evaluate
+from common.judging import Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
 from common.networks import compiled, load_network, make_network
@@ -76,7 +76,8 @@ def train(
     process = Diffusion(schedule, args.input_scale, not args.no_normalise, other, device)
     sampler = Sampler(process, SamplerSettings.from_flags(**vars(args)), images.shape[1:])
     judged = args.fid_samples or args.eval_samples
-    judge = Judge.from_flags(device, **vars(args)) if judged else None
+    judges = Judges.from_flags(device, split=args.reference, **vars(args)) if judged else None
+    judge = judges.main if judges else None
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
     progress = Progress(args.epochs, batches.steps)
 
@@ -124,7 +125,7 @@ def train(
         if on_epoch:
             on_epoch(progress.epoch, scores)
 
-    final = evaluate(sampler, ema.model, args.eval_samples, judge, "evaluation", run)
+    final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
     leave_figures(run, sampler, ema.model, schedule)
     summary = {"epochs": args.epochs, "steps": theta.count, "loss": progress.mean_loss, **final}
     return run.finish(summary, drawn=args.eval_samples * sampler.steps)

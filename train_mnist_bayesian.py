@@ -21,7 +21,7 @@ def make_parser() -> cli.Parser:
     flags.add_training(parser)
     flags.add_noise_levels(parser)
     add_search(cli.adder(parser, "search"))
-    flags.add_evaluation(parser)
+    flags.add_evaluation(parser, reference="train")
     flags.add_runtime(parser)
     flags.add_output(parser)
     return parser
@@ -90,7 +90,7 @@ import torch
 import train_mnist
 from common import checkpoint
 from common.errors import guarded
-from common.judging import Judge
+from common.judging import Judges
 from common.loop import run_script
 from common.machine import progress_bar
 from common.run import Run
@@ -177,9 +177,9 @@ def conclude(args, run: Run, device, ledger: Ledger, optimizer_seconds: float) -
     if not args.no_warm_start and ledger.rows[0]["status"] == "ok":
         compared["default"] = ledger.rows[0]
     settings = SamplerSettings.from_flags(**vars(args))
-    judge = Judge.from_flags(device, **vars(args))
+    judges = Judges.from_flags(device, **vars(args))  # against test images, unlike the trials
     scores = results.judge_on_held_out_noise(
-        run, compared, judge, settings, args.eval_samples, device
+        run, compared, judges, settings, args.eval_samples, device
     )
 
     values = among(vars(args)) | best["parameters"]
@@ -206,6 +206,7 @@ def conclude(args, run: Run, device, ledger: Ledger, optimizer_seconds: float) -
 def retraining(args, schedule: Path) -> str:
     """The command that trains with a schedule as the trials did."""
     one = trial_arguments(args, {}, 0)
+    one.reference = "test"
     one.schedule_from, one.device, one.threads = str(schedule), args.device, args.threads
     if isinstance(args.sampling_schedule, dict):  # a file's content; the file may be gone
         one.sampling_schedule = str(schedule.with_name("sampling_schedule.json"))

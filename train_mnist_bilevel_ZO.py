@@ -32,7 +32,7 @@ def make_parser() -> cli.Parser:
     flags.add_training(parser, epochs=3)
     bilevel_flags.add_bilevel(cli.adder(parser, "bilevel"))
     bilevel_flags.add_frozen(cli.adder(parser, "frozen network"))
-    flags.add_evaluation(parser)
+    flags.add_evaluation(parser, reference="train")
     flags.add_runtime(parser)
     flags.add_output(parser)
     return parser
@@ -75,9 +75,9 @@ import torch
 
 from common import figures
 from common.bilevel_report import null_text, report
-from common.data import Batches, Source
+from common.data import Batches
 from common.errors import Stop, at, guarded
-from common.judging import Judge, evaluate
+from common.judging import Judge, Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
 from common.networks import compiled, load_network, make_network
@@ -104,9 +104,10 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     first = Schedule.from_dict(schedule.to_dict())
     process = Diffusion(schedule, args.input_scale, not args.no_normalise, device=device)
     sampler = Sampler(process, SamplerSettings.from_flags(**vars(args)), images.shape[1:])
-    judge = Judge.from_flags(device, **vars(args))
+    judges = Judges.from_flags(device, **vars(args))
+    objective = Judge.from_flags(device, split=args.reference, **vars(args))
     settings = UpperSettings.from_flags(**vars(args))
-    upper = UpperLevel(sampler, judge, schedule, settings, run.evaluations)
+    upper = UpperLevel(sampler, objective, schedule, settings, run.evaluations)
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
     progress = Progress(args.epochs, batches.steps)
     updates = max(0, args.epochs - args.initial_epoch) * batches.steps
@@ -171,17 +172,19 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 run.poll()
 
         counts = args.fid_samples, args.n_samples
-        end_of_epoch(run, progress, theta_y.count, sampler, ema.model, judge, schedule, *counts)
+        end_of_epoch(
+            run, progress, theta_y.count, sampler, ema.model, judges.main, schedule, *counts
+        )
         lr_y.after_epoch(progress.mean_loss)
         run.write_json("schedule.json", schedule.to_dict())
         run.poll()
 
     if isinstance(q, SteadySteps) and q.updates:
         run.log(null_text(schedule, null_band(first, args.lr_beta, q.updates)))
-    final = evaluate(sampler, ema.model, args.eval_samples, judge, "evaluation", run)
+    final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
     leave_figures(run, sampler, ema.model, {"first": first, "last": schedule})
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
-    learned |= schedule.values()
+    learned |= {"upper_reference": objective.reference.name, **schedule.values()}
     return run.finish({**learned, **final}, drawn=args.eval_samples * sampler.steps)
 
 
@@ -282,22 +285,16 @@ def freeze_network(args) -> None:
     schedule = Schedule.from_dict(values, learned=True)
     if not schedule.learned:
         raise Stop(f"{own.family} has no parameter to learn; --scheduler knots has", code=2)
-    chosen = ("backward_steps", "no_clip", "tau_type", "data_dir", "cache_dir", "extractor")
-    flags_of_run = state["args"] | {n: getattr(args, n) for n in (*chosen, "inception_weights")}
+    drawn_by = ("backward_steps", "no_clip", "tau_type")
+    judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
+    flags_of_run = state["args"] | {n: getattr(args, n) for n in (*drawn_by, *judged_by)}
     drawn = SamplerSettings.from_flags(**flags_of_run | {"sampler": "ddim", "amp": False})
-    judge = Judge.from_flags(device, **flags_of_run)
-    objective = Judge.load(
-        flags_of_run["extractor"],
-        Source.from_flags(**flags_of_run),
-        device,
-        args.cache_dir,
-        args.inception_weights,
-        "train",
-    )
+    judges = Judges.from_flags(device, **flags_of_run)
+    objective = Judge.from_flags(device, split=args.reference, **flags_of_run)
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
     with Run.open("frozen", vars(args), device) as run:
         sampler = Sampler(trained, drawn, state["shape"])
-        levels = args.told, objective, judge, upper
+        levels = args.told, objective, judges, upper
         moves = args.lr_beta, args.frozen_updates, args.eval_samples
         run_frozen(run, net, sampler, schedule, *levels, *moves)
         run.log(f"wrote {run.folder}/schedule.json, and its times and sigmas in steps.json")

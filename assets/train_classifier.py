@@ -1,49 +1,56 @@
-"""Train the classifier behind the `mnist` feature extractor from scratch, and write it to assets/.
+"""Train a classifier whose features judge images, and write it to assets/.
 
-    python -m assets.train_classifier --data_dir data
+    python -m assets.train_classifier --network mnist --data_dir data
+    python -m assets.train_classifier --network second --image_size 8 --data_dir data
 
-The shipped one classifies 9,960 of MNIST's 10,000 test images as labelled (one seed); its
-command, data and versions are in assets/mnist_classifier.json.
+`mnist` learns from all training images, `first` from the first half of them and `second` from the
+other half: neither has seen what the other learned from. Beside each file a record in JSON holds
+its command, accuracy, data and versions.
 """
 
 import sys
 
 from common import cli
 
+NETWORKS = ("mnist", "first", "second")
+
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m assets.train_classifier"
-    data = parser.add_argument_group("data")
-    data.add_argument("--data_dir", default="data", help="folder that holds MNIST/raw")
-    data.add_argument(
-        "--train_images", type=cli.count, default=60000, help="number of training images, the first"
-    )
-    training = parser.add_argument_group("training")
-    training.add_argument(
-        "--epochs", type=cli.count, default=12, help="passes over the training images"
-    )
-    training.add_argument("--batch_size", type=cli.count, default=128, help="images in a step")
-    training.add_argument(
-        "--lr", type=cli.positive, default=3e-3, help="peak learning rate of the one cycle"
-    )
-    training.add_argument(
-        "--weight_decay", type=cli.number(float, 0), default=0.02, help="weight decay of AdamW"
-    )
-    runtime = parser.add_argument_group("runtime")
-    runtime.add_argument(
-        "--seed", type=int, default=0, help="seed of weights, order and distortions"
-    )
-    runtime.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--out", default="assets/mnist_classifier", help="path to write, without .pt and .json"
-    )
+    add = cli.adder(parser, "data")
+    text = "mnist: the extractor for 28x28 images of MNIST; first, second: two independent judges"
+    add("network", "mnist", text, choices=NETWORKS)
+    add("dataset", "mnist", "data set to learn", choices=["mnist", "fashion"])
+    add("image_size", 28, "pixels of a side", type=int, choices=[8, 16, 28])
+    add("data_dir", "data", "folder that holds the data set")
+    text = "number of training images, the first of the network's part; 0: all of them"
+    add("train_images", 0, text, type=cli.count_or_none)
+    add = cli.adder(parser, "training")
+    add("epochs", 12, "passes over the training images", type=cli.count)
+    add("batch_size", 128, "images in a step", type=cli.count)
+    add("lr", 3e-3, "peak learning rate of the one cycle", type=cli.positive)
+    add("weight_decay", 0.02, "weight decay of AdamW", type=cli.number(float, 0))
+    add = cli.adder(parser, "runtime")
+    add("seed", 0, "seed of weights, order and distortions", type=int)
+    add("device", "cpu", "cpu or cuda", type=cli.device)
+    add("threads", 0, "CPU threads; 0: torch's default", type=cli.count_or_none)
+    text = "path to write, without .pt and .json (default: where the judges look for it)"
+    cli.adder(parser, "output")("out", None, text)
     return parser
 
 
+def parse(argv=None):
+    """The arguments; the extractor for MNIST is made for MNIST alone."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.network == "mnist" and (args.dataset, args.image_size) != ("mnist", 28):
+        parser.error("--network mnist is for 28x28 images of MNIST; give --network first or second")
+    return args
+
+
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
-    ARGS = make_parser().parse_args()
+    ARGS = parse()
 
 import hashlib
 import json
@@ -57,9 +64,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from common.classifiers import FRAME_SIDE, Mixer
 from common.data import Source, fingerprint, to_unit
 from common.errors import Stop, guarded
-from common.extractors import MnistClassifier
+from common.extractors import make_classifier, weights_path
 
 TEST_CHUNK = 1000
 
@@ -67,41 +75,67 @@ TEST_CHUNK = 1000
 def main(args) -> None:
     """Train, fold batch norm away, round to float16, measure what is shipped, save."""
     torch.manual_seed(args.seed)
-    images = {name: Source("mnist", args.data_dir).images(name) for name in ("train", "test")}
-    labels = {name: Source("mnist", args.data_dir).labels(name) for name in ("train", "test")}
-    images = {name: x.to(args.device) for name, x in images.items()}
-    net = with_batch_norm().to(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    source = Source(args.dataset, args.data_dir, args.image_size)
+    at_rest = source if args.network == "mnist" else source._replace(image_size=FRAME_SIDE)
+    labels = source.labels("train")
+    part = part_of(args.network, len(labels), args.train_images)
+    images, labels = at_rest.images("train")[part], labels[part]
+    data = fingerprint(images), fingerprint(source.images("test"))
+    net = trainable(args.network, args.image_size).to(args.device)
     begin = time.time()
-    train(
-        net,
-        images["train"][: args.train_images],
-        labels["train"][: args.train_images].to(args.device),
-        args.epochs,
-        args.batch_size,
-        args.lr,
-        args.weight_decay,
-    )
-    weights = {name: value.half() for name, value in folded(net).state_dict().items()}
-    right, tested = count_right(weights, images["test"], labels["test"]), len(labels["test"])
-    flags = cli.to_argv(make_parser(), args)
+    shrink = Shrink(args.image_size)
+    images, labels = images.to(args.device), labels.to(args.device)
+    train(net, images, labels, shrink, args.epochs, args.batch_size, args.lr, args.weight_decay)
+    shipped = folded(net, make_classifier(args.network, args.image_size))
+    weights = {name: value.half() for name, value in shipped.state_dict().items()}
+    truth = source.labels("test")
+    right = count_right(shipped, weights, source.images("test"), truth)
+    kept = {k: v for k, v in vars(args).items() if k not in ("data_dir", "out")}
+    flags = cli.to_argv(make_parser(), args, skip=("data_dir", "out"))
     record = {
-        "accuracy": right / tested,
-        "test_images": tested,
-        "errors": tested - right,
+        "accuracy": right / len(truth),
+        "test_images": len(truth),
+        "errors": len(truth) - right,
         "parameters": sum(value.numel() for value in weights.values()),
         "command": " ".join(["python -m assets.train_classifier", *flags]),
         "seconds": round(time.time() - begin),
-        "data": {name: fingerprint(x) for name, x in images.items()},
-        "arguments": {k: v for k, v in vars(args).items() if k not in ("data_dir", "out")},
+        "training_images": [part.start, part.stop - 1],  # the first and the last
+        "data": dict(zip(("train", "test"), data, strict=True)),
+        "arguments": kept,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    save(weights, record, Path(args.out))
+    default = weights_path(args.network, args.dataset, args.image_size)
+    save(weights, record, Path(args.out) if args.out else default)
+
+
+def part_of(network: str, images: int, limit: int = 0) -> slice:
+    """The training images of a network: all, the first half or the second."""
+    half = images // 2
+    start, stop = {"mnist": (0, images), "first": (0, half), "second": (half, images)}[network]
+    return slice(start, min(stop, start + limit) if limit else stop)
+
+
+class Shrink:
+    """Images of 32x32 at another size: the middle of them, or the means of blocks."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, x: Tensor) -> Tensor:
+        side = x.shape[-1]
+        if self.size > side // 2:
+            cut = (side - self.size) // 2
+            return x[..., cut : side - cut, cut : side - cut]
+        return F.avg_pool2d(x, side // self.size)
 
 
 def train(
     net: nn.Module,
     images: Tensor,
     labels: Tensor,
+    shrink: Shrink,
     epochs: int,
     batch_size: int,
     lr: float,
@@ -115,7 +149,7 @@ def train(
     for epoch in range(epochs):
         losses = []
         for chosen in torch.randperm(len(images)).to(images.device).split(batch_size):
-            x = distort(to_unit(images[chosen]))
+            x = shrink(distort(to_unit(images[chosen])))
             loss = F.cross_entropy(net(x), labels[chosen])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -128,30 +162,45 @@ def train(
             raise Stop("the loss is not finite; try a smaller --lr")
 
 
-def with_batch_norm() -> nn.Sequential:
-    """The classifier with batch norm behind each convolution and dropout before the last layer."""
-    plain = MnistClassifier()
+def trainable(network: str, size: int) -> nn.Sequential:
+    """The network with batch norm behind each convolution and dropout before the last layer."""
+    shipped = make_classifier(network, size)
+    if isinstance(shipped, Mixer):
+        return nn.Sequential(Features(shipped), nn.Dropout(0.2), shipped.head)
     layers = nn.Sequential()
-    for layer in plain.body:
+    for layer in shipped.body:
         layers.append(layer)
         if isinstance(layer, nn.Conv2d):
             layers.append(nn.BatchNorm2d(layer.out_channels))
-    return layers.extend([nn.Dropout(0.2), plain.head])
+    return layers.extend([nn.Dropout(0.2), shipped.head])
 
 
-def folded(net: nn.Sequential) -> MnistClassifier:
-    """The plain classifier that computes what `net` does in eval mode."""
-    plain, layers = MnistClassifier(), list(net.eval().cpu())
+class Features(nn.Module):
+    """A mixer without its last layer."""
+
+    def __init__(self, net: Mixer):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)[0]
+
+
+def folded(net: nn.Sequential, shipped: nn.Module) -> nn.Module:
+    """`shipped` with the weights that compute what `net` does in eval mode."""
+    layers = list(net.eval().cpu())
+    if isinstance(layers[0], Features):
+        return layers[0].net
     sources = []
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, nn.Conv2d):
             sources.append(fuse_conv_bn_eval(layer, following))
         elif isinstance(layer, nn.Linear):
             sources.append(layer)
-    targets = [layer for layer in plain.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    targets = [layer for layer in shipped.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for target, source in zip(targets, sources, strict=True):
         target.load_state_dict(source.state_dict())
-    return plain
+    return shipped
 
 
 def distort(x: Tensor) -> Tensor:
@@ -168,9 +217,8 @@ def distort(x: Tensor) -> Tensor:
     return F.grid_sample(x + 1, grid, align_corners=False) - 1
 
 
-def count_right(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> int:
+def count_right(net: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> int:
     """How many images (uint8) the weights as shipped, in float32, classify as labelled."""
-    net = MnistClassifier()
     net.load_state_dict(weights)
     with torch.no_grad():
         parts = to_unit(images).cpu().split(TEST_CHUNK)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.fid_floor --data_dir data    writes docs/results/fid_floor.csv
 
-10,000 images each, by the mnist extractor: real ones of both splits, and noise.
+10,000 training images and as many of noise against the test images, by every judge at every size.
 """
 
 from common import cli
@@ -11,55 +11,64 @@ from common import cli
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m benchmarks.fid_floor"
-    cli.adder(parser)("data_dir", "data", "folder that contains MNIST/raw")
+    add = cli.adder(parser)
+    add("data_dir", "data", "folder that contains the data sets")
+    text = "data sets to measure; the rows of the others stay"
+    add("dataset", ["mnist", "fashion"], text, nargs="+", choices=["mnist", "fashion"])
     return parser
 
 
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from benchmarks.fid_bias import features_of
 from benchmarks.record import RESULTS, ROOT
+from common.classifiers import SIZES
 from common.data import Source
-from common.judging import Judge, real_batches
-from common.tables import write_csv
-from metrics import kid
+from common.judging import Judges, real_batches
+from common.scores import COLUMNS, JUDGES_COLUMNS
+from common.tables import read_csv, write_csv
 
 IMAGES, CHUNK = 10000, 500
-SHAPE = (CHUNK, 1, 28, 28)
+TABLE = RESULTS / "fid_floor.csv"
 
 
-def image_sets(pixels: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+def image_sets(train: Tensor, side: int) -> dict[str, Iterator[Tensor]]:
     """Batches of images in [-1, 1] by the name of their set."""
-    train = pixels["train"][torch.randperm(len(pixels["train"]))[:IMAGES]]
-    chunks = range(IMAGES // CHUNK)
+    chosen = train[torch.randperm(len(train))[:IMAGES]]
+    noise = torch.randn(IMAGES, 1, side, side).clamp(-1, 1).split(CHUNK)
     return {
-        "mnist test (itself)": list(real_batches(pixels["test"])),
-        "mnist train": list(real_batches(train)),
-        "uniform noise in [-1, 1]": [torch.rand(SHAPE) * 2 - 1 for _ in chunks],
-        "N(0,1) noise, cut to [-1, 1]": [torch.randn(SHAPE).clamp(-1, 1) for _ in chunks],
+        "training images": real_batches(chosen),
+        "N(0,1) noise, clipped to [-1, 1]": iter(noise),
     }
 
 
-def measure(data_dir: str) -> list[dict]:
+def measure(dataset: str, side: int, data_dir: str) -> list[dict]:
+    """A row a set of images."""
     torch.manual_seed(0)
-    judge = Judge.load("mnist", Source("mnist", data_dir), "cpu", str(ROOT / "cache"))
-    pixels = {split: Source("mnist", data_dir).images(split) for split in ("train", "test")}
-    sets, rows = image_sets(pixels), []
-    real = features_of(pixels["test"], judge.extractor)
+    flags = {"dataset": dataset, "image_size": side, "data_dir": data_dir}
+    flags |= {"inception_weights": None, "cache_dir": str(ROOT / "cache"), "eval_samples": IMAGES}
+    extractor = "mnist" if dataset == "mnist" else None
+    judges, rows = Judges.from_flags("cpu", extractor=extractor, **flags), []
+    sets = image_sets(Source(dataset, data_dir, side).images("train"), side)
     for name, batches in sets.items():
-        scores = judge.score(batches)
-        with torch.no_grad():
-            scores["kid"] = kid(torch.cat([judge.extractor(x)[0] for x in batches]), real)
-        numbers = {k: f"{scores[k]:.6g}" for k in ("fid", "is_mean", "is_std", "kid")}
-        reference = judge.reference.name
-        rows.append({"images": name, "n": scores["n"], **numbers, "reference": reference})
+        scores = judges.score(batches)
+        about = {"dataset": dataset, "image_size": side, "images": name}
+        numbers = {k: f"{scores[k]:.6g}" for k in (*COLUMNS, *JUDGES_COLUMNS)}
+        names = {"extractor": scores["extractor"], "reference": scores["reference"]}
+        rows.append({**about, "n": scores["n"], **numbers, **names})
         print(*rows[-1].values(), sep=",", flush=True)
     return rows
 
 
 if __name__ == "__main__":
-    write_csv(RESULTS / "fid_floor.csv", measure(ARGS.data_dir))
+    ROWS = read_csv(TABLE) if TABLE.exists() else []
+    ROWS = [row for row in ROWS if row.get("dataset") not in (None, *ARGS.dataset)]
+    for NAME in ARGS.dataset:
+        for SIZE in SIZES:
+            ROWS += measure(NAME, SIZE, ARGS.data_dir)
+    write_csv(TABLE, ROWS)

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from benchmarks import plain
-from common.extractors import Extractor, FidInception, load_extractor
+from common.extractors import Extractor, load_extractor
 from common.fast_layers import frozen
 from common.fast_unet import FastUNet
+from common.inception import FidInception
 from common.judging import Judge
 from common.machine import stream
 from common.sampling import Sampler, SamplerSettings

@@ -1,6 +1,7 @@
 """Evaluate the network of a finished run: python -m common.evaluate --run runs/00003"""
 
 from common import cli
+from common.flags import EXTRACTOR_TEXT, EXTRACTORS
 
 
 def make_parser() -> cli.Parser:
@@ -12,8 +13,7 @@ def make_parser() -> cli.Parser:
     add("run", None, text, required=True)
     text = "images for the FID and Inception Score"
     add("eval_samples", 10000, text, type=cli.number(int, 2))
-    text = "feature extractor for FID and IS (default: the run's)"
-    add("extractor", None, text, choices=["mnist", "inception"])
+    add("extractor", None, f"{EXTRACTOR_TEXT} (default: the run's)", choices=EXTRACTORS)
     text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
     add("inception_weights", None, text, metavar="FILE")
     add("data_dir", None, "folder that contains MNIST/raw (default: the run's)")
@@ -38,7 +38,7 @@ from pathlib import Path
 
 from common import checkpoint, locate
 from common.errors import Stop, guarded
-from common.judging import Judge, judge_checkpoint
+from common.judging import Judges, judge_checkpoint
 from common.machine import setup
 from common.sampling import SamplerSettings
 
@@ -58,8 +58,9 @@ def judge_again(args) -> None:
             code=2,
         )
     device = setup(args.device, threads=args.threads)
-    judge, settings = Judge.from_flags(device, **flags), SamplerSettings.from_flags(**flags)
-    scores = judge_checkpoint(path, judge, device, args.eval_samples, settings)
+    judges = Judges.from_flags(device, **flags)
+    settings = SamplerSettings.from_flags(**flags)
+    scores = judge_checkpoint(path, judges, device, args.eval_samples, settings)
     print(json.dumps(scores, indent=2))
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none

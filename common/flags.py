@@ -10,6 +10,13 @@ from common.locate import find_checkpoint, find_schedule
 
 DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing, or your images"
 CHUNK = 500  # images sampled at once
+EXTRACTORS = ("mnist", "first", "second", "pixels", "inception")
+EXTRACTOR_TEXT = (
+    "feature extractor for FID and IS: mnist, a classifier of 28x28 digits; first or second, "
+    "classifiers made for the data set and its size; pixels, the means of 8x8 blocks, without a "
+    "network and without IS; or inception, InceptionV3"
+)
+EXTRACTOR_DEFAULT = "mnist for 28x28 MNIST and for digits, first for other sizes and data sets"
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
     "start": "start of the interval of the family's curve",
@@ -101,7 +108,8 @@ def add_noise_levels(parser):
     add("time_sampling", "uniform", text, choices=["uniform", "adaptive"])
 
 
-def add_evaluation(parser):
+def add_evaluation(parser, reference="test"):
+    """`reference` is the split that a script's own FID is measured against."""
     add = adder(parser, "evaluation")
     add("n_samples", 36, "images in the sample grid that is saved after each epoch", type=count)
     add("backward_steps", 100, "DDIM steps per sampled image", type=count)
@@ -124,10 +132,13 @@ def add_evaluation(parser):
     add("eval_samples", 10000, text, type=count_or_none)
     text = "images sampled at once when many are wanted; less memory if smaller"
     add("eval_chunk", CHUNK, text, type=count)
-    text = "feature extractor for FID and IS: this repository's digit classifier or InceptionV3"
-    add("extractor", "mnist", text, choices=["mnist", "inception"])
+    add("extractor", None, f"{EXTRACTOR_TEXT} (default: {EXTRACTOR_DEFAULT})", choices=EXTRACTORS)
     text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
     add("inception_weights", None, text, metavar="FILE")
+    text = "split whose images are the reference of FID and KID"
+    if reference == "train":
+        text = "split whose images are the reference of the FID that is optimised; reports use test"
+    add("reference", reference, text, choices=["test", "train"])
 
 
 def add_runtime(parser):

@@ -1,6 +1,6 @@
 """Judging generated images: an extractor, the reference statistics it is compared with, scores."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -8,27 +8,21 @@ from torch import Tensor, nn
 
 from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
-from common.extractors import Extractor, load_extractor
+from common.extractors import Extractor, default_extractor, load_extractor
 from common.reference_cache import read_statistics, write_statistics
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, load_sampler
+from common.scores import COLUMNS, JUDGES, JUDGES_COLUMNS, METRICS, values
 from metrics import FeatureStatistics, Reference
 
 CACHE_VERSION = 2
-
-# What is measured, in one place: a metric's columns, and their values from the statistics of the
-# images, the reference and the splits of the Inception Score. score(), scores.csv and summary.json
-# take their columns from here.
-METRICS: dict[tuple[str, ...], Callable] = {
-    ("fid",): lambda images, reference, splits: (images.fid(reference),),
-    ("is_mean", "is_std"): lambda images, reference, splits: images.inception_score(splits),
-    ("kid",): lambda images, reference, splits: (images.kid(reference),),
-}
-COLUMNS = tuple(column for columns in METRICS for column in columns)
+UNSEEN = ("folder",)  # data sets that no network of ours has learned
 
 
 class Judge:
     """One extractor and the statistics of real images by it: what a FID is measured with."""
+
+    columns = COLUMNS
 
     def __init__(self, extractor: Extractor, reference: Reference):
         if extractor.name != reference.extractor or (
@@ -43,52 +37,87 @@ class Judge:
     @classmethod
     def load(
         cls,
-        extractor: str,
+        extractor: str | None,
         source: Source,
         device: torch.device | str,
         cache_dir: str = "cache",
         inception_weights: str | None = None,
         split: str = "test",
     ) -> "Judge":
-        """Loaded before any training, so that errors come early."""
-        network = load_extractor(extractor, device, inception_weights)
+        """Loaded before any training, so that errors come early; no extractor is the default one.
+
+        This is the one place where a default is settled: it depends on the images.
+        """
+        name = extractor or default_extractor(source.dataset, source.size)
+        network = load_extractor(name, device, inception_weights, source.dataset, source.size)
         return cls(network, reference_statistics(source, split, network, device, cache_dir))
 
     @classmethod
-    def from_flags(cls, device, /, *, extractor, cache_dir, inception_weights, **flags) -> "Judge":
+    def from_flags(
+        cls, device, /, *, extractor, cache_dir, inception_weights, split="test", **flags
+    ) -> "Judge":
         """From the flags of a script: `**vars(args)`."""
         source = Source.from_flags(**flags)
-        return cls.load(extractor, source, device, cache_dir, inception_weights)
+        return cls.load(extractor, source, device, cache_dir, inception_weights, split)
 
-    def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict[str, float | int | str]:
+    def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict:
         """Every metric of generated images, with what they were measured by."""
-        statistics = FeatureStatistics()
+        return Judges(self).score(batches, splits)
+
+
+class Judges:
+    """A run's own judge and those that nothing was tuned to: all of them see the same images."""
+
+    columns = (*COLUMNS, *JUDGES_COLUMNS)
+
+    def __init__(self, main: Judge, others: dict[str, Judge] | None = None):
+        self.main, self.others = main, others or {}
+
+    @classmethod
+    def from_flags(cls, device, /, *, eval_samples, split="test", **flags) -> "Judges":
+        """From the flags of a script; without final images the run's own judge is enough.
+
+        `split` is the reference of the run's own judge, the others' is always the test images.
+        """
+        main = Judge.from_flags(device, split=split, **flags)
+        if not eval_samples:
+            return cls(main)
+        known = [name for name in JUDGES if name == "pixels" or flags["dataset"] not in UNSEEN]
+        return cls(main, {n: Judge.from_flags(device, **flags | {"extractor": n}) for n in known})
+
+    def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict:
+        """Every metric of generated images by every judge, with what they were measured by."""
+        judges = [*self.others.values(), self.main]
+        extractors = {judge.extractor.name: judge.extractor for judge in judges}
+        statistics = {name: FeatureStatistics() for name in extractors}  # one pass for each
         with torch.no_grad():
             for x in batches:
-                statistics.update(*self.extractor(x))
-        scores: dict[str, float | int | str] = {}
-        for columns, values_of in METRICS.items():
-            values = values_of(statistics, self.reference, splits)
-            scores |= dict(zip(columns, values, strict=True))
-        return {
-            **scores,
-            "n": statistics.n,
-            "extractor": self.extractor.name,
-            "reference": self.reference.name,
+                for name, extractor in extractors.items():
+                    statistics[name].update(*extractor(x))
+        images = statistics[self.main.extractor.name]
+        scores = values(METRICS, images, self.main.reference, splits) | {
+            "n": images.n,
+            "extractor": self.main.extractor.name,
+            "reference": self.main.reference.name,
         }
+        if self.others:
+            scores |= dict.fromkeys(JUDGES_COLUMNS)
+        for name, judge in self.others.items():
+            scores |= values(JUDGES[name], statistics[name], judge.reference, splits)
+        return scores
 
 
 def evaluate(
     sampler: Sampler,
     net: nn.Module,
     n: int,
-    judge: Judge | None,
+    judge: Judge | Judges | None,
     purpose: str,
     run: Run | None = None,
 ) -> dict:
     """The scores of n images, with n, extractor and reference; nothing is drawn for n = 0."""
     if not n or judge is None:
-        return dict.fromkeys([*COLUMNS, "n"])
+        return dict.fromkeys([*(judge or Judge).columns, "n"])
     if n >= 1000:
         log = run.log if run else print
         log(f"{purpose}: {n} images, {n * sampler.steps:,} network evaluations")
@@ -103,7 +132,7 @@ def evaluate(
 
 def judge_checkpoint(
     path,
-    judge: Judge,
+    judge: Judge | Judges,
     device: torch.device | str,
     n: int,
     settings: SamplerSettings | None = None,

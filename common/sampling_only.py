@@ -10,7 +10,7 @@ import time
 import torch
 from torch import nn
 
-from common.judging import Judge, evaluate
+from common.judging import Judge, Judges, evaluate
 from common.run import Run
 from common.sampling import Sampler
 from common.schedule_optimizer import ScheduleOptimizer
@@ -74,7 +74,7 @@ def run_frozen(
     schedule: Schedule,
     told: str,
     objective: Judge,
-    judge: Judge,
+    judges: Judges,
     settings: UpperSettings,
     lr_beta: list[float],
     updates: int,
@@ -83,18 +83,20 @@ def run_frozen(
     """Judge before and after, leave schedule.json and the table of steps; returns the summary."""
     process = sampling_process(trained.process, schedule, told)
     sampler, began = Sampler(process, trained.settings, trained.shape), time.monotonic()
-    before = evaluate(trained, net, eval_samples, judge, "evaluation", run)
+    before = evaluate(trained, net, eval_samples, judges, "evaluation", run)
     learn(run, net, sampler, objective, settings, lr_beta, updates)
     fixed = Schedule.from_dict(schedule.to_dict())
     sampler = Sampler(
         sampling_process(trained.process, fixed, told), sampler.settings, sampler.shape
     )
-    after = evaluate(sampler, net, eval_samples, judge, "evaluation", run)
+    after = evaluate(sampler, net, eval_samples, judges, "evaluation", run)
     table = steps_table(sampler)
     run.write_json("schedule.json", fixed.to_dict())
     run.write_json("steps.json", {"told": told, "steps": table})
     for row in table:
         run.log(f"time {row['time']:5d}  told {row['told']:5d}  sigma {row['sigma']:.6g}")
     summary = {"updates": updates, "told": told, "fid_before": before["fid"], **fixed.values()}
+    summary["upper_reference"] = objective.reference.name
+    summary["before"] = {name: before[name] for name in judges.columns}
     summary["learning_seconds"] = time.monotonic() - began
     return run.finish({**summary, **after}, drawn=2 * eval_samples * sampler.steps)

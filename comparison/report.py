@@ -13,6 +13,10 @@ TEMPLATE = Path(__file__).with_name("page.md")
 COLUMNS = {
     "fid": ("FID", 1, 1),
     "fid_no_clip": ("FID, no clipping", 1, 1),
+    "fid_second": ("FID by `second`", 1, 1),
+    "fid_second_no_clip": ("FID by `second`, no clipping", 1, 1),
+    "fid_pixels": ("FID by `pixels`", 2, 1),
+    "fid_pixels_no_clip": ("FID by `pixels`, no clipping", 2, 1),
     "is_mean": ("IS", 2, 1),
     "fid_in_time": ("FID at equal time", 1, 1),
     "seconds": ("seconds", 0, 1),
@@ -105,8 +109,8 @@ def by_method(rows: list[dict]) -> dict[str, list[dict]]:
 
 
 def scores(rows: list[dict], columns=tuple(COLUMNS)) -> str:
-    """A row a method: mean ± standard deviation over its seeds."""
-    lines = []
+    """A row a method: mean ± standard deviation over its seeds, of what the file holds."""
+    columns, lines = [column for column in columns if column in rows[0]], []
     for method, of_method in by_method(rows).items():
         line = [method, ", ".join(r["seed"] for r in of_method), of_method[0]["trials"] or "–"]
         for column in columns:

@@ -8,10 +8,11 @@ from pathlib import Path
 from common import checkpoint
 from common.errors import Stop
 from common.families import among
-from common.judging import Judge, judge_checkpoint
+from common.judging import Judges, judge_checkpoint
 from common.machine import progress_bar, setup
 from common.run import forward_passes
 from common.sampling import SamplerSettings
+from common.scores import JUDGES_COLUMNS
 from common.tables import read_text_csv
 from comparison.cells import Cell, Places
 from comparison.scales import BILEVEL
@@ -33,10 +34,10 @@ def judged(folder: Path, places: Places) -> dict:
         for name, no_clip in (("clip", False), ("no_clip", True)):
             flags = {**arguments, "no_clip": no_clip}
             device = setup(flags["device"], flags["cpu"], flags["threads"])
-            judge = Judge.from_flags(device, **flags)
+            judges = Judges.from_flags(device, **flags)
             settings, n = SamplerSettings.from_flags(**flags), flags["eval_samples"]
             network = checkpoint.newest(folder)
-            scores[name] = judge_checkpoint(network, judge, device, n, settings, "report")
+            scores[name] = judge_checkpoint(network, judges, device, n, settings, "report")
         checkpoint.write_atomically(path, (json.dumps(scores, indent=2) + "\n").encode())
     return json.loads(path.read_text())
 
@@ -92,6 +93,7 @@ def row_of(cell: Cell, seconds: float, jobs: int) -> dict:
         "method": cell.method, "seed": cell.seed, "fid": scores["clip"]["fid"],
         "fid_no_clip": scores["no_clip"]["fid"], "is_mean": scores["clip"]["is_mean"],
         "fid_in_time": judged(in_time, cell.places)["clip"]["fid"] if in_time else None,
+        **by_all_judges(scores),
         "n": scores["clip"]["n"], "extractor": scores["clip"]["extractor"],
         "reference": scores["clip"]["reference"], "seconds": spent["seconds"],
         "forward_passes": forward_passes(spent["cost"]),
@@ -102,6 +104,12 @@ def row_of(cell: Cell, seconds: float, jobs: int) -> dict:
         "device": about["device"], "threads": about["threads"], "jobs": jobs,
         "commit": about["commit"], "command": cell.command,
     }  # fmt: skip
+
+
+def by_all_judges(scores: dict[str, dict]) -> dict:
+    """The other judges' columns, with clipping and without; a run may be older than a judge."""
+    columns = {name: scores["clip"].get(name) for name in JUDGES_COLUMNS}
+    return columns | {f"{n}_no_clip": scores["no_clip"].get(n) for n in JUDGES_COLUMNS}
 
 
 def rows_of(cells: list[Cell], jobs: int) -> list[dict]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common import checkpoint, figures
 from common.errors import Stop
-from common.judging import Judge, judge_checkpoint
+from common.judging import Judges, judge_checkpoint
 from common.run import Run
 from common.sampling import SamplerSettings
 from scheduler import Schedule
@@ -49,7 +49,7 @@ def best_of(run: Run, ledger: Ledger) -> dict:
 def judge_on_held_out_noise(
     run: Run,
     rows: dict[str, dict],
-    judge: Judge,
+    judges: Judges,
     settings: SamplerSettings,
     n: int,
     device,
@@ -60,7 +60,7 @@ def judge_on_held_out_noise(
         number = row["trial"]
         if number not in known:
             path = checkpoint.newest(trial_folder(run, number))
-            known[number] = judge_checkpoint(path, judge, device, n, settings, "fresh noise", run)
+            known[number] = judge_checkpoint(path, judges, device, n, settings, "fresh noise", run)
     scores = {name: known[row["trial"]] for name, row in rows.items()}
     fids = (
         f"{name} (trial {rows[name]['trial']}) FID {s['fid']:.5g}" for name, s in scores.items()

@@ -15,7 +15,7 @@ from assets import make, train_classifier
 from common import extractors
 from common.data import Source
 from common.errors import Stop
-from common.extractors import load_extractor
+from common.extractors import load_extractor, make_classifier
 from common.families import read_schedule
 from common.networks import load_network
 from common.sampling import process_of
@@ -127,21 +127,26 @@ def test_train_classifier_writes_what_load_extractor_reads(mnist_dir, tmp_path, 
     out = tmp_path / "new" / "classifier"
     argv = ["--data_dir", mnist_dir, "--out", str(out), "--train_images", "300", "--epochs", "1"]
     argv += ["--batch_size", "100", "--seed", "3"]
-    train_classifier.main(train_classifier.make_parser().parse_args(argv))
+    train_classifier.main(train_classifier.parse(argv))
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["arguments"]["seed"] == 3 and record["parameters"] == 245098
     assert record["test_images"] == 500
     assert 0 < record["accuracy"] == pytest.approx(1 - record["errors"] / 500)
-    monkeypatch.setattr(extractors, "MNIST_WEIGHTS", out.with_suffix(".pt"))
+    monkeypatch.setattr(extractors, "weights_path", lambda *_: out.with_suffix(".pt"))
     assert record["sha256"].startswith(load_extractor("mnist", "cpu").weights_hash)
 
 
 def test_folding_batch_norm_changes_nothing():
-    net, x = train_classifier.with_batch_norm(), torch.rand(50, 1, 28, 28) * 2 - 1
+    net, x = train_classifier.trainable("mnist", 28), torch.rand(50, 1, 28, 28) * 2 - 1
     for _ in range(3):
         net(x)
     expected = net.eval()(x)
-    torch.testing.assert_close(train_classifier.folded(net)(x)[1], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        train_classifier.folded(net, make_classifier("mnist", 28))(x)[1],
+        expected,
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("flags", [["--epochs", "0"], ["--lr", "nan"], ["--unknown", "1"]])

@@ -17,12 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jvp, vmap
 
-from common import extractors
+from common import extractors, inception
+from common.classifiers import MnistClassifier, resize
 from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
-from common.extractors import MnistClassifier, load_extractor, resize
+from common.extractors import load_extractor, weights_path
 from common.judging import Judge, real_batches, reference_statistics
 from metrics import FeatureStatistics, Reference, frechet_distance, inception_score, kid
+
+MNIST_WEIGHTS = weights_path("mnist", "mnist", 28)
 
 
 def normal(*shape):
@@ -388,8 +391,8 @@ def test_kid_refuses(x, says):
 
 def test_classifier_is_the_one_its_record_describes(mnist, mnist_dir):
     """At least 99.3 % of MNIST's test images, in at most 1 MB."""
-    record = json.loads(extractors.MNIST_WEIGHTS.with_suffix(".json").read_text())
-    assert extractors.MNIST_WEIGHTS.stat().st_size == record["bytes"] <= 1_000_000
+    record = json.loads(MNIST_WEIGHTS.with_suffix(".json").read_text())
+    assert MNIST_WEIGHTS.stat().st_size == record["bytes"] <= 1_000_000
     assert record["sha256"].startswith(mnist.weights_hash) and len(mnist.weights_hash) == 16
     source = Source("mnist", mnist_dir)
     pixels, labels = source.images("test"), source.labels("test")
@@ -437,7 +440,7 @@ def test_small_digits_are_framed_like_mnist(mnist):
     """Three in four are recognised, with no training on them."""
     source = Source("digits")
     pixels, labels = source.images("test"), source.labels("test")
-    framed = MnistClassifier.fit(to_unit(pixels))
+    framed = mnist.net.fit(to_unit(pixels))
     assert framed.shape == (360, 1, 28, 28)
     assert (framed[..., :4, :] == -1).all() and (framed[..., 24:] == -1).all()
     assert (mnist(to_unit(pixels))[1].argmax(1) == labels).double().mean() > 0.7
@@ -451,16 +454,16 @@ def test_resize_is_bilinear(size, side):
 
 
 def test_an_unknown_extractor_is_refused():
-    with pytest.raises(ValueError, match="mnist, inception"):
+    with pytest.raises(ValueError, match="mnist, first, second, pixels, inception"):
         load_extractor("vgg", "cpu")
 
 
 @pytest.mark.parametrize("damage", ["weights", "no weights", "record", "no record"])
 def test_damaged_classifier_is_one_line_that_names_the_file(damage, tmp_path, monkeypatch):
     weights, record = tmp_path / "c.pt", tmp_path / "c.json"
-    shutil.copy(extractors.MNIST_WEIGHTS, weights)
-    shutil.copy(extractors.MNIST_WEIGHTS.with_suffix(".json"), record)
-    monkeypatch.setattr(extractors, "MNIST_WEIGHTS", weights)
+    shutil.copy(MNIST_WEIGHTS, weights)
+    shutil.copy(MNIST_WEIGHTS.with_suffix(".json"), record)
+    monkeypatch.setattr(extractors, "weights_path", lambda *_: weights)
     load_extractor("mnist", "cpu")
     damaged = record if "record" in damage else weights
     damaged.write_bytes(damaged.read_bytes()[:-9])
@@ -538,7 +541,7 @@ def test_inception_without_network_says_what_to_do(tmp_path, monkeypatch):
 
 def test_inception_forward_and_reverse_mode(inception_file, monkeypatch):
     """On small images, for time: every layer has a forward and a batching rule."""
-    monkeypatch.setattr(extractors, "INCEPTION_SIDE", 75)
+    monkeypatch.setattr(inception, "INCEPTION_SIDE", 75)
     extractor = load_extractor("inception", "cpu", str(inception_file))
     x, tangents = torch.rand(1, 1, 8, 8) * 1.8 - 0.9, torch.randn(2, 1, 1, 8, 8)
     forward = vmap(lambda v: jvp(lambda x: extractor(x)[0], (x,), (v,))[1])(tangents)

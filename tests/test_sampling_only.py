@@ -12,6 +12,7 @@ from test_bilevel import TRAIN
 
 from common.sampling import Sampler, SamplerSettings
 from common.sampling_only import learn, sampling_process, steps_table
+from common.scores import JUDGES
 from common.upper_level import UpperSettings
 from metrics import Reference
 from model import Diffusion
@@ -91,6 +92,9 @@ def test_a_schedule_is_learned_and_sampled_with(tmp_path):
     assert len(table["steps"]) == 4 and "sigma" in frozen.said()
     summary = json.loads((frozen.only / "summary.json").read_text())
     assert summary["fid_before"] > 0 and summary["fid"] > 0
+    assert summary["upper_reference"] == "digits train, 1437 images" != summary["reference"]
+    for scores in (summary, summary["before"]):
+        assert all(scores[f"fid_{name}"] > 0 for name in JUDGES)
     again = Script(tmp_path / "frozen", "train")
     words = [*TRAIN, "--sampling_schedule", frozen.only / "schedule.json"]
     assert again.run(*words) == 0, again.said()
