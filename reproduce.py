@@ -2,6 +2,7 @@
 
 python reproduce.py --scale quick               run what is missing, evaluate it, write the results
 python reproduce.py --scale cpu --dry_run       list the runs and their cost
+python reproduce.py --scale quick --cell 3      run one cell of that list, for a job array
 python reproduce.py --scale quick --collect     write the results of the finished runs
 python reproduce.py --scale quick --report      rewrite tables and figures from the CSV file
 
@@ -27,6 +28,10 @@ def make_parser() -> cli.Parser:
     rows = [*METHODS, *ABLATION]
     text += "; ".join(rows)
     add("methods", None, text, nargs="+", choices=rows, metavar="METHOD")
+    text = (
+        "run only this cell, a number of the list that --dry_run prints; --collect writes the table"
+    )
+    add("cell", None, text, type=cli.count_or_none)
     add("jobs", 1, "runs in parallel", type=cli.count)
     text = "CPU threads of each run; 0: torch's default (default: set by --scale)"
     add("threads", None, text, type=cli.count_or_none)
@@ -48,6 +53,8 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import train_mnist
@@ -60,7 +67,7 @@ from common.tables import read_text_csv, write_csv
 from common.training import denoising_step, make_optimizer
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
-from comparison.running import gpus_to_share, only_one, run_all
+from comparison.running import gpus_to_share, lock_of, run_all
 from model import Diffusion
 
 
@@ -81,15 +88,44 @@ def main(args) -> None:
             report.print_plan(costs, training_rate(first, images))
             return
         if not args.collect:
-            with only_one(Path(args.runs_dir) / args.scale):
-                failed = run_all(cells, args.jobs, passes, gpus_to_share(args.device))
-        write_results(args, path, [cell for cell in cells if cell.done])
+            ended = run_all(chosen(cells, args.cell), args.jobs, passes, gpus_to_share(args.device))
+            failed = ended.failed
+            if ended.taken or args.cell is not None:
+                report_missing(failed)
+                print(f"not judged yet; cells that other processes run: {len(ended.taken)}")
+                return
+        with judging_alone(Path(args.runs_dir) / args.scale):
+            write_results(args, path, [cell for cell in cells if cell.done])
     elif not path.exists():
         raise Stop(f"{path}: no results yet; run without --report first", code=2)
     write_report(args.scale, path)
+    report_missing(failed)
+
+
+def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
+    """The cell that --cell names, or all."""
+    if number is None:
+        return cells
+    if number >= len(cells):
+        raise Stop(f"--cell {number}: there are {len(cells)} cells, counted from 0", code=2)
+    return [cells[number]]
+
+
+def report_missing(failed: list[Cell]) -> None:
+    """A Stop that names what has no result."""
     if failed:
         names = "; ".join(f"{cell.method}, seed {cell.seed}" for cell in failed)
         raise Stop(f"{len(failed)} runs are missing from the results: {names}")
+
+
+@contextmanager
+def judging_alone(folder: Path) -> Iterator[None]:
+    """Holds the lock of the results; of processes that end together, one judges."""
+    lock = lock_of(folder)
+    if not lock:
+        raise Stop(f"{folder}: another process writes the results", code=0)
+    with lock:
+        yield
 
 
 def places_of(args) -> Places:

@@ -9,7 +9,8 @@ python train_mnist_bayesian.py --resume latest          resume an interrupted se
 import argparse
 
 from common import cli, flags
-from common.families import FAMILIES, NAMES, among
+from common.families import NAMES, among
+from search.options import add_search
 from search.space import check_space, settle_ranges, space_of
 
 
@@ -27,36 +28,6 @@ def make_parser() -> cli.Parser:
     return parser
 
 
-def add_search(add) -> None:
-    text = "bayesian: points proposed by a Gaussian process; random and grid: as named"
-    add("strategy", "bayesian", text, choices=["bayesian", "random", "grid"])
-    add("n_calls", 15, "maximum number of trials", type=cli.count)
-    text = "trials before the Gaussian process proposes points; includes trial 0"
-    add("n_initial", 5, text, type=cli.count)
-    text = "seed of the points; --seed is the seed of each trial's training"
-    add("search_seed", 42, text, type=cli.number(int, 0, 2**32 - 1))
-    for name in NAMES:
-        ranges = {f: table[name].search for f, table in FAMILIES.items() if name in table}
-        defaults = ", ".join(f"{f} {low:g} {high:g}" for f, (low, high) in ranges.items())
-        text = f"range in which {name} is searched (default: {defaults})"
-        add(f"{name}_range", None, text, type=cli.parameter, nargs=2, metavar=("LOW", "HIGH"))
-    text = "parameters to hold fixed, at the values of --start, --end, --tau and --epsilon"
-    add("fix", None, text, choices=NAMES, nargs="+")
-    text = "skip trial 0, the schedule given by --start, --end, --tau and --epsilon"
-    add("no_warm_start", False, text, action="store_true")
-    text = "trials in parallel, spread over all GPUs unless --device names one, such as cuda:0"
-    add("jobs", 1, text, type=cli.count)
-    text = "stop after this many trials in a row without improvement; 0: never"
-    add("patience", 0, text, type=cli.count_or_none)
-    text = "start no further trial after this many seconds; 0: no limit"
-    add("deadline", 0.0, text, type=cli.number(float, 0))
-    text = (
-        "stop a trial at half its epochs if its FID (of --fid_samples images) exceeds the median "
-        "of the earlier trials at that point"
-    )
-    add("prune", False, text, action="store_true")
-
-
 def check(args) -> None:
     flags.check_common(args)
     flags.check_schedule(args)
@@ -67,6 +38,8 @@ def check(args) -> None:
     check_space(args.scheduler_type, among(vars(args)), ranges_of(args), not args.no_warm_start)
     if not args.eval_samples:
         raise ValueError("--eval_samples 0: a search needs the final FID as its objective")
+    if args.executor_options and args.executor == "local":
+        raise ValueError("--executor_options requires --executor submitit or ray")
     if args.prune and (args.epochs < 2 or not args.fid_samples):
         raise ValueError("--prune requires --fid_samples and at least 2 --epochs")
 
@@ -97,7 +70,9 @@ from common.run import Run
 from common.sampling import SamplerSettings
 from scheduler import Schedule
 from search import results
-from search.ledger import Ledger
+from search.asynchronous import search_asynchronously
+from search.executors import ENGINES, Elsewhere
+from search.ledger import Ledger, best_row, median_at_half
 from search.points import Points, grid_plan
 from search.trials import Workers
 
@@ -110,35 +85,61 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
     points = Points(args.strategy, args.n_calls, args.n_initial, args.search_seed, space, first)
     if args.strategy == "grid":
         run.log(grid_plan(space, args.n_calls, first))
-    done, reason = 0, ""
     with (
-        Workers(args.jobs, run) as workers,
+        make_workers(args, run) as workers,
         progress_bar(total=args.n_calls, initial=len(ledger.rows), desc=args.strategy) as bar,
     ):
-        while done < args.n_calls and not (reason := why_stop(args, run, ledger, done)):
-            asked = points.ask(min(args.jobs, args.n_calls - done))
-            if not asked:
-                reason = "the grid has no more points"
-                break
-            limit = ledger.limit(done) if args.prune else None
-            batch = {done + i: ledger.known(done + i, point) for i, point in enumerate(asked)}
-            tasks = {
-                i: (results.trial_folder(run, i), trial_arguments(args, point, i), limit)
-                for i, point in batch.items()
-                if i not in ledger.rows
-            }
-            for i, result in workers(tasks):
-                row = {"trial": i, "parameters": batch[i], "seed": args.seed, **result}
-                ledger.add(row | {"at": round(run.seconds(), 3)})
-                run.log(results.trial_line(row))
-                bar.update()
-                bar.set_postfix(best=f"{best['objective']:.5g}" if (best := ledger.best()) else "-")
-            done += len(batch)
-            if done < args.n_calls:  # after the last trial nobody asks
-                points.tell(list(batch.values()), [ledger.rows[i]["objective"] for i in batch])
+
+        def record(number: int, point: dict, result: dict) -> None:
+            row = {"trial": number, "parameters": point, "seed": args.seed, **result}
+            ledger.add(row | {"at": round(run.seconds(), 3)})
+            run.log(results.trial_line(row))
+            bar.update()
+            bar.set_postfix(best=f"{top['objective']:.5g}" if (top := ledger.best()) else "-")
+
+        def task_of(number: int, point: dict, rows: list[dict]) -> tuple:
+            limit = median_at_half(rows) if args.prune else None
+            return results.trial_folder(run, number), trial_arguments(args, point, number), limit
+
+        def stop(rows: list[dict]) -> str:
+            return why_stop(args, run, rows, len(ledger.rows))
+
+        how = search_asynchronously if args.asynchronous else search_in_batches
+        sizes = args.jobs, args.n_calls
+        done, reason = how(points, ledger, workers, *sizes, task_of, record, stop)
     if reason:
         run.log(f"stopped after {done} of {args.n_calls} trials: {reason}")
     return conclude(args, run, images.device, ledger, points.seconds)
+
+
+def search_in_batches(
+    points: Points, ledger: Ledger, workers, jobs: int, n_calls: int, task_of, record, why_stop
+) -> tuple[int, str]:
+    """Ask for as many points as there are jobs, try them all, tell them all; then the next."""
+    done = 0
+    while done < n_calls:
+        if reason := why_stop(ledger.before(done)):
+            return done, reason
+        asked = points.ask(min(jobs, n_calls - done))
+        if not asked:
+            return done, "the grid has no more points"
+        batch = {done + i: ledger.known(done + i, point) for i, point in enumerate(asked)}
+        rows = ledger.before(done)
+        missing = {i: point for i, point in batch.items() if i not in ledger.rows}
+        for i, result in workers({i: task_of(i, point, rows) for i, point in missing.items()}):
+            record(i, batch[i], result)
+        done += len(batch)
+        if done < n_calls:  # after the last trial nobody asks
+            points.tell(list(batch.values()), [ledger.rows[i]["objective"] for i in batch])
+    return done, ""
+
+
+def make_workers(args, run: Run) -> Workers | Elsewhere:
+    """What runs the trials: processes of ours, or an engine."""
+    if args.executor == "local":
+        return Workers(args.jobs, run)
+    options = dict(args.executor_options or ())
+    return Elsewhere(ENGINES[args.executor](run.folder / "jobs", args.jobs, options), run)
 
 
 def first_points(args) -> list[dict]:
@@ -146,12 +147,12 @@ def first_points(args) -> list[dict]:
     return [] if args.no_warm_start else [{name: getattr(args, name) for name in ranges_of(args)}]
 
 
-def why_stop(args, run: Run, ledger: Ledger, done: int) -> str:
-    """Why no further trial should begin, or nothing."""
-    best = ledger.best(before=done)
-    if args.patience and best and done - 1 - best["trial"] >= args.patience:
+def why_stop(args, run: Run, rows: list[dict], recorded: int) -> str:
+    """Why no further trial should begin, or nothing; `rows` are those told so far, in order."""
+    top = best_row(rows)
+    if args.patience and top and len(rows) - 1 - rows.index(top) >= args.patience:
         return f"{args.patience} trials in a row brought no improvement (--patience)"
-    if args.deadline and run.seconds() >= args.deadline and done >= len(ledger.rows):
+    if args.deadline and run.seconds() >= args.deadline and len(rows) >= recorded:
         return f"{args.deadline:g} seconds have passed (--deadline)"
     return ""
 
@@ -162,9 +163,10 @@ def trial_arguments(args, point: dict, number: int) -> argparse.Namespace:
     given = {name: value for name, value in vars(args).items() if name in vars(parser.defaults())}
     given |= among(vars(args)) | point | {"schedule_from": None, "resume": None}
     gpus = torch.cuda.device_count()
-    if args.jobs > 1 and gpus > 1 and not args.cpu and args.device in ("auto", "cuda"):
+    shared = args.jobs > 1 and args.executor == "local"
+    if shared and gpus > 1 and not args.cpu and args.device in ("auto", "cuda"):
         given["device"] = f"cuda:{number % gpus}"
-    if args.jobs > 1 and not args.threads:
+    if shared and not args.threads:
         given["threads"] = max(1, torch.get_num_threads() // args.jobs)
     return parser.defaults(**given)
 

@@ -18,6 +18,8 @@ MAY_CHANGE = {
     "save_seconds",
     "log_freq",
     "eval_chunk",
+    "executor",
+    "executor_options",
     "dry_run",
 }
 

@@ -17,6 +17,7 @@ def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> d
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "commit": commit(),
+        "host": platform.node(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **({"cuda": cuda_facts()} if device.type == "cuda" else {}),

@@ -42,8 +42,9 @@ def figure_path(csv_path: Path, name: str) -> Path:
 
 def print_plan(costs: list[tuple[str, int, int]], rate: float) -> None:
     """The runs and how long each should take at `rate` forward passes a second."""
-    for method, seed, cost in costs:
-        print(f"{method:26s} seed {seed}  {cost:14,d} forward passes  {cost / rate / 60:8.1f} min")
+    for cell, (method, seed, passes) in enumerate(costs):
+        cost = f"{passes:14,d} forward passes  {passes / rate / 60:8.1f} min"
+        print(f"cell {cell:3d}  {method:26s} seed {seed}  {cost}")
     total = sum(cost for *_, cost in costs)
     hours = total / rate / 3600
     print(f"{len(costs)} runs, {total:,} forward passes, {hours:.1f} hours one after the other")

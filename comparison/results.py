@@ -101,8 +101,8 @@ def row_of(cell: Cell, seconds: float, jobs: int) -> dict:
         "gradient_steps": spent["steps"], "trials": summary.get("trials"),
         "peak_bytes": peak.get("cuda", peak["host"]),
         **{name: schedule.get(name) for name in SCHEDULE},
-        "device": about["device"], "threads": about["threads"], "jobs": jobs,
-        "commit": about["commit"], "command": cell.command,
+        "host": about.get("host"), "device": about["device"], "threads": about["threads"],
+        "jobs": jobs, "commit": about["commit"], "command": cell.command,
     }  # fmt: skip
 
 

@@ -1,14 +1,19 @@
-"""Runs the cells, several at once: what is missing, in order; an interrupt stops them all."""
+"""Runs the cells, several at once: what is missing, in order; an interrupt stops them all.
+
+Each cell's folder is locked by the process that runs it, so several processes, on one machine or on
+machines that share the folder, divide the cells among themselves. A lock ends with its process.
+"""
 
 import fcntl
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import torch
 
@@ -18,19 +23,33 @@ from comparison.cells import ROOT, Cell
 
 INTERRUPTED = (130, 143, -2, -15)  # exit codes
 PATIENCE = 120.0  # seconds for a run of a killed comparison to save and leave
-POLL = 0.1
+POLL, RETRY = 0.1, 2.0  # seconds between looks at the processes, and at others' locks
 
 
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Holds the lock of a comparison's folder; a Stop if another process does."""
+def lock_of(folder: Path) -> IO | None:
+    """The lock of a folder, held until it is closed; None if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Stop(f"{folder}: another reproduce.py is running in it", code=2) from None
-        yield
+    lock = open(folder / ".lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except BlockingIOError:
+        lock.close()
+        return None
+
+
+def is_taken(cell: Cell) -> bool:
+    """Whether another process runs the cell now."""
+    if lock := lock_of(cell.root):
+        lock.close()
+    return lock is None
+
+
+class Ended(NamedTuple):
+    """What is not done when a process has nothing left to run."""
+
+    failed: list[Cell]  # or without the schedule of a cell that failed
+    taken: list[Cell]  # by other processes, or waiting for the schedule of such a cell
 
 
 class Runs:
@@ -39,6 +58,7 @@ class Runs:
     def __init__(self, gpus: list[str] | None = None):
         """`gpus` are the cards that the runs share; none where a flag names a device."""
         self.processes: dict[subprocess.Popen, Cell] = {}
+        self.locks: dict[subprocess.Popen, IO] = {}
         self.gpus, self.on = gpus or [], {}
         self.signal = None
 
@@ -58,10 +78,18 @@ class Runs:
                 process.kill()
         self.signal = number
 
-    def start(self, cell: Cell) -> None:
-        """The script itself, in a process group of its own: Ctrl-C reaches it through `stop`."""
+    def start(self, cell: Cell) -> bool:
+        """Run a cell, unless another process does or has done it.
+
+        It is the script itself, in a process group of its own: Ctrl-C reaches it through `stop`.
+        """
+        lock = lock_of(cell.root)
+        if not lock:
+            return False
+        if cell.done:
+            lock.close()
+            return False
         _wait_until_free(cell)
-        cell.root.mkdir(parents=True, exist_ok=True)
         child = str(ROOT / "comparison" / "child.py")
         command = [sys.executable, child, str(os.getpid()), *cell.argv()]
         gpu, environment = self.free_gpu(), dict(os.environ)
@@ -71,7 +99,8 @@ class Runs:
             process = subprocess.Popen(
                 command, stdout=output, stderr=output, process_group=0, env=environment
             )
-        self.processes[process], self.on[process] = cell, gpu
+        self.processes[process], self.on[process], self.locks[process] = cell, gpu, lock
+        return True
 
     def free_gpu(self) -> str | None:
         """The card with the fewest runs on it now."""
@@ -82,6 +111,8 @@ class Runs:
         """The cells that have ended since the last call, with their exit codes."""
         codes = {process: process.poll() for process in self.processes}
         over = [process for process, code in codes.items() if code is not None]
+        for process in over:
+            self.locks.pop(process).close()
         return [(self.processes.pop(process), codes[process]) for process in over]
 
     def stop(self) -> None:
@@ -90,7 +121,10 @@ class Runs:
             process.terminate()
         for process in self.processes:
             process.wait()
+        for lock in self.locks.values():
+            lock.close()
         self.processes.clear()
+        self.locks.clear()
 
 
 def _wait_until_free(cell: Cell) -> None:
@@ -119,24 +153,21 @@ def gpus_to_share(device: str) -> list[str]:
 
 def run_all(
     cells: list[Cell], jobs: int, cost: Callable[[Cell], int], gpus: list[str] | None = None
-) -> list[Cell]:
-    """Run the cells that are not done; returns those that failed or lack their schedule."""
+) -> Ended:
+    """Run the cells that are not done, until those that are left are not for this process."""
     costs = {cell: cost(cell) for cell in cells}
     waiting, failed = [cell for cell in cells if not cell.done], []
-    began, spent = time.monotonic(), 0
+    began, spent, tried = time.monotonic(), 0, -math.inf
     with (
         progress_bar(total=sum(costs.values()), unit="eval", unit_scale=True) as bar,
         Runs(gpus) as runs,
     ):
         bar.update(sum(costs[cell] for cell in cells if cell.done))
         while waiting or runs.processes:
-            for cell in [c for c in waiting if c.source is None or c.source.done]:
-                if len(runs.processes) < jobs:
-                    waiting.remove(cell)
-                    runs.start(cell)
-            if not runs.processes:
-                print(f"left out for lack of a schedule: {len(waiting)} runs", file=sys.stderr)
-                return failed + waiting
+            if len(runs.processes) < jobs and time.monotonic() - tried >= RETRY:
+                waiting, tried = _start_some(waiting, runs, jobs), time.monotonic()
+                if not runs.processes and (left := _left(waiting, failed)):
+                    return left
             time.sleep(POLL)
             ended = runs.ended()
             if runs.signal or any(code in INTERRUPTED for _, code in ended):
@@ -144,6 +175,7 @@ def run_all(
                 code = 128 + (runs.signal or signal.SIGINT)
                 raise Stop("interrupted; the same command continues", code=code)
             for cell, code in ended:
+                tried = -math.inf  # at once: there is room, and maybe another schedule
                 spent += costs[cell]
                 bar.update(costs[cell])
                 left = sum(costs[c] for c in cells if not c.done)
@@ -151,4 +183,25 @@ def run_all(
                 result = "done" if code == 0 else f"FAILED, see {cell.root}/output.txt"
                 failed += [cell] if code else []
                 bar.write(f"{cell.method}, seed {cell.seed}: {result}; {hours:.2f} hours left")
-    return failed
+    return Ended(failed, [])
+
+
+def _start_some(waiting, runs, jobs):
+    """Start what may start; returns what is still to be done."""
+    for cell in waiting:
+        if len(runs.processes) < jobs and (cell.source is None or cell.source.done):
+            runs.start(cell)
+    running = set(runs.processes.values())
+    return [cell for cell in waiting if cell not in running and not cell.done]
+
+
+def _left(waiting, failed):
+    """What this process cannot run; None as long as there is a cell that it can."""
+    waiting = [cell for cell in waiting if not cell.done]
+    taken = [c for c in waiting if is_taken(c) or (c.source and is_taken(c.source))]
+    lacking = [c for c in waiting if c not in taken and c.source and not c.source.done]
+    if len(taken) + len(lacking) < len(waiting):
+        return None
+    if lacking:
+        print(f"left out for lack of a schedule: {len(lacking)} runs", file=sys.stderr)
+    return Ended(failed + lacking, taken)

@@ -53,15 +53,35 @@ class Ledger:
             self.warn(f"warning: trial {trial} was another point than this version asks for")
         return row["parameters"] if row else point
 
-    def whole(self, before: float = math.inf) -> list[dict]:
-        """The trials that came to their end, in order."""
-        rows = sorted(self.rows.values(), key=lambda row: row["trial"])
-        return [row for row in rows if row["status"] == "ok" and row["trial"] < before]
+    def before(self, trial: float = math.inf) -> list[dict]:
+        """The rows of the trials before this one, by number."""
+        return sorted(
+            (row for row in self.rows.values() if row["trial"] < trial),
+            key=lambda row: row["trial"],
+        )
 
-    def best(self, before: float = math.inf) -> dict | None:
-        return min(self.whole(before), key=lambda row: row["objective"], default=None)
+    def whole(self) -> list[dict]:
+        """The trials that came to their end, by number."""
+        return whole_rows(self.before())
 
-    def limit(self, before: int) -> float | None:
-        """--prune: the median FID, at half their epochs, of the whole trials before this one."""
-        halves = [row["half"] for row in self.whole(before) if row["half"] is not None]
-        return float(np.median(halves)) if len(halves) >= MIN_TO_PRUNE else None
+    def best(self) -> dict | None:
+        return best_row(self.before())
+
+    def limit(self, before: float = math.inf) -> float | None:
+        return median_at_half(self.before(before))
+
+
+def whole_rows(rows: list[dict]) -> list[dict]:
+    """Those that came to their end."""
+    return [row for row in rows if row["status"] == "ok"]
+
+
+def best_row(rows: list[dict]) -> dict | None:
+    """The lowest objective of those that came to their end."""
+    return min(whole_rows(rows), key=lambda row: row["objective"], default=None)
+
+
+def median_at_half(rows: list[dict]) -> float | None:
+    """--prune: the median FID, at half their epochs, of the whole trials among the rows."""
+    halves = [row["half"] for row in whole_rows(rows) if row["half"] is not None]
+    return float(np.median(halves)) if len(halves) >= MIN_TO_PRUNE else None

@@ -8,6 +8,8 @@ from itertools import product
 
 import numpy as np
 
+from search.optuna_sampler import OptunaSampler
+
 TUNING_ORDER = ("tau", "start", "end", "epsilon")  # a grid's first levels go where they count most
 
 
@@ -27,12 +29,14 @@ class Points:
         self.ranges, self.listed, self.optimizer = ranges, list(first), None
         self.random = np.random.default_rng(search_seed)
         self.seconds = 0.0  # the optimizer's own
-        self.asked, self.values, self.untold = [], [], []
+        self.asked, self.told, self.values, self.untold = [], [], [], []
         left = n_calls - len(first)
         if strategy == "random":
             self.listed += [self._at_random() for _ in range(left)]
         elif strategy == "grid":
             self.listed += [point for point in grid(ranges, left) if point not in first]
+        elif strategy == "optuna":
+            self.optimizer = OptunaSampler(ranges, n_initial, search_seed)
         else:
             self.optimizer = gaussian_process(ranges, n_initial, search_seed)
 
@@ -41,7 +45,7 @@ class Points:
         points, self.listed = self.listed[:k], self.listed[k:]
         if self.optimizer and len(points) < k:
             with self._at_work():  # several at once: each takes the ones before for granted
-                proposed = self.optimizer.ask(k - len(points))
+                proposed = self._beside_the_pending().ask(k - len(points))
             points += [dict(zip(self.ranges, map(float, x), strict=True)) for x in proposed]
         for i, point in enumerate(points):
             if point in self.asked:  # the same schedule and seed give the same FID again
@@ -53,12 +57,24 @@ class Points:
         """What the points gave; None, a failure, counts as the worst value there is."""
         self.values += [value for value in values if value is not None]
         self.untold += zip(points, values, strict=True)
+        self.told += points
         if self.optimizer and self.values:
             worst = max(self.values)
             xs = [[point[name] for name in self.ranges] for point, _ in self.untold]
             with self._at_work():
                 self.optimizer.tell(xs, [worst if v is None else v for _, v in self.untold])
             self.untold = []
+
+    def _beside_the_pending(self):
+        """The optimizer; a Gaussian process takes points under way for as good as the best."""
+        pending = [point for point in self.asked if point not in self.told]
+        if not pending or isinstance(self.optimizer, OptunaSampler) or not self.optimizer.models:
+            return self.optimizer
+        seed = self.optimizer.rng.randint(2**31 - 1)
+        liar = self.optimizer.copy(random_state=seed)
+        xs = [[point[name] for name in self.ranges] for point in pending]
+        liar.tell(xs, [min(self.values)] * len(xs))
+        return liar
 
     def _at_random(self):
         return {name: self.random.uniform(*limits) for name, limits in self.ranges.items()}

@@ -130,10 +130,32 @@ class Workers:
             self.pool.shutdown(cancel_futures=True)
 
     def __call__(self, tasks: dict[int, tuple]) -> Iterator[tuple[int, dict]]:
-        """Results of run_trial as they come, by the trial's number."""
-        futures, broken = self._submit(tasks), []
-        running = set(futures)
-        while running:
+        """Results of run_trial as they come, by the trial's number; `tasks` may grow meanwhile."""
+        begun: set[int] = set()
+        while tasks.keys() - begun:
+            broken: list[int] = []
+            yield from self._results(tasks, begun, broken)
+            if broken:
+                # a signal to the whole group ends a worker before it reaches this process
+                time.sleep(GRACE_SECONDS)
+            if self.run.signal:
+                raise Stop(
+                    f"interrupted; --resume {self.run.folder} continues", code=128 + self.run.signal
+                )
+            if broken:
+                self._end_pool()
+            for i in broken:  # one of them died: alone, each shows whether it was the one
+                yield (i, killed(tasks[i])) if len(broken) == 1 else next(self({i: tasks[i]}))
+
+    def _results(self, tasks, begun, broken):
+        """Submit what has not begun and yield what ends, until nothing runs or all is broken."""
+        futures, running = {}, set()
+        while running or (tasks.keys() - begun and not (broken or self.run.signal)):
+            new = {i: tasks[i] for i in sorted(tasks.keys() - begun)}
+            if new and not (broken or self.run.signal):
+                begun.update(new)
+                futures |= (submitted := self._submit(new))
+                running.update(submitted)
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             if self.run.signal:
                 self.stop.value = 1
@@ -147,17 +169,6 @@ class Workers:
                     result["status"] = "failed"  # a signal to this trial alone
                 if result["status"] != "interrupted":
                     yield futures[future], result
-        if broken:
-            # a signal to the whole group ends a worker before it reaches this process
-            time.sleep(GRACE_SECONDS)
-        if self.run.signal:
-            raise Stop(
-                f"interrupted; --resume {self.run.folder} continues", code=128 + self.run.signal
-            )
-        if broken:
-            self._end_pool()
-        for i in broken:  # one of them died: alone, each shows whether it was the one
-            yield (i, _killed(tasks[i])) if len(broken) == 1 else next(self({i: tasks[i]}))
 
     def _submit(self, tasks: dict[int, tuple]) -> dict:
         """Futures of the tasks; a pool whose worker died since the last trial is replaced."""
@@ -177,7 +188,8 @@ class Workers:
         self.pool = None
 
 
-def _killed(task):
+def killed(task) -> dict:
+    """The result of a trial whose process left none."""
     # what it spent is known up to its last checkpoint only, and not to be had without it
     reason = "its process was killed (out of memory?)"
     return {

@@ -1,6 +1,7 @@
 """The processes of a comparison: what stops them, what resumes them, what keeps two apart."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common.tables import read_text_csv
 from comparison import running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,13 +92,48 @@ def test_no_run_outlives_the_comparison_and_the_same_command_continues(compariso
     assert "resumed from" in (run / "log.txt").read_text() and (run / "summary.json").exists()
 
 
-def test_a_second_comparison_in_the_same_folder_is_refused(comparison):
-    comparison(200)
-    until(lambda: is_training(comparison.folder))
-    second = comparison(200)
-    output, _ = second.communicate(timeout=60)
-    assert second.returncode == 2 and "another reproduce.py is running in it" in output
-    assert output.count("\n") == 1
+def test_three_processes_share_a_folder_and_one_is_killed(comparison, tmp_path):
+    """The killed one's cell is taken up by another, none is run twice, one process judges."""
+    flags = ["--seeds", 4]
+    processes = [comparison(12, *flags) for _ in range(3)]
+
+    def begun():
+        return [f.parents[1] for f in comparison.folder.glob("default-seed*/0*/checkpoints/st*")]
+
+    until(lambda: len(set(begun())) >= 2)
+    taken_by = {}
+    lines = subprocess.run(["ps", "-eww", "-o", "ppid,args"], capture_output=True, text=True)
+    for line in lines.stdout.splitlines():
+        for seed in range(4):
+            if f"{comparison.folder}/default-seed{seed}" in line and "train_mnist.py" in line:
+                taken_by[int(line.split()[0])] = seed
+    assert len(set(taken_by.values())) == len(taken_by) >= 2  # no cell by two processes
+    killed = next(p for p in processes if p.pid in taken_by)
+    killed.kill()
+    outputs = [p.communicate(timeout=240)[0] for p in processes if p is not killed]
+    assert all(p.returncode == 0 for p in processes if p is not killed), outputs
+    written = [output.count("wrote ") for output in outputs]
+    assert sum(written) == 1, outputs
+    assert sum("other processes" in out or "another process" in out for out in outputs) == 1
+    for seed in range(4):
+        (run,) = comparison.folder.glob(f"default-seed{seed}/0*")
+        log = (run / "log.txt").read_text()
+        assert log.count("finished: ") == 1 and (run / "judged.json").exists()
+        assert ("resumed from" in log) == (seed == taken_by[killed.pid])
+    table = read_text_csv(tmp_path / "docs" / "results" / "reproduce_quick.csv")
+    assert [row["seed"] for row in table] == ["0", "1", "2", "3"]
+    assert {row["host"] for row in table} == {platform.node()}
+
+
+def test_a_cell_alone_is_run_and_not_judged(comparison):
+    process = comparison(1, "--seeds", 3, "--cell", 2)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "not judged yet" in output, output
+    (run,) = comparison.folder.glob("*/0*")
+    assert run.parent.name == "default-seed2" and (run / "summary.json").exists()
+    assert not (run / "judged.json").exists()
+    process = comparison(1, "--seeds", 3, "--cell", 3)
+    assert process.wait(60) == 2 and "there are 3 cells" in process.stdout.read()
 
 
 def test_a_run_that_fails_is_named_and_the_exit_code_says_so(comparison):
@@ -122,7 +159,10 @@ def test_runs_share_the_cards_of_a_machine(monkeypatch, tmp_path):
             return None
 
     monkeypatch.setattr(running.subprocess, "Popen", Process)
-    cells = [SimpleNamespace(root=tmp_path, folder=None, argv=list) for _ in range(4)]
+    cells = [
+        SimpleNamespace(root=tmp_path / str(i), folder=None, argv=list, done=False)
+        for i in range(4)
+    ]
     runs = running.Runs(["2", "5"])
     for cell in cells[:3]:
         runs.start(cell)

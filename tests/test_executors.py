@@ -1,0 +1,237 @@
+"""Trials elsewhere and without batches: the ledger alone says what was asked and told."""
+
+import json
+import os
+import random
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from harness import Script, kill_self
+from test_flags import parse, refused
+
+from common.errors import Stop
+from search import executors
+from search.asynchronous import search_asynchronously
+from search.executors import Elsewhere
+from search.ledger import Ledger
+from search.points import Points
+
+RANGES = {"start": (0.0, 0.4), "tau": (1.0, 4.0)}
+FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
+    --threads 1 --limit_batches 3 --n_samples 4 --fid_samples 0 --eval_samples 20 --log_freq 1
+    --n_calls 3 --strategy random --save_seconds 0 --jobs 2 --asynchronous""".split()
+SPENT = {
+    "reason": None, "n": 20, "half": None, "seconds": 1.0, "at": 1.0, "seed": 0,
+    "network_evaluations": {}, "peak_memory": {},
+}  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+def a_search(folder, strategy, survives=99, jobs=3, n_calls=10, n_initial=4):
+    """A search whose trials end in an order of chance, killed after so many rows.
+
+    Returns each ask as (point, how many were told before it), and the ledger's lines.
+    """
+    ledger = Ledger(folder / "search.jsonl", lambda _: None)
+    points = Points(strategy, n_calls, n_initial, 5, RANGES, [{"start": 0.0, "tau": 1.0}])
+    asks, told, real_ask, real_tell = [], [0], points.ask, points.tell
+
+    def ask(k):
+        found = real_ask(k)
+        asks.extend((point, told[0]) for point in found)
+        return found
+
+    def tell(those, values):
+        told[0] += len(those)
+        real_tell(those, values)
+
+    points.ask, points.tell = ask, tell
+
+    def workers(tasks):
+        done = set(ledger.rows)
+        while waiting := sorted(tasks.keys() - done):
+            assert len(waiting) <= jobs
+            number = random.Random(len(done)).choice(waiting)
+            done.add(number)
+            point = tasks[number]
+            status = "failed" if number == 2 else "ok"
+            value = (point["tau"] - 2) ** 2 + point["start"] if number != 2 else None
+            yield number, {"status": status, "objective": value}
+
+    def record(number, point, result):
+        if len(ledger.rows) == survives:
+            raise Killed
+        ledger.add({"trial": number, "parameters": point, **SPENT, **result})
+
+    task_of = lambda number, point, rows: point  # noqa: E731
+    done, reason = search_asynchronously(
+        points, ledger, workers, jobs, n_calls, task_of, record, lambda rows: ""
+    )
+    assert (done, reason) == (n_calls, "")
+    return asks, [json.loads(line) for line in ledger.path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("strategy", ["bayesian", "random", "optuna"])
+def test_a_killed_search_replays_its_ledger_to_the_same_points(tmp_path, strategy):
+    if strategy == "optuna":
+        pytest.importorskip("optuna")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    whole.mkdir(), part.mkdir()
+    asks, rows = a_search(whole, strategy)
+    assert [told for _, told in asks] == [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]  # no batch waits
+    assert [row["trial"] for row in rows] != sorted(row["trial"] for row in rows)
+    for survives in (0, 4, 8):
+        with pytest.raises(Killed):
+            a_search(part, strategy, survives)
+    again, their_rows = a_search(part, strategy)
+    assert again == asks and their_rows == rows
+
+
+def test_a_point_keeps_away_from_those_under_way(tmp_path):
+    """The Gaussian process knows what is being tried: all points differ, and by some distance."""
+    asks, _ = a_search(tmp_path, "bayesian", n_calls=12, jobs=4)
+    points = [(p["start"] / 0.4, (p["tau"] - 1) / 3) for p, _ in asks]
+    assert len(set(points)) == len(points)
+    for k in range(4, 12):  # three of these are under way when the fourth is asked
+        (x, y), under_way = points[k], points[k - 3 : k]
+        assert min(max(abs(x - a), abs(y - b)) for a, b in under_way) > 1e-3
+
+
+class FakeEngine:
+    """Jobs that end at the second look, with what the test says."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.looks, self.cancelled, self.closed = outcomes, {}, [], False
+
+    def submit(self, home, number):
+        self.looks[number] = 0
+        return number
+
+    def done(self, job):
+        self.looks[job] += 1
+        return self.looks[job] > 1
+
+    def outcome(self, job):
+        return self.outcomes[job]
+
+    def cancel(self, job):
+        self.cancelled.append(job)
+
+    def close(self):
+        self.closed = True
+
+
+def run_like(signal=None):
+    return SimpleNamespace(signal=signal, folder=Path("runs/00000"))
+
+
+def test_what_an_engine_returns_becomes_a_result(monkeypatch):
+    monkeypatch.setattr(executors, "POLL", 0)
+    monkeypatch.setattr(executors, "killed", lambda task: {"status": "failed", "task": task})
+    engine = FakeEngine({"status": "ok"}, None, {"status": "interrupted"})
+    with Elsewhere(engine, run_like()) as workers:
+        found = dict(workers({i: (i,) for i in range(3)}))
+    assert [found[i]["status"] for i in range(3)] == ["ok", "failed", "failed"]
+    assert found[1]["task"] == (1,) and engine.closed and engine.cancelled == []
+
+
+def test_an_error_or_an_interrupt_ends_the_search_and_its_jobs(monkeypatch):
+    monkeypatch.setattr(executors, "POLL", 0)
+    engine = FakeEngine(OSError(28, "No space left on device"), {"status": "ok"})
+    with pytest.raises(OSError, match="No space"), Elsewhere(engine, run_like()) as workers:
+        list(workers({0: (0,)}))
+    engine = FakeEngine({"status": "ok"}, {"status": "ok"})
+    with pytest.raises(Stop, match="--resume") as stop, Elsewhere(engine, run_like(15)) as workers:
+        list(workers({0: (0,), 1: (1,)}))
+    assert stop.value.code == 143 and engine.cancelled == [0, 1] and engine.closed
+
+
+def test_the_options_of_an_executor(capsys, tmp_path):
+    words = ["cluster=local", "timeout_min=2.5", "gpus_per_node=1", "--executor", "submitit"]
+    args = parse("search", "--executor_options", *words)
+    assert args.executor_options == [
+        ["cluster", "local"], ["timeout_min", 2.5], ["gpus_per_node", 1]
+    ]  # fmt: skip
+    assert "NAME=VALUE" in refused(capsys, "--executor_options", "x", script="search")
+    assert "submitit or ray" in refused(capsys, "--executor_options", "x=1", script="search")
+
+
+@pytest.mark.parametrize("name, argv", [
+    ("submitit", ["--executor", "submitit"]), ("ray", ["--executor", "ray"]),
+    ("optuna", ["--strategy", "optuna"]),
+])  # fmt: skip
+def test_a_missing_package_is_one_line(tmp_path, name, argv):
+    script = Script(tmp_path, "search")
+    assert script.run(*FLAGS, *argv, sabotage=partial(hidden, name)) == 2
+    assert f"requires {name}: pip install {name}" in script.last_line()
+
+
+def hidden(name):
+    import sys
+
+    sys.modules[name] = None
+
+
+# the engines themselves
+
+
+def elsewhere(job):
+    """Patch: the engine's processes run a function of jobs_elsewhere."""
+    import jobs_elsewhere
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    executors.JOB = getattr(jobs_elsewhere, job)
+
+
+def killed_at_the_first_row(job):
+    elsewhere(job)
+    real = Ledger.add
+
+    def add(self, row):
+        real(self, row)
+        kill_self()
+
+    Ledger.add = add
+
+
+def rows_of(script):
+    lines = (script.only / "search.jsonl").read_text().splitlines()
+    rows = sorted(map(json.loads, lines), key=lambda row: row["trial"])
+    return [(row["status"], row["objective"], row["parameters"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    script = Script(tmp_path_factory.mktemp("local"), "search")
+    assert script.run(*FLAGS) == 0, script.said()
+    return rows_of(script)
+
+
+def only_the_third_failed(script, local):
+    rows = rows_of(script)
+    assert rows[:2] == local[:2] and rows[2] == ("failed", None, local[2][2])
+    log = (script.only / "trials" / "001" / "log.txt").read_text()
+    assert "resumed from step_" in log
+
+
+def test_submitit_kills_preemptions_and_a_search_that_dies(tmp_path, local):
+    pytest.importorskip("submitit")
+    script = Script(tmp_path, "search")
+    flags = [*FLAGS, "--executor", "submitit", "--executor_options", "cluster=local"]
+    assert script.run(*flags, sabotage=partial(killed_at_the_first_row, "preempted")) == -9
+    again = script.run("--resume", "latest", sabotage=partial(elsewhere, "preempted"))
+    assert again == 0, script.said()
+    only_the_third_failed(script, local)
+
+
+def test_ray_retries_what_is_lost_and_waits_for_no_slow_trial(tmp_path, local):
+    pytest.importorskip("ray")
+    script = Script(tmp_path, "search")
+    code = script.run(*FLAGS, "--executor", "ray", sabotage=partial(elsewhere, "lost"), timeout=240)
+    assert code == 0, script.said()
+    only_the_third_failed(script, local)
