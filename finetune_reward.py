@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     ARGS = cli.parse(make_parser(), KIND, check)
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Chosen:
     lam: float | None  # None: no guidance
     weight: float = 0.0  # of r1 in the lower level
     evaluations: int = 0
-    seconds: float = 0.0
+    cpu_seconds: float = 0.0
     facts: dict | None = None
 
 
@@ -100,20 +101,20 @@ def descend_by_weights(args, run: Run, sampling: Sampling, rewards: Rewards) -> 
     descent = Descent(Steps(args.lambda0, args.iterations, args.step, args.max_step, low, high))
     run.take_up({"descent": descent}, lambda: {"step": descent.iteration})
     write_csv(run.folder / "curve.csv", estimator.curve(r1, r2, grid))
-    spent, began = args.bank_samples * sampling.model.passes, run.seconds()
+    spent, began = args.bank_samples * sampling.model.passes, time.process_time()
     look = upper.from_bank(args.estimator, r1, r2, args.gamma)
     lam = upper.descend(run, descent, look, lambda _: spent, args.log_freq)
     best = estimator.best_lambda(r1, r2, low, high)
     facts = {"lambda_low": low, "best_of_curve": best, "best_of_curve_r1": look(best)["r1"]}
     facts["ends_on_bound"] = descent.at_bound or None
     facts |= {f"weighted_{k}": look(lam)[k] for k in ("r1", "r2", "ess", "kl")}
-    return Chosen(lam, 0.0, spent, drawing + run.seconds() - began, facts)
+    return Chosen(lam, 0.0, spent, drawing + time.process_time() - began, facts)
 
 
 def descend_by_guided_runs(args, run: Run, sampling: Sampling, rewards: Rewards) -> Chosen:
     """The published estimator from guided runs: a pair of them at every step, from one noise."""
     model, (low, high) = sampling.model, args.lambda_range
-    noise = sampling.noise(args.guided_samples, "trial")
+    began, noise = time.process_time(), sampling.noise(args.guided_samples, "trial")
     penalised = Weighted(rewards.lower, rewards.upper, 1 / args.gamma)
 
     def look(lam):
@@ -134,7 +135,7 @@ def descend_by_guided_runs(args, run: Run, sampling: Sampling, rewards: Rewards)
 
     lam = upper.descend(run, descent, look, cost, args.log_freq)
     facts = {"ends_on_bound": descent.at_bound or None}
-    return Chosen(lam, 0.0, cost(args.iterations), run.seconds(), facts)
+    return Chosen(lam, 0.0, cost(args.iterations), time.process_time() - began, facts)
 
 
 def by_search(args, run: Run, sampling: Sampling, rewards: Rewards) -> Chosen:
@@ -189,7 +190,7 @@ def conclude(args, run: Run, sampling: Sampling, rewards: Rewards, chosen: Chose
         **row,
         **(chosen.facts or {}),
         "choosing_evaluations": chosen.evaluations,
-        "choosing_seconds": round(chosen.seconds, 3),
+        "choosing_cpu_seconds": round(chosen.cpu_seconds, 3),
         "before": first,
     }
     return run.finish(summary, drawn=args.eval_samples * (sampling.model.passes + guided))

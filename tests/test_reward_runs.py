@@ -1,6 +1,7 @@
 """finetune_reward.py as a user runs it: every method, resuming, faulty rewards, wrong flags."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -10,8 +11,9 @@ from harness import is_read
 
 import finetune_reward
 from common import cli, errors, run
-from common.tables import read_csv
-from studies.reward import options
+from common.tables import fill, read_csv
+from studies.reward import __main__ as reward_study
+from studies.reward import options, page, report, tasks
 
 TINY = """--cpu --threads 1 --backward_steps 2 --choice_samples 24 --n_directions 2
     --bank_samples 24
@@ -104,7 +106,7 @@ def interrupted(monkeypatch, polls):
 def kept(folder):
     """What must not depend on interrupts."""
     summary = json.loads((folder / "summary.json").read_text())
-    for name in ("seconds", "choosing_seconds", "peak_memory"):
+    for name in ("seconds", "choosing_cpu_seconds", "peak_memory"):
         summary.pop(name)
     ignored = ("timing.csv",)
     rows = {p.name: p.read_text() for p in folder.glob("*.csv") if p.name not in ignored}
@@ -207,3 +209,47 @@ def test_every_flag_is_read_and_explained():
         assert action.help
         if action.dest != "help":
             assert is_read(action.dest, source), f"nothing reads --{action.dest}"
+
+
+def test_the_plans_of_the_study_parse_and_spend_alike(tmp_path):
+    """Every row has the budget of the samples for the importance weights, to a trial."""
+    names = list(tasks.METHODS)
+    made = tasks.tasks_of("page", tmp_path, 2, names, ["--device", "cpu"])
+    assert len(made) == 2 * len(names) + len(tasks.OTHERS)
+    assert all(task.source for task in made[1:]) and not any(task.done for task in made)
+    args = {task.method: task.parsed() for task in made if task.seed == 0}
+    bank = args["bilevel"].bank_samples * args["bilevel"].backward_steps
+    for method in set(names) - {"unguided"}:
+        choosing = list(finetune_reward.planned(args[method]).values())[1]
+        assert 0.9 * bank <= choosing <= bank, method
+    shared = {(a.eval_samples, a.choice_samples, a.backward_steps) for a in args.values()}
+    assert len(shared) == 1
+
+
+def test_a_study_runs_gathers_and_fills_its_page(tmp_path, samples, mnist_dir, monkeypatch, capsys):
+    """Two methods at the smallest size, through the study's own commands and processes."""
+    small = " ".join(TINY[3:])
+    monkeypatch.setattr(tasks, "SHARED", {"page": small, "first": small})
+    monkeypatch.setattr(tasks, "METHODS", {n: tasks.METHODS[n] for n in ("unguided", "bilevel")})
+    parser = reward_study.make_parser()
+    words = ["--scale", "first", "--runs_dir", tmp_path, "--cache_dir", samples, "--jobs", 1]
+    args = parser.parse_args([str(w) for w in [*words, "--data_dir", mnist_dir]])
+    monkeypatch.setattr(reward_study, "FIRST", tuple(tasks.METHODS))
+    reward_study.main(args)
+    table = capsys.readouterr().out
+    assert "| bilevel | 1 |" in table and "| unguided | 1 | – |" in table
+    before = {p: p.stat().st_mtime for p in tmp_path.rglob("summary.json")}
+    assert len(before) == 2
+    reward_study.main(args)  # nothing is run again
+    assert {p: p.stat().st_mtime for p in tmp_path.rglob("summary.json")} == before
+
+
+def test_the_page_holds_the_tables_of_the_results():
+    text = (ROOT / "docs" / "reward.md").read_text()
+    assert fill(text, page.all_tables(report.stored())) == text
+    for name in set(re.findall(r"\((figures/\S+)\)", text)):
+        assert (ROOT / "docs" / name).stat().st_size > 1000
+
+
+def test_the_oracles_of_the_page_are_within_their_tolerances():
+    assert all(row["ok"] for row in report.stored()["oracles"])

@@ -21,6 +21,7 @@ LABELS = {
     "max_step": "largest step of log λ",
     "extractor": "judge's extractor",
     "reference": "judge's reference",
+    "model": "SHA-256 of the checkpoint, DDIM steps, their spacing, clipping",
     "commit": "commit",
     "device": "device",
     "threads": "CPU threads of a run",
@@ -42,7 +43,7 @@ def of_results(rows: list[dict]) -> str:
     """A row a method: mean ± standard error over the seeds."""
     columns = {
         "lambda": ".2f", "r1": ".2f", "r2": ".2f", "accuracy": ".3f", "fid": ".0f",
-        "choosing_seconds": ".0f",
+        "choosing_cpu_seconds": ".0f",
     }  # fmt: skip
     plain = {row["seed"]: row for row in rows if row["method"] == "unguided"}
     lines = []
@@ -57,10 +58,10 @@ def of_results(rows: list[dict]) -> str:
         spent = round(statistics.fmean(r["choosing_evaluations"] for r in of_method))
         lines.append(
             [method, len(of_method), lam, cells["r1"], cell(gains, "+.2f"), cells["r2"],
-             cells["accuracy"], cells["fid"], cells["choosing_seconds"], f"{spent:,}"]
+             cells["accuracy"], cells["fid"], cells["choosing_cpu_seconds"], f"{spent:,}"]
         )  # fmt: skip
     head = ["method", "seeds", "λ", "r1", "r1 − unguided", "r2", "accuracy", "Fréchet distance"]
-    return markdown([*head, "seconds to choose", "evaluations to choose"], lines)
+    return markdown([*head, "CPU seconds to choose", "evaluations to choose"], lines)
 
 
 def cell(values: list, form: str) -> str:

@@ -13,8 +13,8 @@ DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 NAMES = ("results", "curves", "traces", "oracles", "facts")
 NUMBERS = (
     "lambda", "weight", "r1", "r1_se", "r2", "r2_se", "accuracy", "fid", "kid", "n",
-    "choosing_evaluations", "choosing_seconds", "best_of_curve", "best_of_curve_r1", "lambda_low",
-    "ends_on_bound", "weighted_r1", "weighted_r2", "weighted_ess", "seconds",
+    "choosing_evaluations", "choosing_cpu_seconds", "best_of_curve", "best_of_curve_r1",
+    "lambda_low", "ends_on_bound", "weighted_r1", "weighted_r2", "weighted_ess", "seconds",
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def facts(leader: Task) -> list[dict]:
     rows |= {name: getattr(args, name) for name in names}
     rows |= {name: summary[name] for name in ("extractor", "reference")}
     about = json.loads((leader.folder / "args.json").read_text())
-    rows |= {name: about[name] for name in ("commit", "device", "threads", "started")}
+    rows |= {name: about[name] for name in ("model", "commit", "device", "threads", "started")}
     return [{"name": name, "value": value} for name, value in rows.items()]
 
 
