@@ -268,5 +268,6 @@ def test_the_rule_prefers_a_maximum_inside_that_both_halves_show():
     assert inside[1] > 0.5 and low < inside[0] < 100
     assert at_the_end[1] == pytest.approx(0, abs=1e-9) and at_the_end[0] == pytest.approx(low)
     assert opposed[1] <= 1e-2
+    assert inside[0] > choice.INSIDE * low
     noise = np.random.default_rng(0).normal(size=4000)
     assert choice.interior_gain(noise, r2, low, 100)[1] < 0.1 < inside[1]

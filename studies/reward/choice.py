@@ -1,8 +1,8 @@
 """Which class and which direction the study takes: a declared rule, on samples of its own.
 
 The upper level is a question only where E[r1] under p_lambda has a maximum inside the range of
-lambda. Of all pairs of a class and a direction, the rule takes the one whose maximum is furthest
-above both ends: E[r1] without guidance, and E[r1] at the smallest lambda.
+lambda. Of all pairs of a class and a direction whose maximum is well inside, the rule takes the one
+whose maximum is furthest above both ends: E[r1] without guidance, and E[r1] at the smallest lambda.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from studies.reward.rewards import (
     random_direction,
 )
 
+INSIDE = 2.5  # well inside: so many times the smallest lambda, and as far from the largest
 GRID = 60  # values of lambda, evenly spaced in its logarithm
 
 
@@ -35,6 +36,7 @@ class Pair:
     deviation: float
     best: float  # lambda
     gain: float
+    inside: bool
 
     def rewards(self, first: Extractor, second: Extractor) -> tuple[LogProbability, Direction]:
         """r1 and r2."""
@@ -70,8 +72,9 @@ def candidates(
         low = estimator.smallest_lambda(r2, min_ess)
         for c in classes:
             best, gain = interior_gain(log_q[:, c], r2, low, lambda_max)
-            pairs.append(Pair(c, direction, mean, deviation, best, gain))
-    return sorted(pairs, key=lambda pair: -pair.gain)
+            inside = INSIDE * low <= best <= lambda_max / INSIDE
+            pairs.append(Pair(c, direction, mean, deviation, best, gain, inside))
+    return sorted(pairs, key=lambda pair: (not pair.inside, -pair.gain))
 
 
 def interior_gain(r1: np.ndarray, r2: np.ndarray, low: float, high: float) -> tuple[float, float]:

@@ -28,6 +28,7 @@ Poll = Callable[[], None]
 class Model(Protocol):
     """What the study needs of a pre-trained diffusion model."""
 
+    shape: tuple[int, ...]  # of the starting noise of an image
     passes: int  # forward passes an image without guidance
     device: torch.device
     identity: str  # of the weights and the settings: names the samples in the cache
@@ -48,7 +49,10 @@ class DigitModel:
         if settings.steps > self.sampler.process.schedule.timesteps:
             limit = self.sampler.process.schedule.timesteps
             raise Stop(f"--backward_steps {settings.steps} exceeds T = {limit} of {path}", code=2)
-        self.passes, self.device = settings.steps, device
+        process = self.sampler.process
+        if process.sampling_schedule is not process.schedule:
+            raise Stop(f"{path}: samples with another schedule than it was trained with", code=2)
+        self.shape, self.passes, self.device = self.sampler.shape, settings.steps, device
         weights = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         self.identity = f"{weights} {settings.steps} {settings.tau_type} {settings.clip}"
         self.sizes: list[float] = []

@@ -15,6 +15,7 @@ from studies.reward.guidance import Reward
 from studies.reward.rewards import Checked, loaded, values
 from studies.reward.search import mean_and_error
 
+DIGITS = (1, 28, 28)
 CHOICE_SEED = 0  # the choice is the same for all seeds
 # Extractors: of r2, of r1, and of the judge, whose features no reward uses.
 FIRST, SECOND, JUDGE = "mnist", "mnist", "mnist"
@@ -48,6 +49,11 @@ def rewards_of(
     given = [own("--upper_reward", upper), own("--lower_reward", lower)]
     if lower and upper:
         return Rewards(given[0], given[1], None)
+    if sampling.model.shape != DIGITS:
+        raise Stop(
+            "class and direction are for digits of 28x28 pixels: other images need --lower_reward "
+            "and --upper_reward", code=2
+        )  # fmt: skip
     if upper:  # no class is chosen then, nor does one matter
         target_class = 0
     if lower:
