@@ -18,7 +18,7 @@ from studies.reward.search import mean_and_error
 DIGITS = (1, 28, 28)
 CHOICE_SEED = 0  # the choice is the same for all seeds
 # Extractors: of r2, of r1, and of the judge, whose features no reward uses.
-FIRST, SECOND, JUDGE = "mnist", "mnist", "mnist"
+FIRST, SECOND, JUDGE = "first", "second", "mnist"
 
 
 class Rewards(NamedTuple):
