@@ -6,7 +6,7 @@ their average and an exact denoiser. Data may have any shape (B, ...).
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,12 +28,18 @@ class Visits(NamedTuple):
     """What a chain of DDIM steps reads, made before the first of them."""
 
     times: list[int]  # rising
-    net_times: Tensor  # what the network is told, (steps,)
+    net_times: Tensor  # what the network is told, (steps,), or (steps,B) where it differs
     levels: Levels  # at t = 0 and the times, each (steps+1,)
 
 
 class Diffusion:
-    """The process of one noise schedule, and optionally of a second one that only sampling uses."""
+    """The process of one noise schedule, and optionally of a second one that only sampling uses.
+
+    The network is told the time t of the training schedule or, where there is a `reference`, the
+    time at which this fixed schedule is nearest in noise: then a time keeps its meaning while the
+    training schedule moves. With a sampling schedule of its own the network is told what training
+    told it at the nearest noise level or, with `told="visited"`, at the same t.
+    """
 
     def __init__(
         self,
@@ -43,11 +49,24 @@ class Diffusion:
         sampling_schedule: Schedule | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        told: str = "nearest",
+        reference: Schedule | None = None,
     ):
         self.schedule, self.sampling_schedule = schedule, sampling_schedule or schedule
+        self.told, self.reference = told, reference
         self.b, self.normalise = input_scale, normalise
         self.device, self.dtype = device, dtype
-        self._fixed = {}
+        self._fixed, self._midpoints = {}, {}  # of schedules
+
+    def replaced(self, **changes) -> "Diffusion":
+        """The same process but for the given arguments of its constructor."""
+        other = self.sampling_schedule
+        now: dict[str, Any] = {
+            "schedule": self.schedule, "input_scale": self.b, "normalise": self.normalise,
+            "sampling_schedule": None if other is self.schedule else other, "device": self.device,
+            "dtype": self.dtype, "told": self.told, "reference": self.reference,
+        }  # fmt: skip
+        return Diffusion(**now | changes)
 
     def levels(self, schedule: Schedule | None = None) -> Levels:
         """The levels of a schedule (default: the training one); computed once if it is fixed."""
@@ -71,9 +90,11 @@ class Diffusion:
         self, net: Callable, x0: Tensor, t: Tensor, eps: Tensor, levels=None, reduction="mean"
     ) -> Tensor:
         """The squared error of the predicted noise at x_t ~ q(x_t | x_0): the mean, or each."""
-        signal, noise, scale = (_over(c[t], x0) for c in levels or self.levels())
+        at_t = Levels(*(c[t] for c in levels or self.levels()))
+        signal, noise, scale = (_over(c, x0) for c in at_t)
+        net_t = t if self.reference is None else self.nearest_time(at_t)
         xt = signal * x0 + noise * eps
-        return torch.nn.functional.mse_loss(net(scale * xt, t), eps, reduction=reduction)
+        return torch.nn.functional.mse_loss(net(scale * xt, net_t), eps, reduction=reduction)
 
     def sample(
         self,
@@ -103,7 +124,7 @@ class Diffusion:
 
         def step(x, i):
             with torch.set_grad_enabled(torch.is_grad_enabled() and times[i - 1] <= constant_above):
-                eps = net(scale[i] * x, net_times[i - 1 : i])
+                eps = net(scale[i] * x, net_times[i - 1 : i].flatten())  # (1,) or (B,)
                 x0 = (x - noise[i] * eps) / signal[i]
                 if clip:
                     x0 = x0.clamp(-1, 1)
@@ -134,18 +155,29 @@ class Diffusion:
         times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
         levels = levels or self.levels(self.sampling_schedule)
         visited = torch.tensor([0, *times]).to(levels.signal.device, non_blocking=True)
-        net_times = self.network_times(times).to(device, non_blocking=True)
-        return Visits(times, net_times, Levels(*(c[visited] for c in levels)))
+        at_times = Levels(*(c[visited] for c in levels))
+        net_times = self.network_times(times, Levels(*(c[1:] for c in at_times)))
+        return Visits(times, net_times.to(device, non_blocking=True), at_times)
 
-    def network_times(self, times: list[int]) -> Tensor:
-        """What to tell the network at each visited time: the training time nearest in noise."""
-        if self.sampling_schedule is self.schedule:
+    def network_times(self, times: list[int], levels: Levels) -> Tensor:
+        """What to tell the network at each visited time, where the levels are those."""
+        apart = self.sampling_schedule is not self.schedule
+        as_visited = not apart or self.told == "visited"
+        if self.reference is None and as_visited:
             return torch.tensor(times)
-        ours, theirs = (
-            log_snr(s.log_alpha_bar().detach()) for s in (self.schedule, self.sampling_schedule)
-        )
-        distance = (theirs[times][:, None] - ours[None, 1:]).abs()  # (steps,T)
-        return distance.argmin(dim=1).cpu() + 1
+        if apart and as_visited:
+            levels = Levels(*(c[times] for c in self.levels()))
+        return self.nearest_time(levels)
+
+    def nearest_time(self, levels: Levels) -> Tensor:
+        """The time known to the network that is nearest in log SNR; no gradient flows through."""
+        known = self.reference or self.schedule
+        if known.learned or known not in self._midpoints:
+            rising = -log_snr(known.log_alpha_bar().detach())[1:]
+            middle = (rising[1:] + rising[:-1]) / 2  # (T-1,)
+            self._midpoints[known] = middle.to(self.device, self.dtype)
+        level = (levels.noise.detach() / levels.signal.detach() * self.b).log() * 2  # -log SNR
+        return 1 + torch.bucketize(level, self._midpoints[known])
 
 
 def visited_times(timesteps: int, steps: int, tau_type: str = "linear") -> list[int]:

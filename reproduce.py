@@ -143,7 +143,7 @@ def training_rate(args, images) -> float:
     """Forward passes a second, from a few training steps of the baseline."""
     device = setup(args.device, args.cpu, args.threads)
     net = make_network(args.model_base_dim, args.timesteps, device)
-    process = Diffusion(train_mnist.fixed_schedules(args)[0], device=device)
+    process = Diffusion(train_mnist.fixed_schedule(args), device=device)
     optimizer = make_optimizer(net.parameters(), args.lr)
     x0 = to_unit(images[: args.batch_size].to(device))
     for step in range(4):

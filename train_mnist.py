@@ -30,7 +30,9 @@ def make_parser() -> cli.Parser:
 def check(args) -> None:
     flags.check_common(args)
     flags.check_schedule(args)
-    if args.sample_only and not args.ckpt:
+    if not args.sample_only:  # else T is the checkpoint's
+        flags.check_sampling(args)
+    elif not args.ckpt:
         raise ValueError("--sample_only requires --ckpt, the checkpoint to sample from")
     for flag in ("resume", "dry_run"):
         if args.sample_only and getattr(args, flag):
@@ -58,9 +60,8 @@ from common.machine import setup
 from common.networks import compiled, load_network, make_network
 from common.noise_levels import NoiseLevels
 from common.run import Run
-from common.sampling import Sampler, SamplerSettings, process_of, sampling_schedule
+from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
 from common.training import Average, Learner, LRSchedule, ema_decay, make_optimizer
-from model import Diffusion
 from scheduler import Schedule
 
 
@@ -72,8 +73,8 @@ def train(
     `on_epoch` is called with the number and the scores of every epoch; it may raise to end the run.
     """
     device = images.device
-    schedule, other = fixed_schedules(args)
-    process = Diffusion(schedule, args.input_scale, not args.no_normalise, other, device)
+    schedule = fixed_schedule(args)
+    process = process_from_flags(schedule, device, **vars(args))
     sampler = Sampler(process, SamplerSettings.from_flags(**vars(args)), images.shape[1:])
     judged = args.fid_samples or args.eval_samples
     judges = Judges.from_flags(device, split=args.reference, **vars(args)) if judged else None
@@ -131,10 +132,9 @@ def train(
     return run.finish(summary, drawn=args.eval_samples * sampler.steps)
 
 
-def fixed_schedules(args) -> tuple[Schedule, Schedule | None]:
-    """The training schedule of the flags, and the sampling one if it is another."""
-    schedule = Schedule(args.scheduler_type, args.timesteps, **among(vars(args)))
-    return schedule, sampling_schedule(args.sampling_schedule, args.timesteps)
+def fixed_schedule(args) -> Schedule:
+    """The training schedule of the flags."""
+    return Schedule(args.scheduler_type, args.timesteps, **among(vars(args)))
 
 
 def leave_figures(run: Run, sampler: Sampler, net: torch.nn.Module, schedule: Schedule) -> None:
@@ -151,8 +151,11 @@ def take_its_own(args, state: dict) -> None:
     """The checkpoint's data, network and schedule; a flag that says otherwise is a Stop."""
     schedule, default = state["schedule"], cli.parse(make_parser(), "train", check, [])
     names = ["dataset", "image_size", "model_base_dim", "input_scale", "no_normalise"]
-    names += ["sampling_schedule"]
     own = {name: state["args"].get(name) for name in names}
+    own["time_condition"] = state["args"].get("time_condition", default.time_condition)
+    if not args.sampling_schedule:
+        args.sampling_schedule = state["args"].get("sampling_schedule")
+        args.told = args.told or state["args"].get("told")
     own |= {name: schedule.get(name) for name in ("timesteps", *NAMES)} | among(schedule)
     own["scheduler_type"] = schedule["family"]
     if args.backward_steps == default.backward_steps:
@@ -164,8 +167,10 @@ def take_its_own(args, state: dict) -> None:
         setattr(args, name, value)
     try:
         flags.check_steps(args)
+        flags.check_sampling(args)
     except ValueError as error:
         raise Stop(f"{args.ckpt}: {error}", code=2) from None
+    state["args"] |= {"sampling_schedule": args.sampling_schedule, "told": args.told}
 
 
 def sample_only(args, device) -> None:
@@ -200,7 +205,7 @@ def print_plan(args, images) -> None:
     cost = planned(args, images)
     steps = cost["training"] // args.batch_size
     print(f"network: {parameters:,} parameters; {len(images)} images of {tuple(images.shape[1:])}")
-    print(f"schedule: {fixed_schedules(args)[0].to_dict()}")
+    print(f"schedule: {fixed_schedule(args).to_dict()}")
     print(f"training: {args.epochs} epochs, {steps:,} steps of {args.batch_size} images:")
     print(f"  {cost['training']:,} images forward and backward")
     print(f"sampling: {cost['sampling']:,} network evaluations, for {args.n_samples} and ")

@@ -31,6 +31,7 @@ def make_parser() -> cli.Parser:
 def check(args) -> None:
     flags.check_common(args)
     flags.check_schedule(args)
+    flags.check_sampling(args)
     args.fix = args.fix or []
     given = {name: getattr(args, f"{name}_range") for name in NAMES}
     ranges = settle_ranges(args.scheduler_type, among(vars(args)), given, args.fix)

@@ -83,14 +83,13 @@ from common.machine import setup
 from common.networks import compiled, load_network, make_network
 from common.penalty import Penalty, PenaltySettings
 from common.run import Run
-from common.sampling import Sampler, SamplerSettings, process_of
+from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
 from common.sampling_only import run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps, null_band
 from common.training import Average, Learner, LRSchedule, ema_decay, make_optimizer
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.upper_level import UpperLevel, UpperSettings
-from model import Diffusion
 from scheduler import Schedule
 
 
@@ -102,7 +101,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     schedule = Schedule(args.scheduler, args.timesteps, learned=True, **initial)
     schedule.to("cpu" if device.type == "mps" else device)  # float64, which mps has not
     first = Schedule.from_dict(schedule.to_dict())
-    process = Diffusion(schedule, args.input_scale, not args.no_normalise, device=device)
+    process = process_from_flags(schedule, device, **vars(args))
     sampler = Sampler(process, SamplerSettings.from_flags(**vars(args)), images.shape[1:])
     judges = Judges.from_flags(device, **vars(args))
     objective = Judge.from_flags(device, split=args.reference, **vars(args))
@@ -294,10 +293,16 @@ def freeze_network(args) -> None:
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
     with Run.open("frozen", vars(args), device) as run:
         sampler = Sampler(trained, drawn, state["shape"])
-        levels = args.told, objective, judges, upper
+        levels = args.told or "visited", objective, judges, upper
         moves = args.lr_beta, args.frozen_updates, args.eval_samples
         run_frozen(run, net, sampler, schedule, *levels, *moves)
-        run.log(f"wrote {run.folder}/schedule.json, and its times and sigmas in steps.json")
+        run.log(
+            f"wrote {run.folder}/schedule.json, and its times and sigmas in steps.json; to use it:"
+        )
+        run.log(
+            f"python train_mnist.py --sample_only --ckpt {args.ckpt} --backward_steps "
+            f"{args.backward_steps} --sampling_schedule {run.folder}/schedule.json"
+        )
 
 
 def main(args) -> None:

@@ -1,7 +1,7 @@
 """The flags of the bilevel script and its recipes: what a recipe sets, and which flags it reads."""
 
 from common import cli
-from common.families import NAMES
+from common.families import NAMES, TOLD
 
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES: dict[str, dict[str, object]] = {
@@ -96,9 +96,9 @@ def add_frozen(add) -> None:
     text = (
         "time that a frozen network receives as input; visited: the time of the DDIM step; "
         "nearest: the training time of the nearest noise level, which jumps as the schedule moves "
-        "and misleads the gradient"
+        "and misleads the gradient (default: visited)"
     )
-    add("told", "visited", text, choices=["nearest", "visited"])
+    add("told", None, text, choices=TOLD)
 
 
 def check_frozen(args) -> None:

@@ -57,8 +57,9 @@ with torch.inference_mode():
         eps = net(x, t[None] + 1)
         x = ddim.step(eps, t, x, use_clipped_model_output=$clip).prev_sample
 ```""")
-NO_DIFFUSERS = """This network was trained on scaled data, or samples with another schedule than it
-was trained with. diffusers' scheduler knows the betas alone; `sample` does both."""
+NO_DIFFUSERS = """This network was trained on scaled data, samples with another schedule than it was
+trained with, or receives another time than the step's. diffusers' scheduler knows the betas alone;
+`sample` does all of it, and sampling.json lists the times that the network receives."""
 
 
 def card(

@@ -1,7 +1,9 @@
 """Evaluate the network of a finished run: python -m common.evaluate --run runs/00003"""
 
+from argparse import Namespace
+
 from common import cli
-from common.flags import EXTRACTOR_TEXT, EXTRACTORS
+from common.flags import EXTRACTOR_TEXT, EXTRACTORS, add_sampling_schedule, check_sampling
 
 
 def make_parser() -> cli.Parser:
@@ -26,6 +28,7 @@ def make_parser() -> cli.Parser:
     add("backward_steps", None, text, type=cli.count)
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
     add("no_clip", None, text, action="store_true")
+    add_sampling_schedule(add)
     return parser
 
 
@@ -57,18 +60,32 @@ def judge_again(args) -> None:
             f"{flags['timesteps']}",
             code=2,
         )
+    other = sampling_of(flags, given)
     device = setup(args.device, threads=args.threads)
     judges = Judges.from_flags(device, **flags)
     settings = SamplerSettings.from_flags(**flags)
-    scores = judge_checkpoint(path, judges, device, args.eval_samples, settings)
+    scores = judge_checkpoint(path, judges, device, args.eval_samples, settings, **other)
     print(json.dumps(scores, indent=2))
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none
         summary = json.loads(summary_path.read_text())
         changed = {name: given[name] for name in ("backward_steps", "no_clip") if name in given}
+        changed |= other if "sampling_schedule" in given else {}
         entry = {**scores, **changed, "checkpoint": path.name}
         summary.setdefault("judged_again", []).append(entry)
         checkpoint.write_atomically(summary_path, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def sampling_of(flags: dict, given: dict) -> dict:
+    """The sampling schedule and how the network is told its times: the run's, unless given."""
+    own = {} if "sampling_schedule" in given else flags
+    both = {name: given.get(name, own.get(name)) for name in ("sampling_schedule", "told")}
+    asked = Namespace(**{**flags, **both})
+    try:
+        check_sampling(asked)
+    except ValueError as error:
+        raise Stop(str(error), code=2) from None
+    return {name: getattr(asked, name) for name in both}
 
 
 def run_folder(name: str) -> Path:

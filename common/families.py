@@ -15,6 +15,8 @@ NAMES = ("start", "end", "tau", "epsilon")  # those that have a flag of their ow
 KNOTS = 12  # segments of the family `knots` unless told otherwise
 MIN_GAP = 1e-3  # end - start: below it the curve has no room to fall
 INF = math.inf
+TOLD = ("nearest", "visited")  # model.Diffusion
+BESIDE = ("family", "timesteps", "told")  # in a schedule.json, beside the parameters
 
 
 class Parameter(NamedTuple):
@@ -121,7 +123,7 @@ def read_schedule(path: str) -> tuple[str, int, dict[str, float]]:
     """Family, timesteps and parameters of a schedule.json; ValueError names the file."""
     try:
         content = json.loads(Path(path).read_text())
-        given = {key: content[key] for key in content if key not in ("family", "timesteps")}
+        given = {key: content[key] for key in content if key not in BESIDE}
         timesteps = content["timesteps"]
         if type(timesteps) is not int or timesteps < 1:
             raise ValueError(f"timesteps is {timesteps!r}, not a whole number above 0")
@@ -131,6 +133,16 @@ def read_schedule(path: str) -> tuple[str, int, dict[str, float]]:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: not a noise schedule ({reason})") from None
+
+
+def read_sampling_schedule(path: str) -> dict:
+    """The content of a schedule.json to sample with; `told` is in it if it was learned that way."""
+    family, timesteps, values = read_schedule(path)
+    told = json.loads(Path(path).read_text()).get("told")
+    if told is not None and told not in TOLD:
+        raise ValueError(f"{path}: told is {told!r}, not one of {', '.join(TOLD)}")
+    content = {"family": family, "timesteps": timesteps, **values}
+    return content | ({"told": told} if told else {})
 
 
 def _number(name, value):

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from common.cli import adder, count, count_or_none, device, number, parameter, positive
 from common.datasets import DATASETS, IMAGE_SIZES, check_size
-from common.families import FAMILIES, KNOTS, among, complete, knots_table, read_schedule
+from common.families import (
+    FAMILIES,
+    KNOTS,
+    TOLD,
+    among,
+    complete,
+    knots_table,
+    read_sampling_schedule,
+    read_schedule,
+)
 from common.locate import find_checkpoint, find_schedule
 
 DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing, or your images"
@@ -54,6 +63,12 @@ def add_process(group, timesteps_from=""):
     text = "do not divide the network's input by its standard deviation; no effect if "
     text += "--input_scale is 1"
     add("no_normalise", False, text, action="store_true")
+    text = (
+        "time that the network receives as input; index: t; log_snr: the t at which the default "
+        "cosine schedule is nearest in log SNR, so that an input means a noise level under every "
+        "schedule"
+    )
+    add("time_condition", "index", text, choices=["index", "log_snr"])
 
 
 def add_schedule(parser):
@@ -65,13 +80,23 @@ def add_schedule(parser):
         add(name, None, f"{meaning} (default: {defaults})", type=parameter)
     text = "read family, T and parameters of the schedule from a schedule.json, or that of a run"
     add("schedule_from", None, text, metavar="FILE|RUN")
+    add_sampling_schedule(add)
+    add_knots(add)
+    add_process(group, ", or the T of --schedule_from")
+
+
+def add_sampling_schedule(add) -> None:
     text = (
         "sample with another schedule: a schedule.json, that of a run, or a family with its "
         "default parameters"
     )
     add("sampling_schedule", None, text, metavar="FILE|RUN|FAMILY")
-    add_knots(add)
-    add_process(group, ", or the T of --schedule_from")
+    text = (
+        "time that the network receives where --sampling_schedule is another than it was trained "
+        "with; visited: the time of the step; nearest: the training time of the nearest noise "
+        "level (default: as in the file of a schedule learned with --freeze_network, else nearest)"
+    )
+    add("told", None, text, choices=TOLD)
 
 
 def add_knots(add) -> None:
@@ -234,16 +259,37 @@ def check_schedule(args) -> None:
                 f"--timesteps {args.timesteps} contradicts --schedule_from, whose T is {timesteps}"
             )
         args.timesteps = timesteps
-    other = args.sampling_schedule
-    if isinstance(other, str) and other not in FAMILIES:
-        # store the content, not the name: the file may have changed when the run is resumed
-        other = resolved(find_schedule, "sampling_schedule", other, args.runs_dir)
-        family, timesteps, values = read_schedule(other)
-        args.sampling_schedule = {"family": family, "timesteps": timesteps, **values}
     vars(args).update(
         complete(args.scheduler_type, with_knots(args.scheduler_type, args.knots, given))
     )
     check_steps(args)
+
+
+def check_sampling(args) -> None:
+    """Read --sampling_schedule and fill in --told, once T is known."""
+    other = args.sampling_schedule
+    if not other:
+        if args.told:
+            raise ValueError("--told requires --sampling_schedule")
+        return
+    if isinstance(other, str) and other not in FAMILIES:
+        # store the content, not the name: the file may have changed when the run is resumed
+        path = resolved(find_schedule, "sampling_schedule", other, args.runs_dir)
+        args.sampling_schedule = other = read_sampling_schedule(path)
+    recorded, timesteps = None, args.timesteps
+    if isinstance(other, dict):
+        recorded, timesteps = other.get("told"), other["timesteps"]
+    args.told = args.told or recorded or "nearest"
+    if args.told == "visited" and timesteps != args.timesteps:
+        raise ValueError(
+            f"--told visited: the T of --sampling_schedule is {timesteps}, the network's is "
+            f"{args.timesteps}"
+        )
+    if args.backward_steps > timesteps:
+        raise ValueError(
+            f"--backward_steps {args.backward_steps} exceeds the T of --sampling_schedule, "
+            f"{timesteps}"
+        )
 
 
 def with_knots(family: str, knots: int, given: dict) -> dict:

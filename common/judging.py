@@ -138,9 +138,13 @@ def judge_checkpoint(
     settings: SamplerSettings | None = None,
     purpose: str = "evaluation",
     run: Run | None = None,
+    **changes,
 ) -> dict:
-    """The scores of the network in a checkpoint; another `purpose` starts from other noise."""
-    net, sampler = load_sampler(path, device, settings)
+    """The scores of the network in a checkpoint; another `purpose` starts from other noise.
+
+    `changes` replace arguments of its run.
+    """
+    net, sampler = load_sampler(path, device, settings, **changes)
     return evaluate(sampler, net, n, judge, purpose, run)
 
 

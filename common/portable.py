@@ -63,10 +63,7 @@ def sampling_steps(process: Diffusion, steps: int, tau_type: str = "linear") -> 
     x_t = signal_t x_0 + noise_t eps, and sigma_t = noise_t/signal_t is what samplers that work with
     noise levels take.
     """
-    exact = Diffusion(
-        process.schedule, process.b, process.normalise, process.sampling_schedule,
-        dtype=torch.float64,
-    )  # fmt: skip
+    exact = process.replaced(dtype=torch.float64)
     visits = exact.visits(steps, tau_type)
     log_alpha_bar = exact.sampling_schedule.log_alpha_bar().detach()
     sigmas = visits.levels.noise / visits.levels.signal
@@ -105,5 +102,7 @@ def scheduler_config(betas: Tensor, clip: bool) -> dict:
 
 
 def fits_diffusers(process: Diffusion) -> bool:
-    """Whether those betas are the whole process: no scaled data, one schedule for both uses."""
-    return math.isclose(process.b, 1.0) and process.sampling_schedule is process.schedule
+    """Whether those betas are the whole process: no scaled data, one schedule for both uses, and a
+    network that is told the time itself."""
+    alone = process.sampling_schedule is process.schedule and process.reference is None
+    return math.isclose(process.b, 1.0) and alone

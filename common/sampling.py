@@ -117,26 +117,42 @@ class Sampler:
         return seen[:: -max(1, self.steps // frames)][::-1]
 
 
+def process_from_flags(
+    schedule: Schedule, device: torch.device | str, /, *, input_scale, no_normalise,
+    sampling_schedule=None, told=None, time_condition="index", **_,
+) -> Diffusion:  # fmt: skip
+    """The diffusion of a training schedule and a script's flags, or a run's stored arguments."""
+    other = other_schedule(sampling_schedule, schedule.timesteps)
+    reference = Schedule("cosine", schedule.timesteps) if time_condition == "log_snr" else None
+    return Diffusion(
+        schedule, input_scale, not no_normalise, other, device,
+        told=told or "nearest", reference=reference,
+    )  # fmt: skip
+
+
 def process_of(state: dict, device: torch.device | str) -> Diffusion:
     """The diffusion that a checkpoint was trained with, its schedule as it was then."""
-    args = state["args"]
-    schedule = Schedule.from_dict(state["schedule"])
-    other = sampling_schedule(args.get("sampling_schedule"), schedule.timesteps)
-    return Diffusion(schedule, args["input_scale"], not args["no_normalise"], other, device)
+    return process_from_flags(Schedule.from_dict(state["schedule"]), device, **state["args"])
 
 
-def sampling_schedule(given: str | dict | None, timesteps: int) -> Schedule | None:
+def other_schedule(given: str | dict | None, timesteps: int) -> Schedule | None:
     """What --sampling_schedule means: a family with its defaults, or the content of a file."""
     if not given:
         return None
-    return Schedule.from_dict(given) if isinstance(given, dict) else Schedule(given, timesteps)
+    if isinstance(given, dict):
+        return Schedule.from_dict({name: v for name, v in given.items() if name != "told"})
+    return Schedule(given, timesteps)
 
 
 def load_sampler(
-    path, device: torch.device | str, settings: SamplerSettings | None = None
+    path, device: torch.device | str, settings: SamplerSettings | None = None, **changes
 ) -> tuple[nn.Module, Sampler]:
-    """The network in a checkpoint and its sampler, set as asked or as in its own run."""
+    """The network in a checkpoint and its sampler, set as asked or as in its own run.
+
+    `changes` replace arguments of its run.
+    """
     net, state = load_network(path, device)
+    state["args"] = {**state["args"], **changes}
     settings = settings or SamplerSettings.from_flags(**state["args"])
     return net, Sampler(process_of(state, device), settings, state["shape"])
 

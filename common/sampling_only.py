@@ -11,18 +11,12 @@ import torch
 from torch import nn
 
 from common.judging import Judge, Judges, evaluate
+from common.portable import sampling_steps
 from common.run import Run
 from common.sampling import Sampler
 from common.schedule_optimizer import ScheduleOptimizer
 from common.upper_level import UpperLevel, UpperSettings
-from model import Diffusion, visited_times
 from scheduler import Schedule
-
-
-def sampling_process(trained: Diffusion, schedule: Schedule, told: str) -> Diffusion:
-    """The trained process with another schedule to sample by."""
-    known = schedule if told == "visited" else trained.schedule
-    return Diffusion(known, trained.b, trained.normalise, schedule, trained.device)
 
 
 def learn(
@@ -58,13 +52,10 @@ def learn(
 
 def steps_table(sampler: Sampler) -> list[dict[str, float]]:
     """The visited times, first the noisiest, and their sigma = noise/signal: what samplers take."""
-    schedule, drawn = sampler.process.sampling_schedule, sampler.settings
-    times = visited_times(schedule.timesteps, drawn.steps, drawn.tau_type)
-    log_ab = schedule.log_alpha_bar().detach()[times]
-    sigmas = (torch.expm1(-log_ab)).sqrt().tolist()
-    told = sampler.process.network_times(times).tolist()
-    rows = zip(times, told, sigmas, strict=True)
-    return [{"time": t, "told": k, "sigma": s} for t, k, s in rows][::-1]
+    drawn = sampler.settings
+    steps = sampling_steps(sampler.process, drawn.steps, drawn.tau_type)
+    rows = zip(steps["times"], steps["network_times"], steps["sigmas"], strict=False)
+    return [{"time": t, "told": k, "sigma": sigma} for t, k, sigma in rows]
 
 
 def run_frozen(
@@ -81,17 +72,15 @@ def run_frozen(
     eval_samples: int,
 ) -> dict:
     """Judge before and after, leave schedule.json and the table of steps; returns the summary."""
-    process = sampling_process(trained.process, schedule, told)
+    process = trained.process.replaced(sampling_schedule=schedule, told=told)
     sampler, began = Sampler(process, trained.settings, trained.shape), time.monotonic()
     before = evaluate(trained, net, eval_samples, judges, "evaluation", run)
     learn(run, net, sampler, objective, settings, lr_beta, updates)
     fixed = Schedule.from_dict(schedule.to_dict())
-    sampler = Sampler(
-        sampling_process(trained.process, fixed, told), sampler.settings, sampler.shape
-    )
+    sampler = Sampler(process.replaced(sampling_schedule=fixed), sampler.settings, sampler.shape)
     after = evaluate(sampler, net, eval_samples, judges, "evaluation", run)
     table = steps_table(sampler)
-    run.write_json("schedule.json", fixed.to_dict())
+    run.write_json("schedule.json", {**fixed.to_dict(), "told": told})
     run.write_json("steps.json", {"told": told, "steps": table})
     for row in table:
         run.log(f"time {row['time']:5d}  told {row['told']:5d}  sigma {row['sigma']:.6g}")

@@ -147,7 +147,7 @@ def mutated(whole: bytes, kind: int, rng: random.Random) -> bytes:
 
 def is_read(flag: str, source: str) -> bool:
     """Whether code reads a flag: of args, of a run's arguments, or as a parameter of from_flags."""
-    signatures = "".join(re.findall(r"def from_flags\((.*?)\)", source, re.DOTALL))
+    signatures = "".join(re.findall(r"def (?:\w+_)?from_flags\((.*?)\)", source, re.DOTALL))
     return bool(
         re.search(rf"\bargs\.{flag}\b", source)
         or f'arguments["{flag}"]' in source

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from harness import Script
+from harness import Script, TwoLayers
 from test_bilevel import TRAIN
 
+from common import evaluate, networks
+from common.families import TOLD
 from common.sampling import Sampler, SamplerSettings
-from common.sampling_only import learn, sampling_process, steps_table
+from common.sampling_only import learn, steps_table
 from common.scores import JUDGES
 from common.upper_level import UpperSettings
 from metrics import Reference
@@ -29,7 +31,7 @@ class ExactDenoiser(torch.nn.Module):
         self.process = process
 
     def forward(self, x, t):
-        signal, noise, _ = (c[t] for c in self.process.levels())
+        signal, noise, _ = (c[t] for c in self.process.levels(self.process.sampling_schedule))
         return noise * (x - signal * 0.3) / ((signal * 0.2) ** 2 + noise**2)
 
 
@@ -37,8 +39,7 @@ def test_a_better_schedule_for_few_steps_is_found():
     """The network is exact at every level: that there are few steps is all that is wrong."""
     trained = Diffusion(Schedule("cosine", 100, start=0.0, end=0.97), dtype=F64)
     schedule = Schedule("cosine", 100, learned=True, end=0.97)
-    process = sampling_process(trained, schedule, "visited")
-    process.dtype = F64
+    process = trained.replaced(sampling_schedule=schedule, told="visited")
     net = ExactDenoiser(process)
     sampler = Sampler(process, SamplerSettings(4, clip=False), (1, 2, 2))
     judge = SimpleNamespace(
@@ -63,7 +64,7 @@ def test_a_better_schedule_for_few_steps_is_found():
 @pytest.mark.parametrize("told", ["visited", "nearest"])
 def test_the_table_of_steps_is_what_the_sampler_visits(told):
     trained = Diffusion(Schedule("cosine", 100))
-    process = sampling_process(trained, Schedule("linear", 100), told)
+    process = trained.replaced(sampling_schedule=Schedule("linear", 100), told=told)
     table = steps_table(Sampler(process, SamplerSettings(5), (1, 2, 2)))
     assert [row["time"] for row in table] == [100, 80, 60, 40, 20]
     for row in table:
@@ -78,26 +79,121 @@ def test_the_table_of_steps_is_what_the_sampler_visits(told):
 FROZEN = ["--cpu", "--threads", 1, "--backward_steps", 4, "--zo_samples", 6, "--frozen_updates", 4]
 
 
-def test_a_schedule_is_learned_and_sampled_with(tmp_path):
-    train = Script(tmp_path, "train")
+@pytest.fixture(scope="module", params=["visited", "nearest"])
+def learned(request, tmp_path_factory):
+    """A trained run, and what was learned for its network, told the times in one of two ways."""
+    folder = tmp_path_factory.mktemp(request.param)
+    train, frozen = Script(folder, "train"), Script(folder / "frozen", "bilevel")
+    frozen.folder.mkdir()
     assert train.run(*TRAIN) == 0, train.said()
-    trained = train.only
-    (tmp_path / "frozen").mkdir()
-    frozen = Script(tmp_path / "frozen", "bilevel")
-    flags = ["--freeze_network", "--ckpt", trained, "--eval_samples", 4, "--scheduler", "knots"]
-    assert frozen.run(*FROZEN, *flags, "--knots", 3) == 0, frozen.said()
-    learned = json.loads((frozen.only / "schedule.json").read_text())
-    assert learned["family"] == "knots" and learned["timesteps"] == 20 and "knot_3" in learned
-    table = json.loads((frozen.only / "steps.json").read_text())
-    assert len(table["steps"]) == 4 and "sigma" in frozen.said()
-    summary = json.loads((frozen.only / "summary.json").read_text())
+    flags = ["--freeze_network", "--ckpt", train.only, "--eval_samples", 40, "--scheduler", "knots"]
+    flags += ["--knots", 3, "--told", request.param]
+    assert frozen.run(*FROZEN, *flags) == 0, frozen.said()
+    return SimpleNamespace(told=request.param, trained=train.only, frozen=frozen)
+
+
+def test_a_schedule_is_learned(learned):
+    content = json.loads((learned.frozen.only / "schedule.json").read_text())
+    assert content["family"] == "knots" and content["timesteps"] == 20 and "knot_3" in content
+    assert content["told"] == learned.told
+    table = json.loads((learned.frozen.only / "steps.json").read_text())
+    assert len(table["steps"]) == 4 and "sigma" in learned.frozen.said()
+    summary = json.loads((learned.frozen.only / "summary.json").read_text())
     assert summary["fid_before"] > 0 and summary["fid"] > 0
     assert summary["upper_reference"] == "digits train, 1437 images" != summary["reference"]
     for scores in (summary, summary["before"]):
         assert all(scores[f"fid_{name}"] > 0 for name in JUDGES)
-    again = Script(tmp_path / "frozen", "train")
-    words = [*TRAIN, "--sampling_schedule", frozen.only / "schedule.json"]
-    assert again.run(*words) == 0, again.said()
+
+
+def rewritten(learned, path, **changes):
+    """A copy of the learned schedule's file with other content."""
+    content = json.loads((learned.frozen.only / "schedule.json").read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return path
+
+
+def test_the_schedule_samples_and_is_judged_elsewhere_as_it_was_learned(
+    learned, monkeypatch, capsys
+):
+    """common.evaluate finds the FID that the frozen run reported, unless --told says otherwise."""
+    monkeypatch.setattr(networks, "network_class", lambda _: TwoLayers)  # as Script does
+    path = learned.frozen.only / "schedule.json"
+    words = ["--run", str(learned.trained), "--eval_samples", "40", "--device", "cpu"]
+    words += ["--backward_steps", "4", "--sampling_schedule", str(path)]
+    fids = {}
+    for told in (None, *TOLD):
+        evaluate.judge_again(
+            evaluate.make_parser().parse_args([*words, *(["--told", told] if told else [])])
+        )
+        fids[told] = json.loads(capsys.readouterr().out)["fid"]
+    reported = json.loads((learned.frozen.only / "summary.json").read_text())["fid"]
+    assert fids[None] == fids[learned.told] == pytest.approx(reported, rel=1e-9)
+    assert fids["nearest"] != fids["visited"]
+    judged = json.loads((learned.trained / "summary.json").read_text())["judged_again"]
+    assert [entry["told"] for entry in judged] == [learned.told, *TOLD]
+    assert all(entry["sampling_schedule"]["knot_1"] for entry in judged)
+
+
+def pixels(script, *flags):
+    """The pictures of a --sample_only run."""
+    known = set(script.folder.glob("runs/*"))
+    assert script.run("--cpu", "--sample_only", "--backward_steps", 4, *flags) == 0, script.said()
+    (folder,) = set(script.folder.glob("runs/*")) - known
+    return (folder / "samples" / "samples.png").read_bytes()
+
+
+def test_pictures_of_a_checkpoint_with_a_learned_schedule(learned, tmp_path):
+    (checkpoint,) = sorted((learned.trained / "checkpoints").glob("*.pt"))[-1:]
+    script, path = Script(tmp_path), learned.frozen.only / "schedule.json"
+    plain = ["--ckpt", checkpoint]
+    with_it = [*plain, "--sampling_schedule", path]
+    seen = pixels(script, *with_it)
+    other = next(told for told in TOLD if told != learned.told)
+    assert seen == pixels(script, *with_it, "--told", learned.told)
+    assert len({seen, pixels(script, *plain), pixels(script, *with_it, "--told", other)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "named"),
+    [
+        ({"timesteps": 30, "told": "visited"}, [], "T of --sampling_schedule is 30"),
+        ({"told": "guessed"}, [], "guessed"),
+        ({"timesteps": 3, "told": None}, [], "exceeds the T of --sampling_schedule"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_one_line(learned, tmp_path, changes, flags, named):
+    (checkpoint,) = sorted((learned.trained / "checkpoints").glob("*.pt"))[-1:]
+    path = rewritten(learned, tmp_path / "schedule.json", **changes)
+    script = Script(tmp_path)
+    words = ["--cpu", "--ckpt", checkpoint, "--sampling_schedule", path, "--backward_steps", 4]
+    assert script.run(*words, "--sample_only", *flags) == 2
+    assert named in script.last_line() and not (tmp_path / "runs").exists()
+
+
+def test_the_schedule_trains_and_is_told_as_it_was_learned(learned, tmp_path):
+    script, path = Script(tmp_path), learned.frozen.only / "schedule.json"
+    assert script.run(*TRAIN, "--sampling_schedule", path) == 0, script.said()
+    arguments = json.loads((script.only / "args.json").read_text())["arguments"]
+    assert arguments["told"] == learned.told and "told" in arguments["sampling_schedule"]
+
+
+def test_diffusers_samples_with_a_learned_schedule_that_is_told_the_visited_times():
+    """The snippet of docs/diffusers.md with a schedule.json of --freeze_network."""
+    diffusers = pytest.importorskip("diffusers")
+    net = TwoLayers(timesteps=100).double().eval()
+    schedule = Schedule("cosine", 100, end=0.9).as_knots(5)
+    process = Diffusion(Schedule("cosine", 100), dtype=F64)
+    process = process.replaced(sampling_schedule=schedule, told="visited")
+    x = torch.randn(4, 1, 8, 8, dtype=F64)
+    with torch.no_grad():
+        ours = process.sample(net, x, 10)
+        ddim = diffusers.DDIMScheduler(
+            100, trained_betas=schedule.betas().detach().numpy(), timestep_spacing="trailing"
+        )
+        ddim.set_timesteps(10)
+        for t in ddim.timesteps:
+            x = ddim.step(net(x, t[None] + 1), t, x, use_clipped_model_output=True).prev_sample
+    torch.testing.assert_close(ours, x.double(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
