@@ -31,15 +31,17 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     ARGS = make_parser().parse_args()
 
 import time
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.estimators import Estimator
 from benchmarks.live_memory import LiveMemory
 from benchmarks.record import RESULTS
+from common.sampling import Sampler
 from common.tables import write_csv
 from common.training import draw
 from common.upper_level import UpperLevel, UpperSettings
@@ -78,8 +80,7 @@ class Cost:
 class Yardstick:
     """What a sampling takes in time, and a training step in memory, on n images."""
 
-    def __init__(self, estimator: Estimator, n: int):
-        self.estimator, net, sampler = estimator, estimator.net, estimator.sampler
+    def __init__(self, net: nn.Module, sampler: Sampler, n: int):
         noise = sampler.noise(n, 0, "yardstick")
         process = sampler.process
         levels = process.levels_of(process.schedule.log_alpha_bar().detach())
@@ -96,12 +97,20 @@ class Yardstick:
             torch.autograd.grad(loss, list(net.parameters()))
             net.eval()
 
-        self.sampling, self.step = Cost(sample), Cost(train)
+        self.sample, self.train = sample, train
+
+    @cached_property
+    def sampling(self) -> Cost:
+        return Cost(self.sample)
+
+    @cached_property
+    def step(self) -> Cost:
+        return Cost(self.train)
 
 
 def measure(name: str, estimator: Estimator, n: int, draws: int) -> list[dict]:
     """A row for each estimate and what it is differentiated in."""
-    rows, yardstick = [], Yardstick(estimator, n)
+    rows, yardstick = [], Yardstick(estimator.net, estimator.sampler, n)
     for label, options in ESTIMATES.items():
         settings = UpperSettings(estimator.sampler.steps, n, **options)
         upper = UpperLevel(estimator.sampler, estimator.judge, estimator.schedule, settings)

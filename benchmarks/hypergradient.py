@@ -1,189 +1,124 @@
 """Is the penalty's gradient the true one: training again at another schedule, on the same draws?
 
 python -m benchmarks.hypergradient
+python -m benchmarks.hypergradient --network unet
 
-A small fully connected network learns the 8x8 digits at one schedule. From there it is trained
-on at that schedule and at q +- h for each parameter, on the same batches, times and noise: the
-change of F in all, and its direct part at fixed weights, are differences of values. The coupled
-penalty gives the same two numbers from one run. F is the Frechet distance of the 64 pixels. Writes
-docs/results/hypergradient.csv, a row a seed, gamma, exact_every and parameter.
+The problem is that of benchmarks.problem, as it is after training and after more steps at a lower
+rate. Writes docs/results/hypergradient.csv or docs/results/hypergradient_unet.csv, a row a seed,
+gamma, exact_every, number of batches and parameter. Rows that are in the file stay, and only what
+is missing is measured.
 """
 
 from common import cli
+
+# network -> problems, steps at the lower rate, batches of the difference of the losses
+DEFAULTS = {"mlp": (6, [0, 6000], [47, 400]), "unet": (3, [100], [47, 188])}
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m benchmarks.hypergradient"
     add = cli.adder(parser)
-    add("seeds", 6, "problems, each with its own network and draws", type=cli.count)
+    text = "mlp: fully connected, 128 wide; unet: the U-Net, base 8"
+    add("network", "mlp", text, choices=list(DEFAULTS))
+    text = "problems, each with its own network and draws (default: 6; 3 with unet)"
+    add("seeds", None, text, type=cli.count)
+    text = "training steps at the lower rate before anything is compared, one value after the other"
+    text += " (default: 0 6000; 100 with unet)"
+    add("further", None, text, type=cli.count_or_none, nargs="+")
     text = "steps that share one exact gradient, one value after the other"
-    add("exact_every", [1, 10], text, type=cli.count, nargs="+")
+    add("exact_every", [10], text, type=cli.count, nargs="+")
+    text = "batches of the difference of the losses, one value after the other (default: 47 400; "
+    text += "47 188 with unet)"
+    add("batches", None, text, type=cli.count, nargs="+")
+    add("gammas", False, "other gammas too, on the first problem", action="store_true")
     return parser
 
 
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
-from copy import deepcopy
-from types import SimpleNamespace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
+from benchmarks.problem import KINDS, STEP, Problem, cosine
 from benchmarks.record import RESULTS
-from common.data import Batches, Source, to_unit
-from common.penalty import Penalty, PenaltySettings
-from common.sampling import Sampler, SamplerSettings
-from common.tables import write_csv
-from common.training import Average, Learner, make_optimizer
-from common.upper_level import UpperLevel, UpperSettings
-from common.weights import evaluating
-from metrics import Reference, frechet_distance
-from model import Diffusion
-from scheduler import Schedule
+from common.penalty import PenaltySettings
+from common.tables import read_csv, write_csv
 
-TABLE = RESULTS / "hypergradient.csv"
-POINT = {"start": 0.1, "end": 0.97, "tau": 2.0, "epsilon": 0.02}
-STEP = {"start": 0.05, "end": 0.02, "tau": 0.4, "epsilon": 0.01}
-TIMESTEPS, DDIM_STEPS = 200, 10
+FACTORS = (1e-3, 1e-2, 0.1, 10, 100)  # on the gamma that is chosen
 
 
-class Mlp(nn.Module):
-    """eps(x_t, t) of 8x8 images, without batch norm."""
-
-    def __init__(self, width: int = 128, timesteps: int = TIMESTEPS):
-        super().__init__()
-        self.embed = nn.Embedding(timesteps, 32)
-        layers = [nn.Linear(64 + 32, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.Linear(width, 64))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        time = self.embed(t - 1).expand(len(x), -1)
-        return self.body(torch.cat([x.flatten(1), time], 1)).view_as(x)
+def table_of(network: str) -> Path:
+    return RESULTS / ("hypergradient.csv" if network == "mlp" else f"hypergradient_{network}.csv")
 
 
-class Problem:
-    """A trained network, its schedule, and both levels."""
-
-    def __init__(self, seed: int, train_steps: int = 3000, lr: float = 1e-3):
-        torch.manual_seed(seed)
-        images = Source("digits", "").images("train")
-        self.seed, self.batches = seed, Batches(images, 128, seed)
-        self.schedule = Schedule("cosine", TIMESTEPS, learned=True, **POINT)
-        pixels = to_unit(images).flatten(1).double()
-        judge = SimpleNamespace(
-            extractor=lambda x: (x.clamp(-1, 1).flatten(1), None),
-            reference=Reference(pixels.mean(0), pixels.T.cov(), len(pixels), "digits", "pixels"),
-        )
-        self.judge = judge
-        self.sampler = self.sampler_of(self.schedule)
-        # every noise is drawn once: both sides of a difference see the same
-        self.noise = self.sampler.noise(2000, seed, "F")
-        self.learner = self.learner_of(Mlp(), lr)
-        levels = self.levels()
-        for _ in range(train_steps):
-            self.learner.step(self.sampler.process, levels)
-
-    def sampler_of(self, schedule: Schedule) -> Sampler:
-        return Sampler(Diffusion(schedule), SamplerSettings(DDIM_STEPS), (1, 8, 8))
-
-    def levels(self):
-        return self.sampler.process.levels_of(self.schedule.log_alpha_bar().detach())
-
-    def learner_of(self, net: nn.Module, lr: float) -> Learner:
-        return Learner(net, make_optimizer(net.parameters(), lr), self.batches, self.seed)
-
-    def going_on(self, lr: float = 3e-4) -> Learner:
-        """A copy of the trained network with its optimizer, at a constant and lower rate."""
-        learner = self.learner_of(Mlp(), lr)
-        learner.load_state_dict(deepcopy(self.learner.state_dict()))
-        for group in learner.optimizer.param_groups:
-            group["lr"] = lr
-        return learner
-
-    def retrained(self, values: dict, steps: int, memory: int) -> nn.Module:
-        """The averaged network after so many more steps at another schedule."""
-        process = Diffusion(Schedule("cosine", TIMESTEPS, **values))
-        learner = self.going_on()
-        average = Average(learner.net, 1 - 1 / memory, 1, 0)
-        for _ in range(steps):
-            learner.step(process)
-            average.after_step(learner.net, learner.count)
-        return average.model
-
-    @torch.no_grad()
-    def fid(self, net: nn.Module, values: dict) -> float:
-        sampler = self.sampler_of(Schedule("cosine", TIMESTEPS, **values))
-        parts = self.noise.split(500)  # as many distances, averaged
-        with evaluating(net):
-            found = [self.judge.extractor(sampler(net, x))[0] for x in parts]
-        return sum(frechet_distance(f, self.judge.reference).item() for f in found) / len(parts)
-
-    def truth(self, steps: int, memory: int) -> tuple[dict, dict]:
-        """Half the change of F from q - h to q + h: in all, and at fixed weights."""
-        base, total, direct = self.retrained(POINT, steps, memory), {}, {}
-        for name, h in STEP.items():
-            sides = [POINT | {name: POINT[name] + sign * h} for sign in (1, -1)]
-            new = [self.fid(self.retrained(q, steps, memory), q) for q in sides]
-            old = [self.fid(base, q) for q in sides]
-            total[name], direct[name] = (new[0] - new[1]) / 2, (old[0] - old[1]) / 2
-        return total, direct
-
-    def penalty(self, settings: PenaltySettings, steps: int) -> tuple[dict, dict, Penalty]:
-        """The implicit and the direct term, for a step of h each."""
-        upper = UpperLevel(
-            self.sampler, self.judge, self.schedule,
-            UpperSettings(DDIM_STEPS, 128, self.seed, upper_gradient="exact", truncation=1.0),
-        )  # fmt: skip
-        penalty = Penalty(self.going_on(), self.going_on(), upper, settings)
-        process, levels = self.sampler.process, self.levels()
-        for _ in range(steps):
-            penalty.step(process, levels)
-        x0s = penalty.batches(self.batches)
-        direct, implicit = (s.gradient for s in penalty.slopes(process, x0s, self.seed, 0))
-        h = torch.tensor(list(STEP.values()), dtype=torch.float64)
-        return *(
-            dict(zip(STEP, (g * h).tolist(), strict=True)) for g in (implicit, direct)
-        ), penalty
+@lru_cache(maxsize=1)
+def problem_of(network: str, seed: int, further: int) -> tuple[Problem, dict]:
+    """The problem, and what is true of it: in all, directly, and through the weights."""
+    problem = Problem(seed, KINDS[network])
+    if further:
+        problem.train_further(further)
+    total, direct = problem.truth()
+    implicit = {name: total[name] - direct[name] for name in STEP}
+    return problem, {"total": total, "direct": direct, "implicit": implicit}
 
 
-def cosine(ours: dict, theirs: dict) -> float:
-    a, b = (torch.tensor([x[name] for name in STEP], dtype=torch.float64) for x in (ours, theirs))
-    return (a @ b / a.norm() / b.norm()).item()
-
-
-def compare(seed: int, exact_every: list[int], gammas: bool, steps: int = 400) -> list[dict]:
-    """Rows of one problem: truth and penalty for a step of h in each parameter."""
-    problem, rows, memory = Problem(seed), [], 100
-    total, direct = problem.truth(steps, memory)
-    true = {"total": total, "direct": direct}
-    true["implicit"] = {name: total[name] - direct[name] for name in STEP}
-    asked = [(None, every) for every in exact_every]
-    for gamma, every in asked:
-        settings = PenaltySettings(gamma, every, memory, batches=47)
-        implicit, direct, penalty = problem.penalty(settings, steps)
-        if gammas and not rows:
-            asked += [(penalty.gamma * factor, every) for factor in (1e-3, 1e-2, 0.1, 10, 100)]
-        ours = {"total": {n: implicit[n] + direct[n] for n in STEP}}
+def measure(unit: tuple, gamma: float | None, every: int, batches: list[int]) -> list[dict]:
+    """Rows of one run of the penalty: both terms for a step of h in each parameter."""
+    problem, true = problem_of(*unit)
+    settings = PenaltySettings(gamma, every, problem.kind.memory, batches=max(batches))
+    penalty, rows = problem.penalty(settings), []
+    for k in batches:
+        implicit, direct = problem.terms(penalty, k)
+        ours = {"total": {name: implicit[name] + direct[name] for name in STEP}}
         ours |= {"direct": direct, "implicit": implicit}
+        key = {"seed": unit[1], "further": unit[2], "gamma": penalty.gamma, "auto": gamma is None}
+        key |= {"exact_every": every, "batches": k}
         for name in STEP:
-            row = {"seed": seed, "gamma": penalty.gamma, "auto": gamma is None}
-            row |= {"exact_every": every, "parameter": name, "h": STEP[name]}
+            row = key | {"parameter": name, "h": STEP[name]}
             for kind in true:
                 row |= {f"true_{kind}": true[kind][name], kind: ours[kind][name]}
                 row[f"cosine_{kind}"] = cosine(ours[kind], true[kind])
-            rows.append(row)
-            print({k: f"{v:.4g}" if type(v) is float else v for k, v in row.items()}, flush=True)
+            rows.append(rounded(row))
+            print(rows[-1], flush=True)
     return rows
+
+
+def rounded(row: dict) -> dict:
+    return {k: f"{v:.4g}" if type(v) is float else str(v) for k, v in row.items()}
 
 
 def main(args) -> None:
     torch.set_num_threads(1)
-    rows = [r for seed in range(args.seeds) for r in compare(seed, args.exact_every, seed == 0)]
-    write_csv(
-        TABLE, [{k: f"{v:.4g}" if type(v) is float else v for k, v in r.items()} for r in rows]
-    )
+    defaults = DEFAULTS[args.network]
+    seeds, further, batches = args.seeds or defaults[0], args.further, args.batches
+    further, batches = further or defaults[1], batches or defaults[2]
+    table = table_of(args.network)
+    rows = [rounded(row) for row in read_csv(table)] if table.exists() else []
+
+    def rows_of(seed: int, steps: int, every: int, auto: bool = True) -> list[dict]:
+        key = {"seed": seed, "further": steps, "exact_every": every, "auto": auto}
+        return [row for row in rows if all(row[name] == str(v) for name, v in key.items())]
+
+    def add(*run) -> None:
+        rows.extend(measure(*run))
+        write_csv(table, rows)
+
+    for seed, steps, every in product(range(seeds), further, args.exact_every):
+        known = {row["batches"] for row in rows_of(seed, steps, every)}
+        if missing := [k for k in batches if str(k) not in known]:
+            add((args.network, seed, steps), None, every, missing)
+    if args.gammas:
+        first = 0, further[0], args.exact_every[0]
+        gamma = float(rows_of(*first)[0]["gamma"])
+        known = {float(row["gamma"]) for row in rows_of(*first, False)}
+        for factor in FACTORS:
+            if gamma * factor not in known:
+                add((args.network, *first[:2]), gamma * factor, first[2], batches[:1])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 python -m benchmarks.joint
 
-The problem of benchmarks.hypergradient, 5,000 steps side by side with an update of the schedule
+The problem of benchmarks.problem, 5,000 steps side by side with an update of the schedule
 every 50: held still, moved by the direct term alone, and by direct and implicit term. Afterwards a
 network is trained from scratch at each schedule. Writes docs/results/joint.csv, a row an update,
 and docs/results/joint_end.csv, a row a run.
@@ -25,15 +25,13 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import torch
 
-from benchmarks.hypergradient import DDIM_STEPS, TIMESTEPS, Mlp, Problem
+from benchmarks.problem import DDIM_STEPS, Mlp, Problem
 from benchmarks.record import RESULTS
 from common.penalty import Penalty, PenaltySettings
 from common.step_rule import SteadySteps
 from common.tables import write_csv
 from common.training import Average
 from common.upper_level import UpperLevel, UpperSettings
-from model import Diffusion
-from scheduler import Schedule
 
 KINDS = ("held", "direct", "direct and implicit")
 RATES = [0.01, 0.01, 0.1, 0.004]
@@ -71,7 +69,7 @@ def run(seed: int, kind: str, steps: int) -> tuple[list[dict], dict]:
 def from_scratch(problem: Problem, values: dict, seed: int, steps: int) -> float:
     """F of a network trained at a schedule from its first weights on, in two rates."""
     torch.manual_seed(seed + 100)
-    process = Diffusion(Schedule("cosine", TIMESTEPS, **values))
+    process = problem.process_of(values)
     learner = problem.learner_of(Mlp(), 1e-3)
     average = Average(learner.net, 0.99, 1, 0)
     for step in range(steps):

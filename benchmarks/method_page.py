@@ -15,6 +15,8 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":  # -h prints help and writes nothing
     make_parser().parse_args()
 
+from statistics import median
+
 from benchmarks.record import RESULTS, ROOT
 from common.tables import fill_file, markdown, read_csv
 
@@ -37,32 +39,81 @@ def of_cosines(rows: list[dict]) -> str:
 
 def of_gammas(rows: list[dict]) -> str:
     """The implicit term of the first problem, by gamma."""
-    first = [r for r in rows if r["seed"] == rows[0]["seed"] and r["exact_every"] == 1]
+    key = {"seed": 0, "further": 0, "exact_every": 1, "batches": 47}
+    first = [r for r in rows if all(r[name] == value for name, value in key.items())]
     names = list(dict.fromkeys(r["parameter"] for r in first))
     true = ["training again", *(f"{r['true_implicit']:.3g}" for r in first[: len(names)])]
     lines = [[*true, ""]]
     for gamma in sorted({r["gamma"] for r in first}):
-        mine = [r for r in first if r["gamma"] == gamma]
-        label = f"penalty, gamma {gamma:.0e}" + (" (auto)" if mine[0]["auto"] == "True" else "")
-        values = [f"{r['implicit']:.3g}" for r in mine]
-        lines.append([label, *values, f"{mine[0]['cosine_implicit']:.4f}"])
+        run = [r for r in first if r["gamma"] == gamma]
+        label = f"penalty, gamma {gamma:.0e}" + (" (auto)" if run[0]["auto"] == "True" else "")
+        values = [f"{r['implicit']:.3g}" for r in run]
+        lines.append([label, *values, f"{run[0]['cosine_implicit']:.4f}"])
     return markdown(["", *names, "cosine"], lines)
 
 
 def of_seeds(rows: list[dict]) -> str:
-    """Both terms and their sum at the chosen gamma, a line a problem."""
+    """Both terms and their sum at the chosen gamma, over all problems, a line a setting."""
+    lines, names = [], ("further", "exact_every", "batches")
+    rows = [r for r in rows if r["auto"] == "True"]
+    for setting in sorted({tuple(r[name] for name in names) for r in rows}):
+        run = [r for r in rows if tuple(r[name] for name in names) == setting]
+        each = {r["seed"]: r for r in run}.values()  # cosines are those of a problem, not of a row
+        sums = sorted(r["cosine_total"] for r in each)
+        cells = [min(r["cosine_direct"] for r in each), min(r["cosine_implicit"] for r in each)]
+        cells = [*(f"{c:.4f}" for c in cells), f"{median(sums):.3f}", f"{sums[0]:.3f}"]
+        cells.append(f"{sum(c >= 0.9 for c in sums)} of {len(sums)}")
+        signs = [
+            sum(r[f"true_{true}"] * r[ours] > 0 for r in run)
+            for true, ours in (("implicit", "implicit"), ("total", "total"), ("total", "direct"))
+        ]
+        lines.append([*setting, *cells, *(f"{count} of {len(run)}" for count in signs)])
+    head = ["further steps", "steps a gradient", "batches", "direct, least", "implicit, least"]
+    head += ["sum, median", "sum, least", "sum >= 0.9", "signs of implicit", "of the sum"]
+    return markdown([*head, "of the direct term alone"], lines)
+
+
+def of_gradients(rows: list[dict]) -> str:
+    """An estimate of the gradients a line: its price, its noise, and what it says of the truth."""
     lines = []
-    for every in sorted({r["exact_every"] for r in rows}):
-        for seed in sorted({r["seed"] for r in rows}):
-            mine = [r for r in rows if (r["seed"], r["exact_every"]) == (seed, every)]
-            mine = [r for r in mine if r["auto"] == "True"]
-            signs = [sum(r[f"true_{k}"] * r[k] > 0 for r in mine) for k in ("implicit", "total")]
-            alone = sum(r["true_total"] * r["true_direct"] > 0 for r in mine)
-            cosines = [f"{mine[0][f'cosine_{k}']:.4f}" for k in ("direct", "implicit", "total")]
-            counts = [f"{count} of {len(mine)}" for count in (*signs, alone)]
-            lines.append([seed, every, *cosines, *counts])
-    head = ["seed", "steps a gradient", "direct", "implicit", "sum", "signs of implicit"]
-    return markdown([*head, "of the sum", "of the direct term alone"], lines)
+    for further, estimate in dict.fromkeys((r["further"], r["estimate"]) for r in rows):
+        run = [r for r in rows if (r["further"], r["estimate"]) == (further, estimate)]
+        line = [3000 + further, estimate, run[0]["left_out"]]
+        for name, digits in [("samplings", 1), ("training_steps_of_memory", 2), ("cosine_q", 3),
+                             ("cosine_weights", 3)]:  # fmt: skip
+            values = [r[name] for r in run if r[name] != ""]
+            line.append(f"{sum(values) / len(values):.{digits}f}" if values else "")
+        cosines = ", ".join(f"{r['cosine_true']:.2f}" for r in run)
+        lines.append([*line, f"{sum(r['signs'] for r in run)} of {4 * len(run)}", cosines])
+    head = ["training steps", "estimate", "steps left out", "samplings", "memory", "cosine, q"]
+    return markdown([*head, "cosine, weights", "signs of the sum", "cosine with the truth"], lines)
+
+
+def of_cleaning(rows: list[dict]) -> str:
+    head = ["images a step", "theta_z sees", "gamma", "cosine", "signs that agree", "error"]
+    lines = []
+    for r in rows:
+        sees = "the same batches" if r["same_batches"] == "True" else "other batches"
+        gamma = f"{r['gamma']:.0e}" + (" (auto)" if r["auto"] == "True" else "")
+        numbers = [f"{r['cosine']:.4f}", f"{r['signs']:.1%}", f"{r['error']:.3g}"]
+        lines.append([r["images"], sees, gamma, *numbers])
+    return markdown(head, lines)
+
+
+def of_cleaned(rows: list[dict]) -> str:
+    """Mean over the seeds."""
+    lines = []
+    for weights in dict.fromkeys(r["weights"] for r in rows):
+        run = [r for r in rows if r["weights"] == weights]
+        cells = [f"{least:.3f}" if (least := run[0]["least_cosine"]) != "" else ""]
+        for name, form in (("f1", ".3f"), ("auc", ".3f"), ("accuracy", ".2%")):
+            values = [r[name] for r in run if r[name] != ""]
+            cells.append(format(sum(values) / len(values), form) if values else "")
+        if cells[0]:
+            cells[0] = f"{min(r['least_cosine'] for r in run):.3f}"
+        lines.append([weights, len(run), *cells])
+    head = ["weights of the examples", "seeds", "least cosine on the way", "F1", "AUC"]
+    return markdown([*head, "test accuracy"], lines)
 
 
 def of_joint(rows: list[dict]) -> str:
@@ -84,6 +135,7 @@ TABLES = {
     "cosines": ("cosines.csv", of_cosines),
     "gamma": ("hypergradient.csv", of_gammas),
     "seeds": ("hypergradient.csv", of_seeds),
+    "cleaning": ("data_cleaning.csv", of_cleaning),
     "joint": ("joint_end.csv", of_joint),
 }
 
