@@ -38,7 +38,7 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import finetune_reward
 from common.errors import Stop, guarded
-from comparison.running import only_one, run_all
+from comparison.running import run_all
 from studies.reward import page, report
 
 
@@ -57,13 +57,15 @@ def main(args) -> None:
             print(f"{cost(task):>9,} forward passes  {task.command}")
         print(f"{sum(map(cost, tasks)):>9,} forward passes in all")
         return
-    with only_one(Path(args.runs_dir)):
-        if failed := run_all(tasks, args.jobs, cost):
-            raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
-        if whole:
-            report.gather(tasks)
-            report.write_page()
-        print(page.of_results([report.row_of(task) for task in tasks if task.method in METHODS]))
+    failed, taken = run_all(tasks, args.jobs, cost)
+    if failed:
+        raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
+    if taken:
+        raise Stop(f"{len(taken)} runs are in other processes; the same command goes on then")
+    if whole:
+        report.gather(tasks)
+        report.write_page()
+    print(page.of_results([report.row_of(task) for task in tasks if task.method in METHODS]))
 
 
 def cost(task: Task) -> int:

@@ -55,7 +55,7 @@ def row_of(task: Task) -> dict:
     summary = task.summary
     about = json.loads((task.folder / "args.json").read_text())
     row = {"method": task.method, "seed": task.seed}
-    row |= {name: summary.get(name) for name in NUMBERS}
+    row |= {name: "" if (v := summary.get(name)) is None else v for name in NUMBERS}
     row |= {"command": task.command, "commit": about["commit"], "device": about["device"]}
     return row | {"torch": about["versions"]["torch"], "threads": about["threads"]}
 
