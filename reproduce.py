@@ -7,12 +7,12 @@ python reproduce.py --scale quick --collect     write the results of the finishe
 python reproduce.py --scale quick --report      rewrite tables and figures from the CSV file
 
 Every cell, one method and seed, is a run below runs/reproduce/SCALE that one of the three scripts
-makes; an interrupted one is resumed. Every network is judged on held-out noise, with and without
-clipping.
+makes; an interrupted one is resumed. Every network is judged by several judges on held-out noise,
+with and without clipping.
 """
 
 from common import cli
-from comparison.scales import ABLATION, METHODS, SCALES
+from comparison.scales import METHODS, SCALES
 
 
 def make_parser() -> cli.Parser:
@@ -22,12 +22,8 @@ def make_parser() -> cli.Parser:
     add("scale", "quick", f"size of the comparison. {text}", choices=list(SCALES))
     text = "number of seeds, counted from 0 (default: set by --scale)"
     add("seeds", None, text, type=cli.count)
-    text = "also run the ablation: the bilevel method with one improvement turned off at a time"
-    add("ablation", False, text, action="store_true")
-    text = "run only these methods (default: all except those of --ablation); one or more of: "
-    rows = [*METHODS, *ABLATION]
-    text += "; ".join(rows)
-    add("methods", None, text, nargs="+", choices=rows, metavar="METHOD")
+    text = f"run only these methods (default: all); one or more of: {'; '.join(METHODS)}"
+    add("methods", None, text, nargs="+", choices=list(METHODS), metavar="METHOD")
     text = (
         "run only this cell, a number of the list that --dry_run prints; --collect writes the table"
     )
@@ -57,6 +53,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 import train_mnist
 from common.data import Source, to_unit
 from common.errors import Stop, guarded
@@ -85,7 +83,8 @@ def main(args) -> None:
 
         if args.dry_run:
             costs = [(cell.method, cell.seed, passes(cell)) for cell in cells]
-            report.print_plan(costs, training_rate(first, images))
+            rate = training_rate(first, images)
+            report.print_plan(costs, rate, torch.get_num_threads())
             return
         if not args.collect:
             ended = run_all(chosen(cells, args.cell), args.jobs, passes, gpus_to_share(args.device))
@@ -133,8 +132,8 @@ def places_of(args) -> Places:
 
 
 def cells_of(args, places: Places, images) -> list[Cell]:
-    """The cells of --methods and --ablation, for --seeds."""
-    methods = args.methods or [*METHODS, *(ABLATION if args.ablation else ())]
+    """The cells of --methods, for --seeds."""
+    methods = args.methods or list(METHODS)
     seeds = range(args.seeds or SCALES[args.scale].seeds)
     return make_cells(args.scale, places, methods, seeds, images)
 
@@ -150,20 +149,27 @@ def training_rate(args, images) -> float:
         if step == 1:  # the first one allocates
             began = time.monotonic()
         denoising_step(process, net, optimizer, x0, stream(device, 0, step))
-    return 9 * len(x0) / (time.monotonic() - began)
+    return 9 * len(x0) / (time.monotonic() - began)  # three steps; a backward pass costs two
 
 
 def write_results(args, path: Path, cells: list[Cell]) -> None:
     """A row a cell, a row a point of the curves, and the pictures of one seed side by side."""
     if not cells:
         raise Stop(f"no run came to its end; see {args.runs_dir}/{args.scale}/*/output.txt")
-    write_csv(path, rounded(results.rows_of(cells, args.jobs)))
-    if points := results.curves(cells):
-        write_csv(path.with_name(f"{path.stem}_curves.csv"), rounded(points))
+    runs, scores = results.rows_of(cells, args.jobs)
+    tables = {"": scores, "runs": runs, "curves": results.curves(cells)}
+    for name, rows in tables.items():
+        if rows:
+            write_csv(results_path(path, name), rounded(rows))
     drawn = [cell for cell in cells if cell.seed == 0 and cell.method in pictures.DRAWN]
     if drawn:
-        folders = {cell.method: cell.chosen for cell in drawn}
-        pictures.plot_samples(report.figure_path(path, "samples"), folders)
+        samples = {cell.method: results.samples_of(cell) for cell in drawn}
+        pictures.plot_samples(report.figure_path(path, "samples"), samples)
+
+
+def results_path(path: Path, name: str) -> Path:
+    """reproduce_cpu.csv holds the scores; beside it lie reproduce_cpu_runs.csv and _curves.csv."""
+    return path.with_name(f"{path.stem}_{name}.csv") if name else path
 
 
 def rounded(rows: list[dict]) -> list[dict]:
@@ -173,15 +179,15 @@ def rounded(rows: list[dict]) -> list[dict]:
 
 def write_report(scale: str, path: Path) -> None:
     """The page, its figures and the README's table, from the CSV files alone."""
-    rows, curves = read_text_csv(path), path.with_name(f"{path.stem}_curves.csv")
-    if curves.exists():
+    scores, runs = read_text_csv(path), read_text_csv(results_path(path, "runs"))
+    if (curves := results_path(path, "curves")).exists():
         pictures.plot_curves(report.figure_path(path, "curves"), read_text_csv(curves))
-    pictures.plot_learned(report.figure_path(path, "schedules"), rows)
-    print(f"wrote {report.write_page(scale, SCALES[scale].meaning, rows, path)}")
-    main_rows = [row for row in rows if row["method"] in METHODS]
-    whole = len(main_rows) == len(METHODS) * SCALES[scale].seeds
-    if whole and path.parent.resolve() == ROOT / "docs" / "results":
-        report.fill_readme(ROOT / "README.md", path.stem, main_rows)
+    if SCALES[scale].chains:
+        pictures.plot_steps(report.figure_path(path, "steps"), scores)
+    pictures.plot_learned(report.figure_path(path, "schedules"), runs)
+    print(f"wrote {report.write_page(scale, SCALES[scale].meaning, runs, scores, path)}")
+    if path.parent.resolve() == ROOT / "docs" / "results":
+        report.fill_readme(ROOT / "README.md", path.stem, scores)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ import torch
 import train_mnist
 from common import checkpoint, figures
 from common.errors import Stop, guarded
-from common.families import NAMES
 from common.sampling import load_sampler
 from common.tables import read_text_csv
+from comparison.cells import slug
 from comparison.scales import SCALES
 from scheduler import Schedule
 
@@ -51,7 +51,7 @@ KEPT = ("kind", "args", "schedule", "shape", "step", "ema")
 PLACES = {"data_dir", "runs_dir", "cache_dir", "schedule_from", "resume"}
 FACTS = ("commit", "versions", "device", "threads")
 GIF_IMAGES, GIF_COLUMNS, GIF_FRAMES = 40, 10, 40
-SHIPPED_METHODS = ("bayesian", "bilevel zo", "bilevel forward")
+SHIPPED_METHODS = ("exact", "exact, no clipping", "random", "bayesian")
 SEALED = (".pt", ".json", ".png", ".gif")
 
 
@@ -88,12 +88,11 @@ def write_schedules(results: Path, assets: Path) -> None:
     for old in folder.glob("*.json"):
         old.unlink()
     for scale in SCALES:
-        path = results / f"reproduce_{scale}.csv"
+        path = results / f"reproduce_{scale}_runs.csv"
         for row in read_text_csv(path) if path.exists() else ():
             if row["method"] in SHIPPED_METHODS:
-                values = {name: float(row[name]) for name in NAMES}
-                schedule = Schedule("cosine", int(row["timesteps"]), **values)
-                method = row["method"].replace(" ", "-")
+                schedule = Schedule.from_dict(json.loads(row["schedule"]))
+                method = slug(row["method"])
                 schedule.save(folder / f"{scale}-{method}-seed{row['seed']}.json")
 
 

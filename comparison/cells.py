@@ -8,16 +8,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import cli
+from common import checkpoint, cli
 from common.run import forward_passes
-from comparison.scales import ABLATION, BILEVEL, METHODS, SCALES, Method, merge
+from comparison.scales import BILEVEL, EXACT, METHODS, SCALES, merge
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {
     "train": "train_mnist",
     "bilevel": "train_mnist_bilevel_ZO",
+    "frozen": "train_mnist_bilevel_ZO",
     "search": "train_mnist_bayesian",
 }
+
+EXACT_GRADIENT = 5  # samplings: one forward, one again for the backward pass, which costs two
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the forward passes of the zeroth-order bilevel run pay for."""
+    """What the forward passes of the bilevel run pay for."""
 
     trials: int
     epochs: int
@@ -44,12 +47,23 @@ class Cell:
     def __init__(self, scale: str, places: Places, method: str, seed: int, flags: list[str]):
         self.scale, self.places, self.method, self.seed = scale, places, method, seed
         self.flags = flags
-        self.root = Path(places.runs_dir) / scale / f"{_slug(method)}-seed{seed}"
+        self.root = Path(places.runs_dir) / scale / f"{slug(method)}-seed{seed}"
         self.source: Cell | None = None  # the cell whose schedule this one trains with
+        self.network: Cell | None = None  # the cell whose network this one leaves as it is
 
     @property
     def kind(self) -> str:
-        return method_of(self.method).kind
+        return METHODS[self.method].kind
+
+    @property
+    def begins_with(self) -> list["Cell"]:
+        """The cells whose schedule or network it needs."""
+        return [cell for cell in (self.source, self.network) if cell]
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it begins with is there."""
+        return all(cell.done for cell in self.begins_with)
 
     @property
     def place_flags(self) -> list[str]:
@@ -59,7 +73,7 @@ class Cell:
         return flags if threads is None else [*flags, "--threads", str(threads)]
 
     def parsed(self):
-        """The arguments as the script itself reads them."""
+        """The arguments as the script itself reads them; of a frozen run without its network."""
         script = script_of(self.kind)
         argv = [*self.flags, *self.place_flags, "--data_dir", self.places.data_dir]
         return cli.parse(script.make_parser(), self.kind, script.check, argv)
@@ -67,11 +81,13 @@ class Cell:
     def argv(self) -> list[str]:
         """The script and its flags: a new run, or the one that was interrupted."""
         script = str(ROOT / f"{SCRIPTS[self.kind]}.py")
-        if self.folder:
+        if self.folder and not self.network:  # a frozen run has no checkpoint: it begins anew
             return [script, "--resume", "latest", *self.place_flags]
         flags = [*self.flags, *self.place_flags, "--data_dir", self.places.data_dir]
         if self.source:
             flags += ["--schedule_from", str(self.source.folder / "schedule.json")]
+        if self.network:
+            flags += ["--freeze_network", "--ckpt", str(checkpoint.newest(self.network.folder))]
         return [script, *flags]
 
     @property
@@ -80,6 +96,8 @@ class Cell:
         flags = list(self.flags)
         if self.source:
             flags += ["--schedule_from", shipped_schedule(self.scale, self.source)]
+        if self.network:
+            flags += ["--freeze_network", "--ckpt", left_by(self.scale, self.network)]
         return shlex.join(["python", f"{SCRIPTS[self.kind]}.py", *flags])
 
     @property
@@ -103,14 +121,13 @@ class Cell:
     def cost(self, images) -> dict[str, int]:
         """Images through the network, as the flags say."""
         args = self.parsed()
+        if self.network:
+            drawn = args.frozen_updates * EXACT_GRADIENT * args.zo_samples + 2 * args.eval_samples
+            return {"upper": drawn * args.backward_steps}
         if self.kind != "search":
             return script_of(self.kind).planned(args, images)
         one = script_of("train").planned(args, images)
         return {name: args.n_calls * count for name, count in one.items()}
-
-
-def method_of(name: str) -> Method:
-    return {**METHODS, **ABLATION}[name]
 
 
 def script_of(kind: str):
@@ -118,47 +135,47 @@ def script_of(kind: str):
     return importlib.import_module(SCRIPTS[kind])
 
 
-def _slug(method: str) -> str:
+def slug(method: str) -> str:
+    """A method's name as a part of a file's."""
     return re.sub(r"\W+", "-", method)
 
 
 def shipped_schedule(scale: str, source: Cell) -> str:
     """A schedule among the assets, or where a run of `source` leaves it."""
-    name = f"{_slug(source.method)}-seed{source.seed}"
+    name = f"{slug(source.method)}-seed{source.seed}"
     path = f"assets/schedules/{scale}-{name}.json"
-    if (ROOT / path).exists():
-        return path
-    return f"runs/reproduce/{scale}/{name}/00000-{source.kind}-seed{source.seed}/schedule.json"
+    return path if (ROOT / path).exists() else f"{left_by(scale, source)}/schedule.json"
+
+
+def left_by(scale: str, cell: Cell) -> str:
+    """The folder of a cell's run where the comparison is made with its default flags."""
+    name = f"{slug(cell.method)}-seed{cell.seed}"
+    return f"runs/reproduce/{scale}/{name}/00000-{cell.kind}-seed{cell.seed}"
 
 
 def make_cell(
     scale: str, places: Places, name: str, seed: int, budget: Budget | None = None
 ) -> Cell:
     """The cell of a method; `budget` is needed by those that spend as much as the bilevel run."""
-    method, sizes = method_of(name), SCALES[scale]
-    trained = "train" if method.kind == "search" else method.kind  # a trial is a training
-    parts = [sizes.shared, getattr(sizes, trained), method.flags]
+    method, sizes = METHODS[name], SCALES[scale]
+    trained = {"search": sizes.train, "frozen": ""}  # a trial is a training
+    parts = [sizes.shared, trained.get(method.kind) or getattr(sizes, method.kind, "")]
+    parts += [sizes.coupled if EXACT in method.flags else "", method.flags]
     if budget and method.kind == "search":
         n_initial = max(2, budget.trials // 3)
         parts.append(f"--n_calls {budget.trials} --n_initial {n_initial}")
     if method.kind == "search":
         parts.append(f"--search_seed {seed + 42}")
-    if method.equal == "steps":
-        parts.append(f"--epochs {_epochs_of_both_copies(make_cell(scale, places, BILEVEL, seed))}")
     if budget and method.equal == "passes":
         parts.append(f"--epochs {budget.epochs}")
     if places.threads is not None:
         parts.append(f"--threads {places.threads}")
     cell = Cell(scale, places, name, seed, merge(*parts, f"--seed {seed}"))
     if method.schedule_from:
-        cell.source = make_cell(scale, places, method.schedule_from, seed)
+        cell.source = make_cell(scale, places, method.schedule_from, seed, budget)
+    if method.network_from:
+        cell.network = make_cell(scale, places, method.network_from, seed, budget)
     return cell
-
-
-def _epochs_of_both_copies(bilevel: Cell) -> int:
-    args = bilevel.parsed()
-    moved = max(0, args.epochs - args.initial_epoch)
-    return args.epochs * args.inner_loop + moved * args.inner_loop_z
 
 
 def budget_of(scale: str, places: Places, images) -> Budget:

@@ -1,16 +1,27 @@
 """The figures of the comparison, from the rows of its CSV files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from common import figures
-from common.families import FAMILIES
-from comparison.report import by_method
+from comparison.report import REGIMES, by_method
+from model import log_snr
 from scheduler import Schedule
 
-# the methods in the figure of schedules and in that of samples
-DRAWN = ("default", "bayesian", "bilevel zo", "bilevel forward", "recipe paper")
+# the methods in the figure of schedules, in that of samples and in that of steps
+DRAWN = (
+    "default",
+    "tau 4, end 0.9",
+    "exact",
+    "exact, no clipping",
+    "schedule alone",
+    "schedule alone, no clipping",
+    "min-SNR",
+    "held",
+)
 
 
 def plot_curves(path: Path, points: list[dict]) -> None:
@@ -34,30 +45,53 @@ def plot_curves(path: Path, points: list[dict]) -> None:
     figures.save(figure, path)
 
 
-def plot_learned(path: Path, rows: list[dict]) -> None:
+def plot_steps(path: Path, scores: list[dict]) -> None:
+    """FID against DDIM steps in both regimes: the mean over seeds, the bar from best to worst."""
+    figure, axes = figures.axes_of(2, width=6)
+    for axis, (clip, regime) in zip(axes, REGIMES.items(), strict=True):
+        rows = [row for row in scores if row["clip"] == clip]
+        fewest = min((int(row["n"]) for row in rows), default=0)
+        rows = [row for row in rows if int(row["n"]) == fewest]
+        for color, method in enumerate(m for m in DRAWN if m in by_method(rows)):
+            of_steps: dict[int, list[float]] = {}
+            for row in by_method(rows)[method]:
+                of_steps.setdefault(int(row["steps"]), []).append(float(row["fid"]))
+            steps = sorted(of_steps)
+            mean = np.array([np.mean(of_steps[k]) for k in steps])
+            low = mean - [min(of_steps[k]) for k in steps]
+            high = np.array([max(of_steps[k]) for k in steps]) - mean
+            axis.errorbar(
+                steps, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=method
+            )
+        axis.set(xlabel="DDIM steps", title=f"FID of {fewest} images, {regime}")
+        axis.set(xscale="log", yscale="log")
+    _legend_beside(axes[-1])
+    figures.save(figure, path)
+
+
+def plot_learned(path: Path, runs: list[dict]) -> None:
     """The schedules that the methods found, a line a seed."""
-    methods = [method for method in DRAWN if method in by_method(rows)]
+    methods = [method for method in DRAWN if method in by_method(runs)]
     figure, (axis,) = figures.axes_of(1, width=6)
     for color, method in enumerate(methods):
-        for i, row in enumerate(by_method(rows)[method]):
-            values = {name: float(row[name]) for name in FAMILIES["cosine"]}
-            curve = Schedule("cosine", 200, **values).alpha_bar().detach()
+        for i, row in enumerate(by_method(runs)[method]):
+            content = json.loads(row["schedule"])
+            content.pop("told", None)
+            curve = log_snr(Schedule.from_dict(content).log_alpha_bar().detach())[1:]
             label = None if i else method
             times = np.linspace(0, 1, len(curve))
             axis.plot(times, curve, color=f"C{color}", label=label, alpha=0.7)
-    axis.set(xlabel="t/T", title="alpha_bar")
+    axis.set(xlabel="t/T", title="log SNR")
     if methods:
         _legend_beside(axis)
     figures.save(figure, path)
 
 
-def plot_samples(path: Path, folders: dict[str, Path]) -> None:
-    """Sample grids side by side; `folders` are those of runs, with their last picture."""
-    from matplotlib import image
-
-    figure, axes = figures.axes_of(len(folders))
-    for axis, (method, folder) in zip(axes, folders.items(), strict=True):
-        axis.imshow(image.imread(max((folder / "samples").glob("epoch_*.png"))))
+def plot_samples(path: Path, samples: dict[str, Tensor]) -> None:
+    """Grids side by side of each method's first images (n,1,S,S), all from the same noise."""
+    figure, axes = figures.axes_of(len(samples))
+    for axis, (method, images) in zip(axes, samples.items(), strict=True):
+        axis.imshow(figures.grid(images))
         axis.set(title=method)
         axis.axis("off")
     figures.save(figure, path)

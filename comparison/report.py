@@ -3,36 +3,43 @@
 import statistics
 from pathlib import Path
 
-from scipy.stats import t
+from scipy.stats import ttest_rel, wilcoxon
 
 from common.tables import fill, markdown
 from comparison.scales import BILEVEL
 
 TEMPLATE = Path(__file__).with_name("page.md")
+DEFAULT, HELD = "default", "held"
+# column -> heading, digits
+SCORES = {
+    "fid": ("FID (the run's extractor)", 2),
+    "fid_second": ("FID by `second`", 2),
+    "fid_pixels": ("FID by `pixels`", 3),
+    "kid": ("KID", 3),
+    "kid_second": ("KID by `second`", 3),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "is_mean": ("IS", 2),
+}
+JUDGED_BY = ("fid", "fid_second", "fid_pixels")  # whose differences are tested
 # column -> heading, digits, unit
-COLUMNS = {
-    "fid": ("FID", 1, 1),
-    "fid_no_clip": ("FID, no clipping", 1, 1),
-    "fid_second": ("FID by `second`", 1, 1),
-    "fid_second_no_clip": ("FID by `second`, no clipping", 1, 1),
-    "fid_pixels": ("FID by `pixels`", 2, 1),
-    "fid_pixels_no_clip": ("FID by `pixels`, no clipping", 2, 1),
-    "is_mean": ("IS", 2, 1),
-    "fid_in_time": ("FID at equal time", 1, 1),
+COSTS = {
     "seconds": ("seconds", 0, 1),
     "forward_passes": ("10⁶ forward passes", 2, 1e6),
     "gradient_steps": ("gradient steps", 0, 1),
+    "trials": ("trials", 0, 1),
     "peak_bytes": ("peak MiB", 0, 2**20),
 }
-# of the README's table
-SHORT_COLUMNS = ("fid", "fid_no_clip", "is_mean", "seconds", "forward_passes", "gradient_steps")
-SHORT_METHODS = ("default", "bayesian", BILEVEL, "default, zo's budget", "zo's schedule, anew")
-BASELINES = ("default", "default, zo's budget", "bayesian")
+LEARNED = ("start", "end", "tau", "epsilon")
+SHORT_METHODS = (DEFAULT, "tau 4, end 0.9", "schedule alone", BILEVEL, "exact, no clipping")
+SHORT_COLUMNS = ("fid", "fid_second", "fid_pixels")
 CAPTIONS = {
+    "steps": "FID against DDIM steps, with clipping and without: mean and range of the seeds",
     "curves": "FID against forward passes; the band spans the seeds",
-    "schedules": "alpha_bar of each seed",
+    "schedules": "log SNR of each seed's schedule",
     "samples": "seed 0: the first images of each method, from the same noise",
 }
+REGIMES = {"True": "with clipping", "False": "without clipping"}
 
 
 def figure_path(csv_path: Path, name: str) -> Path:
@@ -40,120 +47,194 @@ def figure_path(csv_path: Path, name: str) -> Path:
     return csv_path.parent.parent / "figures" / f"{csv_path.stem}_{name}.png"
 
 
-def print_plan(costs: list[tuple[str, int, int]], rate: float) -> None:
+def print_plan(costs: list[tuple[str, int, int]], rate: float, threads: int) -> None:
     """The runs and how long each should take at `rate` forward passes a second."""
     for cell, (method, seed, passes) in enumerate(costs):
         cost = f"{passes:14,d} forward passes  {passes / rate / 60:8.1f} min"
-        print(f"cell {cell:3d}  {method:26s} seed {seed}  {cost}")
+        print(f"cell {cell:3d}  {method:36s} seed {seed}  {cost}")
     total = sum(cost for *_, cost in costs)
     hours = total / rate / 3600
     print(f"{len(costs)} runs, {total:,} forward passes, {hours:.1f} hours one after the other")
+    print(f"at the rate of a few training steps timed here, {threads} threads a run")
 
 
-def write_page(scale: str, meaning: str, rows: list[dict], csv_path: Path) -> Path:
-    """docs/reproduce_SCALE.md: its tables anew, its text as it stands; the template if there is
-    none."""
+def write_page(
+    scale: str, meaning: str, runs: list[dict], scores: list[dict], csv_path: Path
+) -> Path:
+    """docs/reproduce_SCALE.md: its tables anew, its text as it stands or as in the template."""
     page = csv_path.parent.parent / f"{csv_path.stem}.md"
     text = page.read_text() if page.exists() else TEMPLATE.read_text().replace("SCALE", scale)
     tables = {
-        "what was run": facts(scale, meaning, rows),
-        "scores": scores(rows),
-        "differences": differences(rows),
+        "what was run": facts(scale, meaning, runs, scores),
+        "with clipping": scores_table(headline(scores, "True")),
+        "without clipping": scores_table(headline(scores, "False")),
+        "differences with clipping": differences(headline(scores, "True")),
+        "differences without clipping": differences(headline(scores, "False")),
+        "costs": costs_table(runs),
         "figures": pictures(csv_path),
-        "commands": commands(rows),
+        "commands": commands(runs),
     }
     page.write_text(fill(text, tables))
     return page
 
 
-def fill_readme(readme: Path, name: str, rows: list[dict]) -> None:
-    """The short table, where the README has a mark for it."""
+def fill_readme(readme: Path, name: str, scores: list[dict]) -> None:
+    """The short table, where the README has a mark for it: both regimes beside each other."""
     begin, end = f"<!-- {name} -->\n", "<!-- end -->"
     before, mark, after = readme.read_text().partition(begin)
     if not mark:
         return
     after = after[after.index(end) :]
-    short = [row for row in rows if row["method"] in SHORT_METHODS]
-    readme.write_text(f"{before}{begin}{scores(short, SHORT_COLUMNS)}\n{after}")
+    readme.write_text(f"{before}{begin}{short_table(scores)}\n{after}")
 
 
-def facts(scale: str, meaning: str, rows: list[dict]) -> str:
-    """The command, the machine, and what the networks were judged by."""
+def short_table(scores: list[dict]) -> str:
+    """A row a method of the README: three judges in both regimes."""
+    by_regime = {clip: by_method(headline(scores, clip)) for clip in REGIMES}
+    lines = []
+    for method in SHORT_METHODS:
+        if method not in by_regime["True"]:
+            continue
+        line = [method, str(len(by_regime["True"][method]))]
+        for clip in REGIMES:
+            for column in SHORT_COLUMNS:
+                values = numbers(by_regime[clip][method], column)
+                line.append(mean_and_error(values, SCORES[column][1]))
+        lines.append(line)
+    head = [f"{SCORES[c][0]}, {regime}" for regime in REGIMES.values() for c in SHORT_COLUMNS]
+    return markdown(["method", "seeds", *head], lines)
 
-    def every(column):
+
+def headline(scores: list[dict], clip: str) -> list[dict]:
+    """The rows of one regime that were measured on the most images."""
+    most = max((int(row["n"]) for row in scores), default=0)
+    return [row for row in scores if row["clip"] == clip and int(row["n"]) == most]
+
+
+def facts(scale: str, meaning: str, runs: list[dict], scores: list[dict]) -> str:
+    """The command, the machines, and what the networks were judged by."""
+
+    def every(rows, column):
         return "; ".join(sorted({row[column] for row in rows}))
 
-    seeds = len({row["seed"] for row in rows})
     machines = sorted({
-        f"{r['device']}, threads of a run: {r['threads']}, runs in parallel: {r['jobs']}"
-        for r in rows
+        f"{r['device']} ({r['processor']}), threads of a run: {r['threads']}, "
+        f"runs in parallel: {r['jobs']}"
+        for r in runs
     })  # fmt: skip
+    most = max(int(row["n"]) for row in scores)
+    first = [row for row in scores if int(row["n"]) == most]
     return markdown(
         ["", ""],
         [
-            ["command", f"`python reproduce.py --scale {scale} --seeds {seeds}`"],
+            ["command", f"`python reproduce.py --scale {scale}`"],
             ["size", meaning],
             ["machine", "; ".join(machines)],
-            ["images", every("n")],
-            ["extractor", every("extractor")],
-            ["reference", every("reference")],
+            ["commit", every(runs, "commit")],
+            ["torch", every(runs, "torch")],
+            ["images judged", str(most)],
+            ["DDIM steps", every(first, "steps")],
+            ["extractor", every(first, "extractor")],
+            ["reference", every(first, "reference")],
         ],
     )
 
 
 def by_method(rows: list[dict]) -> dict[str, list[dict]]:
     """Rows by method, in the file's order."""
-    groups = {}
+    groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(row["method"], []).append(row)
     return groups
 
 
-def scores(rows: list[dict], columns=tuple(COLUMNS)) -> str:
-    """A row a method: mean ± standard deviation over its seeds, of what the file holds."""
-    columns, lines = [column for column in columns if column in rows[0]], []
+def numbers(rows: list[dict], column: str, unit: float = 1) -> list[float]:
+    return [float(row[column]) / unit for row in rows if row.get(column)]
+
+
+def scores_table(rows: list[dict]) -> str:
+    """A row a method: mean ± standard error over its seeds, by every judge."""
+    lines = []
     for method, of_method in by_method(rows).items():
-        line = [method, ", ".join(r["seed"] for r in of_method), of_method[0]["trials"] or "–"]
-        for column in columns:
-            _, digits, unit = COLUMNS[column]
-            values = [float(row[column]) / unit for row in of_method if row[column]]
-            line.append(_mean_and_deviation(values, digits))
+        line = [method, ", ".join(row["seed"] for row in of_method)]
+        for column, (_, digits) in SCORES.items():
+            line.append(mean_and_error(numbers(of_method, column), digits))
         lines.append(line)
-    head = ["method", "seeds", "trials", *(COLUMNS[column][0] for column in columns)]
-    return markdown(head, lines)
+    return markdown(["method", "seeds", *(head for head, _ in SCORES.values())], lines)
 
 
-def _mean_and_deviation(values, digits):
+def mean_and_error(values: list[float], digits: int) -> str:
+    """Mean ± standard error of the mean; one value alone has none."""
     if not values:
         return "–"
     mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
-def differences(rows: list[dict]) -> str:
-    """Each method's FID less that of the baselines, paired by seed."""
-    fids = {
-        method: {row["seed"]: float(row["fid"]) for row in of_method}
-        for method, of_method in by_method(rows).items()
-    }
-    bases = [base for base in BASELINES if base in fids]
-    head = ["method", *(cell for base in bases for cell in (f"less {base}", "better?"))]
-    lines = [
-        [method, *(cell for base in bases for cell in _difference(fids[method], fids[base]))]
-        for method in fids
-    ]
+def costs_table(runs: list[dict]) -> str:
+    """A row a method: the means of what its runs cost and of what they learned."""
+    lines = []
+    for method, of_method in by_method(runs).items():
+        line = [method, str(len(of_method))]
+        for column, (_, digits, unit) in COSTS.items():
+            values = numbers(of_method, column, unit)
+            line.append(f"{statistics.mean(values):.{digits}f}" if values else "–")
+        line += [mean_and_error(numbers(of_method, name), 3) for name in LEARNED]
+        lines.append(line)
+    head = ["method", "seeds", *(head for head, *_ in COSTS.values()), *LEARNED]
     return markdown(head, lines)
 
 
-def _difference(fids: dict[str, float], base: dict[str, float]) -> tuple[str, str]:
-    """Mean and standard error of the paired differences, and the verdict."""
-    values = [fids[seed] - base[seed] for seed in fids if seed in base]
-    if fids is base or len(values) < 2:
-        return "–", "–"
-    mean, error = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
-    reach = float(t.ppf(0.975, len(values) - 1)) * error
-    verdict = "yes" if mean < -reach else "worse" if mean > reach else "not shown"
-    return f"{mean:+.1f} ± {error:.1f}", verdict
+def differences(rows: list[dict]) -> str:
+    """Each method less the default and less the held run, paired by seed, by three judges.
+
+    p is that of a paired t test after Holm's correction over the table, and Wilcoxon's beside it.
+    """
+    groups = by_method(rows)
+    compared = []  # method, base, judge, paired values
+    for base in (base for base in (DEFAULT, HELD) if base in groups):
+        for method in groups:
+            for judge in JUDGED_BY:
+                pairs = paired(groups[method], groups[base], judge)
+                if method != base and len(pairs) > 1:
+                    compared.append((method, base, judge, pairs))
+    tests = [ttest_rel(*zip(*pairs, strict=True)).pvalue for *_, pairs in compared]
+    lines = []
+    for (method, base, judge, pairs), p in zip(compared, holm(tests), strict=True):
+        values = [a - b for a, b in pairs]
+        verdict = "not shown"
+        if p < 0.05:
+            verdict = "better" if statistics.mean(values) < 0 else "worse"
+        rank = wilcoxon(values).pvalue if any(values) else 1.0
+        change = mean_and_error(values, SCORES[judge][1])
+        seeds = str(len(values))
+        name = SCORES[judge][0]
+        lines.append([method, base, name, seeds, change, f"{p:.3f}", f"{rank:.3f}", verdict])
+    head = ["method", "less", "by", "seeds", "difference", "p (t, Holm)", "p (Wilcoxon)", "verdict"]
+    return markdown(head, lines)
+
+
+def paired(rows: list[dict], base: list[dict], column: str) -> list[tuple[float, float]]:
+    """The values of the seeds that both have."""
+    of_base = {row["seed"]: float(row[column]) for row in base if row.get(column)}
+    return [
+        (float(row[column]), of_base[row["seed"]])
+        for row in rows
+        if row["seed"] in of_base and row.get(column)
+    ]
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's step-down correction, in the order given; a nan counts as 1."""
+    clean = [1.0 if p != p else float(p) for p in p_values]
+    order = sorted(range(len(clean)), key=clean.__getitem__)
+    corrected, largest = [1.0] * len(clean), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(clean) - rank) * clean[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def pictures(csv_path: Path) -> str:
@@ -166,8 +247,8 @@ def pictures(csv_path: Path) -> str:
     )
 
 
-def commands(rows: list[dict]) -> str:
+def commands(runs: list[dict]) -> str:
     return markdown(
         ["method", "seed", "commit", "command"],
-        [[r["method"], r["seed"], r["commit"], f"`{r['command']}`"] for r in rows],
+        [[r["method"], r["seed"], r["commit"], f"`{r['command']}`"] for r in runs],
     )

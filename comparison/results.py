@@ -1,9 +1,13 @@
-"""The results of finished cells: a row each for the CSV file, and the points of the curves."""
+"""The results of finished cells: rows for the CSV files, and the points of the curves."""
 
 import json
 import math
+import platform
 from collections import Counter
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from common import checkpoint
 from common.errors import Stop
@@ -11,50 +15,87 @@ from common.families import among
 from common.judging import Judges, judge_checkpoint
 from common.machine import progress_bar, setup
 from common.run import forward_passes
-from common.sampling import SamplerSettings
-from common.scores import JUDGES_COLUMNS
+from common.sampling import SamplerSettings, load_sampler
+from common.scores import COLUMNS, JUDGES_COLUMNS
 from common.tables import read_text_csv
-from comparison.cells import Cell, Places
-from comparison.scales import BILEVEL
-from search.ledger import Ledger
+from comparison.cells import Cell
+from comparison.scales import SCALES
 
 COSTS = ("training", "upper", "sampling")
 SCHEDULE = ("timesteps", "start", "end", "tau", "epsilon")  # columns of the learned schedule
+SCORES = (*COLUMNS, *JUDGES_COLUMNS)
 # arguments in which a run may differ from its cell
 MAY_DIFFER = {"device", "data_dir", "runs_dir", "threads", "resume", "dry_run"}
 
 
-def judged(folder: Path, places: Places) -> dict:
-    """FID with and without clipping, on held-out noise; kept beside the checkpoint."""
-    path = folder / "judged.json"
-    if not path.exists():
-        arguments = json.loads((folder / "args.json").read_text())["arguments"]
-        arguments |= {"device": places.device, "data_dir": places.data_dir}
-        scores = {}
-        for name, no_clip in (("clip", False), ("no_clip", True)):
-            flags = {**arguments, "no_clip": no_clip}
-            device = setup(flags["device"], flags["cpu"], flags["threads"])
-            judges = Judges.from_flags(device, **flags)
-            settings, n = SamplerSettings.from_flags(**flags), flags["eval_samples"]
-            network = checkpoint.newest(folder)
-            scores[name] = judge_checkpoint(network, judges, device, n, settings, "report")
-        checkpoint.write_atomically(path, (json.dumps(scores, indent=2) + "\n").encode())
-    return json.loads(path.read_text())
+def regimes(scale: str, steps: int) -> list[tuple[int, bool, int]]:
+    """In which DDIM steps, with clipping or not, and on how many images a network is judged."""
+    sizes = SCALES[scale]
+    pairs = [(steps, sizes.judged), *((chain, sizes.chain_images) for chain in sizes.chains)]
+    return [(chain, clip, n) for chain, n in pairs for clip in (True, False)]
 
 
-def best_within(folder: Path, seconds: float) -> Path | None:
-    """The trial that a search would have chosen after so many seconds."""
-    rows = [row for row in Ledger(folder / "search.jsonl").whole() if row["at"] <= seconds]
-    best = min(rows, key=lambda row: row["objective"], default=None)
-    return best and folder / "trials" / f"{best['trial']:03d}"
+def judged(cell: Cell) -> list[dict]:
+    """What all judges say of a cell's network in every regime, from noise that no run has seen.
+
+    Each regime's scores are kept beside the checkpoint as soon as they are there.
+    """
+    path = cell.folder / "judged.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    network, arguments, changes = network_of(cell)
+    wanted = regimes(cell.scale, arguments["backward_steps"])
+    missing = [regime for regime in wanted if regime not in map(regime_of, known)]
+    if missing:
+        device = setup(arguments["device"], arguments["cpu"], arguments["threads"])
+        judges = Judges.from_flags(device, **arguments)
+    for steps, clip, n in missing:
+        settings = SamplerSettings.from_flags(
+            **arguments | {"backward_steps": steps, "no_clip": not clip}
+        )
+        scores = judge_checkpoint(network, judges, device, n, settings, "report", **changes)
+        known.append({"steps": steps, "clip": clip, **scores})
+        content = (json.dumps(known, indent=2) + "\n").encode()
+        checkpoint.write_atomically(path, content)
+    return [row for row in known if regime_of(row) in wanted]
+
+
+def regime_of(row: dict) -> tuple[int, bool, int]:
+    return row["steps"], row["clip"], row["n"]
+
+
+def network_of(cell: Cell) -> tuple[Path, dict, dict]:
+    """A cell's checkpoint, the arguments of its run and what a frozen run changes in sampling."""
+    trained = cell.network or cell
+    folder, places = trained.chosen, cell.places
+    arguments = json.loads((folder / "args.json").read_text())["arguments"]
+    arguments |= {"device": places.device, "data_dir": places.data_dir}
+    if not cell.network:
+        return checkpoint.newest(folder), arguments, {}
+    learned = json.loads((cell.folder / "schedule.json").read_text())
+    changes = {"sampling_schedule": learned, "told": learned["told"]}
+    return checkpoint.newest(folder), arguments, changes
+
+
+def samples_of(cell: Cell, n: int = 36) -> Tensor:
+    """A cell's first images, from the noise that every picture begins with."""
+    network, arguments, changes = network_of(cell)
+    settings = SamplerSettings.from_flags(**arguments | {"no_clip": not clips(cell)})
+    net, sampler = load_sampler(network, "cpu", settings, **changes)
+    return torch.cat([x.clone() for x in sampler.many(net, n, "picture")])
+
+
+def clips(cell: Cell) -> bool:
+    """Whether the cell's own sampler does."""
+    return not cell.parsed().no_clip
 
 
 def check_same(cell: Cell) -> dict:
     """The content of a run's args.json; a Stop if its flags are no longer the cell's."""
     about = json.loads((cell.folder / "args.json").read_text())
     asked, ran = json.loads(json.dumps(vars(cell.parsed()))), about["arguments"]
-    learned = {*among(asked), "schedule_from", "scheduler_type"} if cell.source else set()
-    for name in sorted(set(asked) - MAY_DIFFER - learned):
+    from_elsewhere = {*among(asked), "schedule_from", "scheduler_type"} if cell.source else set()
+    from_elsewhere |= {"freeze_network", "ckpt"} if cell.network else set()
+    for name in sorted(set(asked) - MAY_DIFFER - from_elsewhere):
         if asked[name] != ran.get(name, asked[name]):  # a run may be older than a flag
             raise Stop(f"{cell.folder}: ran with --{name} {ran[name]}, now it is {asked[name]}")
     return about
@@ -65,66 +106,66 @@ def summary_of(cell: Cell) -> dict:
 
 
 def spent_of(cell: Cell) -> dict:
-    """Seconds, evaluations and steps of a cell's run, with those of the run it learned from."""
-    args, summary = cell.parsed(), summary_of(cell)
-    cost = Counter(summary["network_evaluations"])
-    steps = summary.get("steps") or cost["training"] // args.batch_size  # theta_y's, or all trials'
-    if cell.kind == "bilevel":
-        iterations = steps // (args.epochs * args.inner_loop)
-        steps += max(0, args.epochs - args.initial_epoch) * iterations * args.inner_loop_z
+    """Seconds, evaluations and steps of a cell's run, with those of the run it begins with."""
+    summary = summary_of(cell)
+    cost = Counter(summary.get("network_evaluations", {}))
+    # theta_y's, or those of all trials
+    steps = summary.get("steps") or cost["training"] // cell.parsed().batch_size
     spent = {"seconds": summary["seconds"], "cost": cost, "steps": steps}
-    if cell.source:
-        before = spent_of(cell.source)
+    for earlier in cell.begins_with:
+        before = spent_of(earlier)
         spent = {name: value + before[name] for name, value in spent.items()}
     return spent
 
 
-def row_of(cell: Cell, seconds: float, jobs: int) -> dict:
-    """A cell's row; `seconds` is the wall-clock of the bilevel run of its seed."""
+def run_row(cell: Cell, jobs: int) -> dict:
+    """What a cell's run cost, what it learned and where it ran."""
     about, summary, spent = check_same(cell), summary_of(cell), spent_of(cell)
-    scores = judged(cell.chosen, cell.places)
-    in_time = cell.folder if spent["seconds"] <= seconds else None
-    if cell.kind == "search":
-        in_time = best_within(cell.folder, seconds)
     peak = {k.removeprefix("trials_peak_"): v for k, v in summary.items() if "_peak_" in k}
     peak = peak or summary["peak_memory"]
     schedule = json.loads((cell.folder / "schedule.json").read_text())
+    versions = about.get("versions", {})
     return {
-        "method": cell.method, "seed": cell.seed, "fid": scores["clip"]["fid"],
-        "fid_no_clip": scores["no_clip"]["fid"], "is_mean": scores["clip"]["is_mean"],
-        "fid_in_time": judged(in_time, cell.places)["clip"]["fid"] if in_time else None,
-        **by_all_judges(scores),
-        "n": scores["clip"]["n"], "extractor": scores["clip"]["extractor"],
-        "reference": scores["clip"]["reference"], "seconds": spent["seconds"],
+        "method": cell.method, "seed": cell.seed, "seconds": spent["seconds"],
         "forward_passes": forward_passes(spent["cost"]),
         **{name: spent["cost"].get(name, 0) for name in COSTS},
         "gradient_steps": spent["steps"], "trials": summary.get("trials"),
         "peak_bytes": peak.get("cuda", peak["host"]),
         **{name: schedule.get(name) for name in SCHEDULE},
+        "schedule": json.dumps(schedule, separators=(",", ":")),
         "host": about.get("host"), "device": about["device"], "threads": about["threads"],
-        "jobs": jobs, "commit": about["commit"], "command": cell.command,
+        "jobs": jobs, "processor": processor(), "python": versions.get("python"),
+        "torch": versions.get("torch"), "commit": about["commit"], "command": cell.command,
     }  # fmt: skip
 
 
-def by_all_judges(scores: dict[str, dict]) -> dict:
-    """The other judges' columns, with clipping and without; a run may be older than a judge."""
-    columns = {name: scores["clip"].get(name) for name in JUDGES_COLUMNS}
-    return columns | {f"{n}_no_clip": scores["no_clip"].get(n) for n in JUDGES_COLUMNS}
+def processor() -> str:
+    """This machine's processor by name: rounding differs between processors."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
-def rows_of(cells: list[Cell], jobs: int) -> list[dict]:
-    """A row a cell, in their order."""
-    times = {cell.seed: summary_of(cell)["seconds"] for cell in cells if cell.method == BILEVEL}
-    rows = []
+def rows_of(cells: list[Cell], jobs: int) -> tuple[list[dict], list[dict]]:
+    """A row a cell, and a row a cell and regime, in their order."""
+    runs, scores = [], []
     with progress_bar(total=len(cells), desc="judging") as bar:
         for cell in cells:
-            rows.append(row_of(cell, times.get(cell.seed, 0.0), jobs))
+            runs.append(run_row(cell, jobs))
+            for row in judged(cell):
+                place = {"method": cell.method, "seed": cell.seed}
+                named = ("steps", "clip", "n", "extractor", "reference")
+                measured = {name: row.get(name) for name in SCORES}
+                scores.append(place | {name: row[name] for name in named} | measured)
             bar.update()
-    return rows
+    return runs, scores
 
 
 def curves(cells: list[Cell]) -> list[dict]:
-    """FID against forward passes: a search's best so far, the bilevel method's after each epoch."""
+    """FID against forward passes: a search's best so far, a bilevel run's after each epoch."""
     points = []
     for cell in cells:
         track = {"search": _track_of_search, "bilevel": _track_of_bilevel}.get(cell.kind)

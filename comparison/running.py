@@ -189,7 +189,7 @@ def run_all(
 def _start_some(waiting, runs, jobs):
     """Start what may start; returns what is still to be done."""
     for cell in waiting:
-        if len(runs.processes) < jobs and (cell.source is None or cell.source.done):
+        if len(runs.processes) < jobs and cell.ready:
             runs.start(cell)
     running = set(runs.processes.values())
     return [cell for cell in waiting if cell not in running and not cell.done]
@@ -198,8 +198,8 @@ def _start_some(waiting, runs, jobs):
 def _left(waiting, failed):
     """What this process cannot run; None as long as there is a cell that it can."""
     waiting = [cell for cell in waiting if not cell.done]
-    taken = [c for c in waiting if is_taken(c) or (c.source and is_taken(c.source))]
-    lacking = [c for c in waiting if c not in taken and c.source and not c.source.done]
+    taken = [c for c in waiting if is_taken(c) or any(map(is_taken, c.begins_with))]
+    lacking = [c for c in waiting if c not in taken and not c.ready]
     if len(taken) + len(lacking) < len(waiting):
         return None
     if lacking:

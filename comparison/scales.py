@@ -12,89 +12,103 @@ class Scale(NamedTuple):
     shared: str
     train: str
     bilevel: str
+    coupled: str = ""  # of a bilevel run whose theta_z is coupled to theta_y
     trials: int | None = None  # of a search; None: what the bilevel run's forward passes pay for
+    judged: int = 10000  # images that every network is judged on, in the scale's DDIM steps
+    chains: tuple[int, ...] = ()  # DDIM steps in which it is judged too
+    chain_images: int = 2000  # on so many images
 
 
 class Method(NamedTuple):
     """One row of the comparison."""
 
-    kind: str  # train, bilevel or search: which script runs it
+    kind: str  # train, bilevel, frozen or search: which script runs it, and how
     flags: str = ""  # beside the scale's
     schedule_from: str = ""  # the method whose learned schedule it trains with
-    equal: str = ""  # "steps" or "passes": trained for as many as the bilevel run takes
+    network_from: str = ""  # the method whose network it leaves as it is
+    equal: str = ""  # "passes": trained for as many forward passes as the bilevel run takes
 
 
 SCALES = {
     "quick": Scale(
-        "8x8 digits, a small network",
-        seeds=3,
+        "8x8 digits, a small network: a rehearsal in minutes a run",
+        seeds=1,
         shared="""--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
             --backward_steps 5 --eval_samples 500 --threads 1""",
         train="--epochs 4 --fid_samples 0",
-        bilevel="""--epochs 6 --initial_epoch 4 --fid_samples 500 --zo_samples 64
+        bilevel="""--epochs 6 --initial_epoch 4 --fid_samples 500
             --lr_beta 0.02 0.02 0.1 0.002""",
-    ),
-    "demo": Scale(
-        "MNIST, 8 channels, 360 steps: what the learned schedule does, in minutes a run",
-        seeds=2,
-        shared="""--model_base_dim 8 --batch_size 64 --timesteps 200 --limit_batches 60 --lr 0.02
-            --backward_steps 6 --fid_samples 500 --eval_samples 2000 --threads 1""",
-        train="--epochs 6",
-        bilevel="""--epochs 6 --initial_epoch 4 --zo_samples 32 --lr_z 0.0001
-            --lr_beta 0.01 0.01 0.05 0.002 --log_freq 5""",
+        coupled="--settle_steps 10 --update_every 4",
+        judged=500,
     ),
     "cpu": Scale(
-        "MNIST, a network of 16 channels, hours on two cores",
-        seeds=3,
-        shared="""--model_base_dim 16 --batch_size 64 --timesteps 200 --lr 0.01 --limit_batches 150
-            --backward_steps 10 --eval_samples 2000""",
-        train="--epochs 4 --fid_samples 0",
-        bilevel="""--epochs 6 --initial_epoch 4 --fid_samples 2000 --lr_z 0.0001
-            --lr_beta 0.01 0.01 0.05 0.002""",
+        "MNIST at 8x8, 16 channels, six epochs: minutes a run on a core",
+        seeds=10,
+        shared="""--image_size 8 --model_base_dim 16 --batch_size 256 --timesteps 200 --lr 0.01
+            --backward_steps 10 --eval_samples 2000 --threads 1""",
+        train="--epochs 6 --fid_samples 0",
+        bilevel="""--epochs 6 --initial_epoch 2 --fid_samples 1000
+            --lr_beta 0.02 0.02 0.2 0.002""",
+        trials=6,
+        chains=(5, 10, 20, 50),
     ),
     "gpu": Scale(
-        "MNIST, the whole network, fewer epochs than the paper; hours on a GPU",
+        "MNIST, the whole network, fewer epochs than the paper: hours on a GPU",
         seeds=3,
         shared="",
         train="--epochs 20 --fid_samples 0",
-        bilevel="""--epochs 3 --initial_epoch 2 --inner_loop 10 --fid_samples 10000
-            --lr_beta 0.05 0.05 1 0.05""",
+        bilevel="""--epochs 20 --initial_epoch 10 --fid_samples 10000
+            --lr_beta 0.02 0.02 0.2 0.002""",
+        coupled="--update_every 100",
+        chains=(5, 10, 20, 50, 100),
     ),
     "paper": Scale(
-        "MNIST, the published epochs and flags; days on a GPU",
+        "MNIST, the published epochs and flags: days on a GPU",
         seeds=3,
         shared="",
         train="--fid_samples 0",
-        bilevel="""--inner_loop 10 --inner_loop_z 1 --gamma 1 --gamma_end 1
-            --lr_beta 0.05 0.05 1 0.05 --initial_epoch 2 --epochs 3 --fid_samples 10000""",
+        bilevel="""--inner_loop 10 --initial_epoch 2 --epochs 3 --fid_samples 10000
+            --lr_beta 0.05 0.05 1 0.05""",
         trials=15,  # the published number, whatever the bilevel run costs
+        chains=(5, 10, 20, 50, 100),
     ),
 }
 
-BILEVEL = "bilevel zo"  # the method whose cost is every other method's budget
-FORWARD = "--upper_gradient forward --truncation 1"
+BILEVEL = "exact"  # the method whose cost is every other method's budget
+EXACT = "--recipe exact"
+NO_CLIP = "--no_clip"
+KNOTS = "--scheduler knots"
 
+# Each method that optimises does so for one sampler, with clipping or without; all are judged in
+# both. What a method learns for the unclipped sampler has its name with that ending.
 METHODS = {
     "default": Method("train"),
-    BILEVEL: Method("bilevel", "--recipe ours"),
-    "bilevel forward": Method("bilevel", FORWARD),
-    "grid": Method("search", "--strategy grid"),
+    "schedule alone": Method("frozen", KNOTS, network_from="default"),
+    "schedule alone, no clipping": Method("frozen", f"{KNOTS} {NO_CLIP}", network_from="default"),
+    "end 0.9": Method("train", "--end 0.9"),
+    "tau 4, end 0.9": Method("train", "--tau 4 --end 0.9"),
+    "min-SNR": Method("train", "--loss_weighting min_snr"),
+    "held": Method("bilevel", f"{EXACT} --lr_beta 0 0 0 0"),
+    BILEVEL: Method("bilevel", EXACT),
+    "exact, no clipping": Method("bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98"),
+    "adaptive times": Method("train", "--time_sampling adaptive"),
+    "exact knots": Method("bilevel", f"{EXACT} {KNOTS}"),
+    "exact's schedule, anew": Method("train", schedule_from=BILEVEL),
+    "exact's schedule, no clipping, anew": Method("train", schedule_from="exact, no clipping"),
+    "zeroth-order": Method("bilevel", "--recipe paper"),
+    "zeroth-order, no clipping": Method("bilevel", f"--recipe paper {NO_CLIP}"),
+    "schedule alone, 4 parameters": Method("frozen", network_from="default"),
+    "tau 2": Method("train", "--tau 2"),
+    "input scale 0.5": Method("train", "--input_scale 0.5"),
+    "default, exact's budget": Method("train", equal="passes"),
     "random": Method("search", "--strategy random"),
+    "grid": Method("search", "--strategy grid"),
     "bayesian": Method("search", "--strategy bayesian"),
-    "default, zo's steps": Method("train", equal="steps"),
-    "default, zo's budget": Method("train", equal="passes"),
-    "zo's schedule, anew": Method("train", schedule_from=BILEVEL),
-    "forward's schedule, anew": Method("train", schedule_from="bilevel forward"),
-}
-ABLATION = {
-    "recipe paper": Method("bilevel", "--recipe paper --zo_samples 36"),
-    "recipe paper, the scale's n": Method("bilevel", "--recipe paper"),
-    "independent noise": Method("bilevel", "--noise independent"),
-    "theta_z recopied": Method("bilevel", "--theta_z recopied"),
-    "forward, theta_z recopied": Method("bilevel", f"{FORWARD} --theta_z recopied"),
-    "forward, longer steps": Method("bilevel", f"{FORWARD} --lr_beta 0.1 0.1 0.5 0.01"),
-    "36 images": Method("bilevel", "--recipe ours --zo_samples 36"),
-    "schedule held": Method("bilevel", "--recipe ours --lr_beta 0 0 0 0"),
+    "random, no clipping": Method("search", f"--strategy random {NO_CLIP}"),
+    "bayesian, no clipping": Method("search", f"--strategy bayesian {NO_CLIP}"),
+    "random's schedule, anew": Method("train", schedule_from="random"),
+    "bayesian's schedule, anew": Method("train", schedule_from="bayesian"),
+    "random's schedule, no clipping, anew": Method("train", schedule_from="random, no clipping"),
 }
 
 
