@@ -48,25 +48,21 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     ARGS = make_parser().parse_args()
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-import train_mnist
-from common.data import Source, to_unit
+from common import estimate
+from common.data import Source
 from common.errors import Stop, guarded
-from common.machine import setup, stream
-from common.networks import make_network
+from common.machine import setup
 from common.run import forward_passes
 from common.tables import read_text_csv, write_csv
-from common.training import denoising_step, make_optimizer
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
 from comparison.running import gpus_to_share, lock_of, run_all
-from model import Diffusion
 
 
 def main(args) -> None:
@@ -83,7 +79,9 @@ def main(args) -> None:
 
         if args.dry_run:
             costs = [(cell.method, cell.seed, passes(cell)) for cell in cells]
-            rate = training_rate(first, images)
+            device = setup(first.device, first.cpu, first.threads)
+            size = first.model_base_dim, first.timesteps, first.batch_size
+            rate = estimate.measure(images, *size, device, first.amp).passes
             report.print_plan(costs, rate, torch.get_num_threads())
             return
         if not args.collect:
@@ -136,20 +134,6 @@ def cells_of(args, places: Places, images) -> list[Cell]:
     methods = args.methods or list(METHODS)
     seeds = range(args.seeds or SCALES[args.scale].seeds)
     return make_cells(args.scale, places, methods, seeds, images)
-
-
-def training_rate(args, images) -> float:
-    """Forward passes a second, from a few training steps of the baseline."""
-    device = setup(args.device, args.cpu, args.threads)
-    net = make_network(args.model_base_dim, args.timesteps, device)
-    process = Diffusion(train_mnist.fixed_schedule(args), device=device)
-    optimizer = make_optimizer(net.parameters(), args.lr)
-    x0 = to_unit(images[: args.batch_size].to(device))
-    for step in range(4):
-        if step == 1:  # the first one allocates
-            began = time.monotonic()
-        denoising_step(process, net, optimizer, x0, stream(device, 0, step))
-    return 9 * len(x0) / (time.monotonic() - began)  # three steps; a backward pass costs two
 
 
 def write_results(args, path: Path, cells: list[Cell]) -> None:

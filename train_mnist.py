@@ -197,8 +197,8 @@ def planned(args, images) -> dict[str, int]:
     return {"training": steps * args.batch_size, "sampling": drawn * chain}
 
 
-def print_plan(args, images) -> None:
-    """What the flags would do, and what it costs in images through the network."""
+def print_plan(args, images) -> dict[str, int]:
+    """What the flags would do, and what it costs in images through the network, returned."""
     parameters = sum(
         p.numel() for p in make_network(args.model_base_dim, args.timesteps, "cpu").parameters()
     )
@@ -210,6 +210,7 @@ def print_plan(args, images) -> None:
     print(f"  {cost['training']:,} images forward and backward")
     print(f"sampling: {cost['sampling']:,} network evaluations, for {args.n_samples} and ")
     print(f"  {args.fid_samples} images after each epoch and {args.eval_samples} at the end")
+    return cost
 
 
 def main(args) -> None:

@@ -220,15 +220,17 @@ def retraining(args, schedule: Path) -> str:
     return shlex.join(["python", "train_mnist.py", *argv])
 
 
-def print_plan(args, images) -> None:
-    """What would be tried, and what a trial costs."""
+def print_plan(args, images) -> dict[str, int]:
+    """What would be tried, what a trial costs and, returned, what all of them cost."""
     print(f"{args.strategy}, {args.n_calls} trials, {args.jobs} in parallel, over")
     for name, (low, high) in ranges_of(args).items():
         print(f"  {name} in [{low:g}, {high:g}]")
     if args.strategy == "grid":
         print(grid_plan(ranges_of(args), args.n_calls, first_points(args)))
     print("a trial:")
-    train_mnist.print_plan(trial_arguments(args, {}, 0), images)
+    one = train_mnist.print_plan(trial_arguments(args, {}, 0), images)
+    print("all trials, one after the other:")
+    return {name: args.n_calls * count for name, count in one.items()}
 
 
 def main(args) -> None:

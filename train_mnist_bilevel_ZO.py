@@ -257,8 +257,8 @@ def upper_cost(args, moving: int) -> tuple[int, int]:
     return moving * (args.inner_loop_z + 2), moving * (args.inner_loop_z * of_z + of_q)
 
 
-def print_plan(args, images) -> None:
-    """What the flags would do, and what it costs in images through the network."""
+def print_plan(args, images) -> dict[str, int]:
+    """What the flags would do, and what it costs in images through the network, returned."""
     iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
     updates = moving = max(0, args.epochs - args.initial_epoch) * iterations
     if args.theta_z == "coupled":
@@ -268,8 +268,10 @@ def print_plan(args, images) -> None:
     steps_z = args.inner_loop_z or args.inner_loop
     print(f"an iteration: {args.inner_loop} steps of theta_y, {steps_z} of theta_z,")
     print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")
-    for name, count in planned(args, images).items():
+    cost = planned(args, images)
+    for name, count in cost.items():
         print(f"{name}: {count:,} images through the network")
+    return cost
 
 
 def freeze_network(args) -> None:

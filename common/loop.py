@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from common import figures
+from common import estimate, figures
 from common.data import Source, fingerprint
 from common.graphs import without_graphs
 from common.judging import Judge, evaluate
@@ -83,11 +83,17 @@ def end_of_epoch(
 
 
 def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
-    """What a training script does around its `train(args, run, images)`: data, folder, resuming."""
+    """What a training script does around its `train(args, run, images)`: data, folder, resuming.
+
+    `print_plan(args, images)` prints a plan and returns its images through the network by purpose.
+    """
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     source = Source.from_flags(**vars(args))
     if args.dry_run:
-        print_plan(args, source.planned_images())
+        images = source.planned_images()
+        cost = print_plan(args, images)
+        size = args.model_base_dim, args.timesteps, args.batch_size
+        print(estimate.text(cost, estimate.measure(images, *size, device, args.amp), device))
         return
     images = source.images("train").to(device)
     if args.ckpt:  # a foreign checkpoint is refused before there is a run

@@ -203,5 +203,5 @@ def _left(waiting, failed):
     if len(taken) + len(lacking) < len(waiting):
         return None
     if lacking:
-        print(f"left out for lack of a schedule: {len(lacking)} runs", file=sys.stderr)
+        print(f"left out for lack of a schedule or a network: {len(lacking)} runs", file=sys.stderr)
     return Ended(failed + lacking, taken)

@@ -1,0 +1,85 @@
+"""How long a plan would take on this machine: a few timed steps, before any run."""
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.data import to_unit
+from common.fast_layers import frozen
+from common.machine import stream
+from common.networks import make_network
+from common.training import denoising_step, make_optimizer
+from model import Diffusion
+from scheduler import Schedule
+
+LARGEST = 128 * 28 * 28 * 64  # pixels times channels of a timed batch: the published one
+STEPS = 2  # timed, after one that allocates
+
+
+class Rates(NamedTuple):
+    """Seconds an image: forward and backward in a training step, forward in sampling."""
+
+    training: float
+    sampling: float
+
+    def seconds(self, cost: dict[str, int]) -> float:
+        """Of a plan's images through the network; what is not training is sampling."""
+        training = cost.get("training", 0)
+        return self.training * training + self.sampling * (sum(cost.values()) - training)
+
+    @property
+    def passes(self) -> float:
+        """Forward passes a second in training, where a backward pass counts as two."""
+        return 3 / self.training
+
+
+def measure(
+    images: Tensor, base: int, timesteps: int, batch_size: int, device: torch.device, amp: bool
+) -> Rates:
+    """Time a training step and a step of sampling, in batches that fit any machine."""
+    side = images.shape[-1]
+    count = max(2, min(batch_size, LARGEST // (base * side * side)))
+    x0 = to_unit(images[:1].to(device)).expand(count, -1, -1, -1).contiguous()
+    net = make_network(base, timesteps, device)
+    process = Diffusion(Schedule("cosine", timesteps), device=device)
+    optimizer = make_optimizer(net.parameters(), 1e-9)
+
+    def train(step: int) -> None:
+        denoising_step(process, net, optimizer, x0, stream(device, 0, step), amp)
+
+    def sample(_: int) -> None:
+        net.eval()
+        with (
+            torch.inference_mode(),
+            frozen(net),
+            torch.autocast(device.type, torch.bfloat16, enabled=amp),
+        ):
+            net(x0, torch.ones(1, dtype=torch.long, device=device)).sum().item()
+
+    return Rates(*(_seconds(work) / count for work in (train, sample)))
+
+
+def _seconds(work) -> float:
+    times = []
+    for step in range(1 + STEPS):
+        began = time.perf_counter()
+        work(step)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def text(cost: dict[str, int], rates: Rates, device: torch.device) -> str:
+    """The line that ends a plan."""
+    threads = torch.get_num_threads()
+    place = f"{threads} CPU thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device
+    return f"about {duration(rates.seconds(cost))} on {place}, by a few steps timed now"
