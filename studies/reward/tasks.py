@@ -24,7 +24,8 @@ METHODS = {
     BILEVEL: "--method bilevel --lambda0 5",
     "bilevel, published estimator": "--method bilevel --estimator published --lambda0 5",
     "bilevel, guided estimator": (
-        "--method bilevel --estimator guided --lambda0 5 --max_step 0.4 --step 0.4"
+        "--method bilevel --estimator guided --lambda0 5 --max_step 0.4 --step 0.4 "
+        "--iterations 10 --guided_samples 16"  # what the bank's evaluations pay for
     ),
 }
 FIRST_SEED_ALONE = {"bilevel, guided estimator"}  # a descent for the optima, not for the table
@@ -39,9 +40,9 @@ OTHERS = {  # of the traces and the curves, seed 0 alone
 # seconds on one core count: few images and steps
 SHARED = {
     "page": "--bank_samples 1024 --choice_samples 2048 --guided_samples 32 --eval_samples 64 "
-    "--eval_chunk 64 --log_freq 50",
+    "--eval_chunk 64 --iterations 600 --log_freq 100",
     "first": "--bank_samples 256 --choice_samples 512 --min_ess 20 --guided_samples 16 "
-    "--eval_samples 32 --n_samples 16 --eval_chunk 32 --log_freq 50 --n_calls 3",
+    "--eval_samples 32 --n_samples 16 --eval_chunk 32 --log_freq 100 --n_calls 3",
 }
 
 
@@ -114,10 +115,6 @@ def merged_flags(shared: str):
     def merge(own: str) -> str:
         pairs = re.findall(r"(--\w+)((?: (?!--)\S+)*)", shared)
         kept = [name + value for name, value in pairs if f"{name} " not in f"{own} "]
-        extra = []
-        if "--estimator guided" in own:  # as many steps as the bank's evaluations pay for
-            extra = ["--iterations 10 --guided_samples 16"]
-            kept = [flag for flag in kept if not flag.startswith("--guided_samples")]
-        return " ".join([own, *extra, *kept])
+        return " ".join([own, *kept])
 
     return merge
