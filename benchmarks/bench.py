@@ -5,7 +5,7 @@ python -m benchmarks.bench --quick                 small, in a few minutes; writ
 python -m benchmarks.bench --threads 2 --amp       our side in bfloat16; bench_bfloat16.json
 python -m benchmarks.bench --threads 2 --compile   what torch.compile brings; compiled.json
 python -m benchmarks.bench --device cuda           the same on a GPU; bench_cuda.json
-python -m benchmarks.page                          fills the tables of docs/speed.md
+python -m benchmarks.page --pages speed.md         fills the tables of docs/speed.md
 """
 
 from common import cli

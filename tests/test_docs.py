@@ -143,6 +143,7 @@ def test_the_first_runs_are_the_commands_that_the_readme_shows():
     assert recorded == [" ".join(command.split()) for command in first_runs.COMMANDS]
 
 
-def test_the_page_on_speed_holds_the_tables_of_the_files():
-    text = page.PAGE.read_text()
-    assert fill(text, page.all_tables()) == text
+@pytest.mark.parametrize("name", page.NAMES)
+def test_a_page_holds_the_tables_of_its_files(name):
+    text = (page.DOCS / name).read_text()
+    assert fill(text, page.TABLES[name]()) == text

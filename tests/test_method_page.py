@@ -1,13 +1,7 @@
-"""docs/hypergradient.md holds the tables of its files, and the files hold what the page says."""
+"""What docs/hypergradient.md says of its files."""
 
-from benchmarks.method_page import PAGE, all_tables
 from benchmarks.record import RESULTS
-from common.tables import fill, read_csv
-
-
-def test_the_tables_are_those_of_the_files():
-    text = PAGE.read_text()
-    assert fill(text, all_tables()) == text
+from common.tables import read_csv
 
 
 def test_the_penalty_agrees_with_training_again_on_every_problem():

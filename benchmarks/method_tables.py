@@ -1,26 +1,9 @@
-"""Fill the tables of docs/hypergradient.md from docs/results.
-
-python -m benchmarks.method_page
-"""
-
-from common import cli
-
-
-def make_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__.splitlines()[0])
-    parser.prog = "python -m benchmarks.method_page"
-    return parser
-
-
-if __name__ == "__main__":  # -h prints help and writes nothing
-    make_parser().parse_args()
+"""The tables of docs/hypergradient.md."""
 
 from statistics import median
 
-from benchmarks.record import RESULTS, ROOT
-from common.tables import fill_file, markdown, read_csv
-
-PAGE = ROOT / "docs" / "hypergradient.md"
+from benchmarks.record import RESULTS
+from common.tables import markdown, read_csv
 
 
 def of_cosines(rows: list[dict]) -> str:
@@ -143,7 +126,3 @@ TABLES = {
 def all_tables() -> dict[str, str]:
     """Every table of the page by the name of its marks."""
     return {name: make(read_csv(RESULTS / file)) for name, (file, make) in TABLES.items()}
-
-
-if __name__ == "__main__":
-    fill_file(PAGE, all_tables())
