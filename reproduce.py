@@ -7,8 +7,8 @@ python reproduce.py --scale quick --collect     write the results of the finishe
 python reproduce.py --scale quick --report      rewrite tables and figures from the CSV file
 
 Every cell, one method and seed, is a run below runs/reproduce/SCALE that one of the three scripts
-makes; an interrupted one is resumed. Every network is judged by several judges on held-out noise,
-with and without clipping.
+makes; an interrupted one is resumed, and one whose rows the CSV files hold is not run again. Every
+network is judged by several judges on held-out noise, with and without clipping.
 """
 
 from common import cli
@@ -62,6 +62,7 @@ from common.run import forward_passes
 from common.tables import read_text_csv, write_csv
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
+from comparison.kept import Kept, place, results_path
 from comparison.running import gpus_to_share, lock_of, run_all
 
 
@@ -77,22 +78,25 @@ def main(args) -> None:
         def passes(cell: Cell) -> int:
             return forward_passes(cell.cost(images))
 
+        kept = Kept(path, cells)
+        missing = kept.missing(chosen(cells, args.cell))
         if args.dry_run:
-            costs = [(cell.method, cell.seed, passes(cell)) for cell in cells]
+            numbers = {place(cell): number for number, cell in enumerate(cells)}
+            costs = [(numbers[place(c)], c.method, c.seed, passes(c)) for c in missing]
             device = setup(first.device, first.cpu, first.threads)
             size = first.model_base_dim, first.timesteps, first.batch_size
             rate = estimate.measure(images, *size, device, first.amp).passes
             report.print_plan(costs, rate, torch.get_num_threads())
             return
         if not args.collect:
-            ended = run_all(chosen(cells, args.cell), args.jobs, passes, gpus_to_share(args.device))
+            ended = run_all(missing, args.jobs, passes, gpus_to_share(args.device))
             failed = ended.failed
             if ended.taken or args.cell is not None:
                 report_missing(failed)
                 print(f"not judged yet; cells that other processes run: {len(ended.taken)}")
                 return
         with judging_alone(Path(args.runs_dir) / args.scale):
-            write_results(args, path, [cell for cell in cells if cell.done])
+            write_results(args, path, cells, kept)
     elif not path.exists():
         raise Stop(f"{path}: no results yet; run without --report first", code=2)
     write_report(args.scale, path)
@@ -136,24 +140,20 @@ def cells_of(args, places: Places, images) -> list[Cell]:
     return make_cells(args.scale, places, methods, seeds, images)
 
 
-def write_results(args, path: Path, cells: list[Cell]) -> None:
+def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     """A row a cell, a row a point of the curves, and the pictures of one seed side by side."""
-    if not cells:
+    done = [cell for cell in cells if cell.done]
+    if not done and not kept.places:
         raise Stop(f"no run came to its end; see {args.runs_dir}/{args.scale}/*/output.txt")
-    runs, scores = results.rows_of(cells, args.jobs)
-    tables = {"": scores, "runs": runs, "curves": results.curves(cells)}
+    runs, scores = results.rows_of(done, args.jobs)
+    tables = {"": scores, "runs": runs, "curves": results.curves(done)}
     for name, rows in tables.items():
-        if rows:
-            write_csv(results_path(path, name), rounded(rows))
-    drawn = [cell for cell in cells if cell.seed == 0 and cell.method in pictures.DRAWN]
+        if rows := kept.merged(name, rounded(rows), cells):
+            write_csv(results_path(path, name), rows)
+    drawn = [cell for cell in done if cell.seed == 0 and cell.method in pictures.DRAWN]
     if drawn:
         samples = {cell.method: results.samples_of(cell) for cell in drawn}
         pictures.plot_samples(report.figure_path(path, "samples"), samples)
-
-
-def results_path(path: Path, name: str) -> Path:
-    """reproduce_cpu.csv holds the scores; beside it lie reproduce_cpu_runs.csv and _curves.csv."""
-    return path.with_name(f"{path.stem}_{name}.csv") if name else path
 
 
 def rounded(rows: list[dict]) -> list[dict]:

@@ -186,6 +186,11 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
     reproduce.main(tiny())  # nothing is missing: nothing is run
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
+    # on another machine: no run is there, and none is made again
+    elsewhere = tiny("--runs_dir", str(tmp_path / "elsewhere"))
+    reproduce.main(elsewhere)
+    assert list(csv.DictReader(path.open())) == rows
+    assert not list((tmp_path / "elsewhere").rglob("args.json"))
     longer = TINY._replace(train="--epochs 2 --fid_samples 0")
     monkeypatch.setitem(SCALES, "quick", longer)
     with pytest.raises(errors.Stop, match=r"ran with --epochs 1, now it is 2"):
