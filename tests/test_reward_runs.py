@@ -216,7 +216,7 @@ def test_the_plans_of_the_study_parse_and_spend_alike(tmp_path):
     made = tasks.tasks_of("page", tmp_path, 2, names, ["--device", "cpu"])
     expected = 2 * len(names) - len(tasks.FIRST_SEED_ALONE) + len(tasks.OTHERS)
     assert len(made) == expected
-    assert all(task.source for task in made[1:]) and not any(task.done for task in made)
+    assert all(task.begins_with for task in made[1:]) and not any(task.done for task in made)
     args = {task.method: task.parsed() for task in made if task.seed == 0}
     bank = args["bilevel"].bank_samples * args["bilevel"].backward_steps
     for method in set(names) - {"unguided"}:

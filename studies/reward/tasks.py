@@ -47,14 +47,14 @@ SHARED = {
 
 
 class Task:
-    """One command, its folder, and the task that must be done before it."""
+    """One command, its folder, and the tasks that must be done before it."""
 
     def __init__(self, root: Path, name: str, seed: int, flags: str, places: list[str]):
         slug = re.sub(r"\W+", "-", name)
         self.method, self.seed = name, seed
         self.root, self.places = root / f"{slug}-seed{seed}", places
         self.flags = [*flags.split(), "--seed", str(seed)]
-        self.source: Task | None = None
+        self.begins_with: list[Task] = []
 
     def argv(self) -> list[str]:
         """The script and its flags: a new run, or the one that was interrupted."""
@@ -78,6 +78,10 @@ class Task:
         return bool(self.folder and (self.folder / "summary.json").exists())
 
     @property
+    def ready(self) -> bool:
+        return all(task.done for task in self.begins_with)
+
+    @property
     def summary(self) -> dict:
         return json.loads((self.folder / "summary.json").read_text())
 
@@ -95,16 +99,16 @@ def tasks_of(
     tasks: list[Task] = []
     for seed in range(seeds):
         leader = Task(root, BILEVEL, seed, flags(METHODS[BILEVEL]), places)
-        leader.source = tasks[0] if tasks else None
+        leader.begins_with = tasks[:1]
         tasks.append(leader)
         for name in methods:
             if name != BILEVEL and not (seed and name in FIRST_SEED_ALONE):
                 task = Task(root, name, seed, flags(METHODS[name]), places)
-                task.source = leader
+                task.begins_with = [leader]
                 tasks.append(task)
     for name, own in OTHERS.items() if scale == "page" else ():
         task = Task(root, name, 0, flags(own), places)
-        task.source = tasks[0]
+        task.begins_with = tasks[:1]
         tasks.append(task)
     return tasks
 
