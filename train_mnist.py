@@ -61,7 +61,7 @@ from common.networks import compiled, load_network, make_network
 from common.noise_levels import NoiseLevels
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
-from common.training import Average, Learner, LRSchedule, ema_decay, make_optimizer
+from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
 from scheduler import Schedule
 
 
@@ -91,14 +91,15 @@ def train(
     theta = Learner(
         net, optimizer, batches, args.seed, "step", lr_schedule, **passes, noise_levels=seen
     )
-    decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
-    ema = Average(net, decay, args.model_ema_steps, progress.total, args.compile)
+    averaging = EmaRule.from_flags(**vars(args))
+    ema = Average(net, *averaging, progress.total, args.compile)
 
     run.take_up(
         {"progress": progress, "theta": theta, "ema": ema},
         lambda: {"step": theta.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
     )
     run.write_json("schedule.json", schedule.to_dict())
+    run.log(f"the averaged network looks back on {averaging.memory:.4g} steps")
 
     for epoch in range(progress.epoch, args.epochs):
         with progress.bar() as bar:
@@ -128,8 +129,9 @@ def train(
 
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
     leave_figures(run, sampler, ema.model, schedule)
-    summary = {"epochs": args.epochs, "steps": theta.count, "loss": progress.mean_loss, **final}
-    return run.finish(summary, drawn=args.eval_samples * sampler.steps)
+    summary = {"epochs": args.epochs, "steps": theta.count, "loss": progress.mean_loss}
+    summary |= {"ema_memory": averaging.memory}
+    return run.finish(summary | final, drawn=args.eval_samples * sampler.steps)
 
 
 def fixed_schedule(args) -> Schedule:

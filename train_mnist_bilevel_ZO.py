@@ -87,7 +87,7 @@ from common.sampling import Sampler, SamplerSettings, process_from_flags, proces
 from common.sampling_only import run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps, null_band
-from common.training import Average, Learner, LRSchedule, ema_decay, make_optimizer
+from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.upper_level import UpperLevel, UpperSettings
 from scheduler import Schedule
@@ -122,8 +122,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     passes = {"amp": args.amp, "graphs": args.compile == "graphs"}
     theta_y = Learner(net_y, optimizer_y, batches, args.seed, "step", lr_y, **passes)
     theta_z = Learner(net_z, optimizer_z, batches, args.seed, "step_z", **passes)
-    decay = ema_decay(args.model_ema_decay, args.batch_size, args.model_ema_steps, args.epochs)
-    ema = Average(net_y, decay, args.model_ema_steps, steps, args.compile)
+    averaging = EmaRule.from_flags(**vars(args))
+    ema = Average(net_y, *averaging, steps, args.compile)
     penalty, q = make_penalty(args, theta_y, theta_z, upper, schedule, updates)
     parts = {"progress": progress, "theta_y": theta_y, "theta_z": theta_z, "ema": ema}
     run.take_up(
@@ -131,6 +131,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         lambda: {"step": theta_y.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
     )
 
+    run.log(f"the averaged network looks back on {averaging.memory:.4g} steps")
     log_hints(args, run, upper, q)
     whole = Batches(images, args.batch_size, args.seed)  # without --limit_batches
 
@@ -183,6 +184,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
     leave_figures(run, sampler, ema.model, {"first": first, "last": schedule})
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
+    learned |= {"ema_memory": averaging.memory}
     learned |= {"upper_reference": objective.reference.name, **schedule.values()}
     return run.finish({**learned, **final}, drawn=args.eval_samples * sampler.steps)
 
@@ -197,7 +199,8 @@ def make_penalty(
         return coupled, SteadySteps(schedule, args.lr_beta, updates)
     settings = UncoupledSettings.from_flags(**vars(args))
     penalty = Uncoupled(theta_y, theta_z, upper, settings, updates)
-    return penalty, ScheduleOptimizer(schedule, args.lr_beta, updates)
+    decay = 0.01 if args.recipe == "paper" else 0.0
+    return penalty, ScheduleOptimizer(schedule, args.lr_beta, updates, decay)
 
 
 def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySteps) -> None:

@@ -6,13 +6,19 @@ from common.families import NAMES, TOLD
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES: dict[str, dict[str, object]] = {
     "ours": {"theta_z": "kept", "zo_samples": 128},
-    "paper": {"theta_z": "recopied", "zo_samples": 36, "noise": "independent"},
+    "paper": {
+        "theta_z": "recopied",
+        "zo_samples": 36,
+        "noise": "independent",
+        "perturbation": "published",
+    },
     "exact": {"theta_z": "coupled", "zo_samples": 64, "upper_gradient": "exact", "gamma": "auto"},
 }
 OTHERWISE: dict[str, object] = {
     "noise": "common",
     "upper_gradient": "zo",
     "gamma": 1.0,
+    "perturbation": "scaled",
 }  # in the other recipes
 # flags that only a theta_z of its own reads, and those that only a coupled one reads
 UNCOUPLED: dict[str, object] = {
@@ -45,6 +51,12 @@ def add_bilevel(add) -> None:
     add("lr_beta", [0.01, 0.01, 0.1, 0.001], text, type=cli.number(float, 0), nargs=4)
     text = "size of the zeroth-order perturbation (default: 0.01)"
     add("delta", None, text, type=cli.positive)
+    text = (
+        "zeroth-order perturbation of the schedule; scaled: --delta in units of the search range "
+        "of start, in proportion for the other parameters, and inside their bounds; published: "
+        "--delta for each, also beyond the bounds (default: set by --recipe)"
+    )
+    add("perturbation", None, text, choices=["scaled", "published"])
     text = "zeroth-order estimator: two-point difference or one-point residual (default: two)"
     add("ZO_type", None, text, choices=["two", "one"])
     text = (
@@ -63,8 +75,9 @@ def add_bilevel(add) -> None:
     text = (
         "values of --theta_z, --zo_samples, --noise, --upper_gradient and --gamma, in this order; "
         "exact: coupled 64 common exact auto; ours: kept 128 common zo 1; paper: recopied 36 "
-        "independent zo 1 (default: exact; ours where a flag is given that exact does not use, "
-        "such as --inner_loop_z)"
+        "independent zo 1, with --perturbation published, --no_clip, the published average of the "
+        "network and weight decay on the schedule (default: exact; ours where a flag is given that "
+        "exact does not use, such as --inner_loop_z)"
     )
     add("recipe", None, text, choices=list(RECIPES))
     text = "starting noise of the two sides of a difference (default: set by --recipe)"
@@ -126,12 +139,17 @@ def apply_recipe(args) -> None:
     """Fill in what the recipe says; a flag that belongs to another recipe chooses that one."""
     foreign = [name for name in UNCOUPLED if getattr(args, name) is not None]
     foreign += ["noise"] if args.noise == "independent" else []
+    foreign += ["perturbation"] if args.perturbation else []
     foreign += [n for n in ("theta_z", "upper_gradient") if getattr(args, n) not in (None, "exact")]
     if args.recipe is None:
         args.recipe = "ours" if foreign and args.theta_z != "coupled" else "exact"
+    chosen = args.perturbation
     for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    args.no_clip = args.no_clip or args.recipe == "paper"
+    if chosen and args.upper_gradient != "zo":
+        raise ValueError("--perturbation applies to --upper_gradient zo alone")
     coupled = args.theta_z == "coupled"
     unused = [name for name in UNCOUPLED if coupled and getattr(args, name) is not None]
     unused += [n for n, v in COUPLED.items() if not coupled and getattr(args, n) != v]

@@ -119,6 +119,19 @@ def to_bounds(family: str, values: dict[str, float]) -> dict[str, float]:
     return {n: min(d, gap) if n in ("start", "end") else d for n, d in near.items()}
 
 
+def box_of(family: str, names: Iterable[str]) -> tuple[list[float], list[float]]:
+    """The lower and the upper bounds of some parameters."""
+    table = table_of(family, names)
+    return [table[name].low for name in names], [table[name].high for name in names]
+
+
+def scales_of(family: str, names: Iterable[str]) -> list[float]:
+    """How wide each parameter's search range is, in widths of the one of `start`."""
+    table = table_of(family, names)
+    widths = {name: p.search[1] - p.search[0] for name, p in table.items()}
+    return [widths[name] / widths["start"] for name in names]
+
+
 def read_schedule(path: str) -> tuple[str, int, dict[str, float]]:
     """Family, timesteps and parameters of a schedule.json; ValueError names the file."""
     try:

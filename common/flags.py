@@ -116,6 +116,11 @@ def add_training(parser, epochs=100):
     add("model_ema_steps", 10, text, type=count)
     text = "decay of the EMA before it is rescaled by batch size, update interval and epochs"
     add("model_ema_decay", 0.995, text, type=number(float, 0, 1))
+    text = (
+        "training steps that the EMA looks back on, in place of that rule; the rows of a table "
+        "compare only with equal ones (default: as the rule says, and logged)"
+    )
+    add("ema_memory", None, text, type=positive)
     add("limit_batches", 0, "maximum number of batches per epoch; 0: all", type=count_or_none)
     text = "initialise the network with the weights in a checkpoint, or in the newest one of a run"
     add("ckpt", "", text, metavar="FILE|RUN")

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from common.data import Batches
 from common.machine import stream
 from common.training import Average, Learner, draw
 from common.upper_level import UpperLevel
-from common.weights import evaluating
+from common.weights import evaluating, seen_by_loss
 from common.zeroth_order import Slope
 from model import Diffusion, Levels
 
@@ -221,23 +220,6 @@ def loss_differences(
                 sides.append(torch.stack(torch.autograd.grad(loss, q)))
             found.append(sides[0] - sides[1])
     return torch.stack(found)
-
-
-def seen_by_loss(net: nn.Module) -> Tensor:
-    """1 for every weight but those that L is blind to, (d,).
-
-    Batch norm takes the bias of the convolution before it away, once its statistics have followed.
-    dF/dtheta, with the statistics as they are, is not 0 there; nothing in L holds such a weight
-    back, and AdamW would take full steps.
-    """
-    blind = set()
-    for block in net.modules():
-        if isinstance(block, nn.Sequential):
-            for one, following in pairwise(block):
-                if isinstance(one, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-                    blind.add(one.bias)
-    seen = [torch.full_like(p.flatten(), float(p not in blind)) for p in net.parameters()]
-    return torch.cat(seen).detach()
 
 
 def summary_of(each: Tensor, value: float) -> Slope:

@@ -15,14 +15,16 @@ MEMORY = 0.9  # of the running mean of each gradient: about ten updates
 class ScheduleOptimizer:
     """Moves q, one learning rate a parameter, and follows how noisy its gradients are.
 
-    There is no weight decay, which would pull the parameters towards 0.
+    Weight decay, which only the published method has, pulls the parameters towards 0.
     """
 
-    def __init__(self, schedule: Schedule, lr_beta: list[float], updates: int):
+    def __init__(
+        self, schedule: Schedule, lr_beta: list[float], updates: int, weight_decay: float = 0.0
+    ):
         self.schedule = schedule
         self.rates = rates = rates_of(schedule, lr_beta)
         groups = [{"params": [p], "lr": rates[name]} for name, p in schedule.q.items()]
-        self.optimizer = AdamW(groups, weight_decay=0.0)
+        self.optimizer = AdamW(groups, weight_decay=weight_decay)
         self.cycle = one_cycle(self.optimizer, [rates[name] for name in schedule.q], updates)
         self.count = 0  # updates made
         self.moments = {}  # parameter -> running mean and mean square of its gradient

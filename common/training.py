@@ -1,6 +1,6 @@
 """What moves the weights: one step, AdamW, the learning-rate schedules, the averaged network."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,12 +84,33 @@ class LRSchedule:
         self.inner.load_state_dict(state)
 
 
-def ema_decay(decay: float, batch_size: int, ema_steps: int, epochs: int) -> float:
-    """The published rule for the decay of one update: the fewer epochs, the shorter the memory.
+class EmaRule(NamedTuple):
+    """How the network is averaged: the decay of an update, and the steps between two of them."""
 
-    With the default flags it is 0.936 for 100 epochs and 0, a plain copy, for 6 or fewer.
-    """
-    return 1 - min(1.0, (1 - decay) * batch_size * ema_steps / epochs)
+    decay: float
+    every: int
+
+    @property
+    def memory(self) -> float:
+        """The steps that the average looks back on, or the time between two copies."""
+        return self.every / (1 - self.decay)
+
+    @classmethod
+    def from_flags(
+        cls, *, model_ema_decay, model_ema_steps, batch_size, epochs, ema_memory=None,
+        recipe=None, inner_loop=1, **_,
+    ) -> "EmaRule":  # fmt: skip
+        """The published rule: the fewer epochs, the shorter the memory; or the memory asked for.
+
+        With the default flags the decay is 0.936 for 100 epochs and 0, a plain copy, for 6 or
+        fewer. The published bilevel script has another rule, and updates every few iterations.
+        """
+        if ema_memory:
+            return cls(max(0.0, 1 - model_ema_steps / ema_memory), model_ema_steps)
+        part = (1 - model_ema_decay) * batch_size * model_ema_steps / epochs
+        if recipe == "paper":
+            return cls(1 - min(1.0, 0.5 * part / inner_loop), model_ema_steps * inner_loop)
+        return cls(1 - min(1.0, part), model_ema_steps)
 
 
 class Average:

@@ -18,7 +18,7 @@ from common.data import Batches
 from common.machine import stream
 from common.training import Learner, draw
 from common.upper_level import UpperLevel
-from common.weights import evaluating
+from common.weights import evaluating, seen_by_loss
 from model import Diffusion, Levels
 
 
@@ -53,6 +53,7 @@ class Uncoupled:
     ):
         self.theta_y, self.theta_z, self.upper = theta_y, theta_z, upper
         self.settings, self.updates = settings, updates
+        self.seen = seen_by_loss(theta_z.net)
         self.latest: dict[str, float] = {}  # what the last update saw
 
     def step(self, process: Diffusion, levels: Levels) -> float:
@@ -85,7 +86,8 @@ class Uncoupled:
         # theta_z follows argmin F/gamma + L(., q)
         for _ in range(s.steps):
             of_weights = self.upper.slope_of_weights(net_z, self.theta_z.count)
-            loss_z = self.theta_z.step(process, levels, of_weights.gradient / gamma)
+            pull = of_weights.gradient * self.seen / gamma
+            loss_z = self.theta_z.step(process, levels, pull)
 
         of_q = self.upper.slope_of_schedule(net_z, update)
         (x0,) = batches

@@ -20,6 +20,7 @@ from torch.func import jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import NotFinite, Stop, at, check_finite
+from common.families import MIN_GAP, box_of, scales_of
 from common.fast_layers import frozen
 from common.judging import Judge
 from common.machine import stream
@@ -45,6 +46,7 @@ class UpperSettings:
     directions: int = 1
     zo_type: str = "two"
     delta: float = 0.01
+    perturbation: str = "scaled"  # of q: to its scales and inside its bounds, or as published
     noise: str = "common"  # starting noise on the sides of a difference
     upper_gradient: str = "zo"
     truncation: float | None = None  # share of the chain that is differentiated; None: LEAST_SIGNAL
@@ -54,13 +56,13 @@ class UpperSettings:
 
     @classmethod
     def from_flags(
-        cls, *, backward_steps, zo_samples, seed, zo_directions, ZO_type, delta, noise,
-        upper_gradient, truncation, batch_size, amp, compile, **_,
+        cls, *, backward_steps, zo_samples, seed, zo_directions, ZO_type, delta,
+        perturbation, noise, upper_gradient, truncation, batch_size, amp, compile, **_,
     ) -> "UpperSettings":  # fmt: skip
         """The settings that the bilevel script's flags ask for; other flags are left alone."""
         return cls(
-            backward_steps, zo_samples, seed, zo_directions, ZO_type, delta, noise, upper_gradient,
-            truncation, batch_size, amp, compile != "off",
+            backward_steps, zo_samples, seed, zo_directions, ZO_type, delta, perturbation,
+            noise, upper_gradient, truncation, batch_size, amp, compile != "off",
         )  # fmt: skip
 
 
@@ -124,7 +126,8 @@ class UpperLevel:
 
         def values(points):
             found = []
-            for point, noise in zip(points, self._noises(len(points), "z", step), strict=True):
+            noises = self._noises(len(points), *self._of_a_difference("z", step))
+            for point, noise in zip(points, noises, strict=True):
                 set_weights(net, point)
                 found.append(self.features(net, levels, noise))
             return self.distances(torch.stack(found))
@@ -140,7 +143,9 @@ class UpperLevel:
         """dF/dq: exact in either mode, or zeroth-order with all points drawn as one batch."""
 
         def values(points):
-            noises = self._noises(len(points), "q", step)  # (k,n,C,H,W)
+            if self.settings.perturbation == "scaled":
+                points = self._apart(points)
+            noises = self._noises(len(points), *self._of_a_difference("q", step))  # (k,n,C,H,W)
             k, n = noises.shape[:2]
             each = (c.mT.repeat_interleave(n, 1) for c in vmap(self.levels)(points))
             levels = Levels(*(c[:, :, None, None, None] for c in each))  # (T+1,kn,1,1,1)
@@ -259,16 +264,38 @@ class UpperLevel:
     def _count(self, images):
         self.evaluations["upper"] += images * self.sampler.steps
 
-    def _zeroth_order(self, values, p, *names):
+    def _of_a_difference(self, name, step):
+        # the one-point residual is a difference from the step before: what is common has no step
+        one = self.settings.zo_type == "one" and self.settings.noise == "common"
+        return (name,) if one else (name, step)
+
+    def _apart(self, points):
+        """The same points, with an end that exceeds the start."""
+        names = list(self.schedule.q)
+        if "start" not in names:
+            return points
+        points, (i, j), gap = points.clone(), map(names.index, ("start", "end")), 1.001 * MIN_GAP
+        low = box_of(self.schedule.family, names)[0][i]
+        points[:, i] = points[:, i].minimum(points[:, j] - gap).clamp(min=low)
+        points[:, j] = points[:, j].maximum(points[:, i] + gap)
+        return points
+
+    def _zeroth_order(self, values, p, name, step):
         s = self.settings
-        random = stream(p.device, s.seed, "direction", *names)
+        random = stream(p.device, s.seed, "direction", name, step)
         z = torch.randn((s.directions, len(p)), generator=random, device=p.device, dtype=p.dtype)
+        delta, box = s.delta, None
+        if name == "q" and s.perturbation == "scaled":
+            family, names = self.schedule.family, list(self.schedule.q)
+            delta = s.delta * p.new_tensor(scales_of(family, names))
+            low, high = box_of(family, names)
+            box = p.new_tensor(low), p.new_tensor(high)
         if s.zo_type == "two":
-            slope = two_point(values, p, z, s.delta)
+            slope = two_point(values, p, z, delta, box)
         else:
-            slope = one_point(values, p, z, s.delta, self.last.get(names[0]))
+            slope = one_point(values, p, z, delta, self.last.get(name), box)
         check_finite(slope.value, "the FID of a perturbed point")
-        self.last[names[0]] = slope.value
+        self.last[name] = slope.value
         return slope
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,23 @@ def set_weights(net: nn.Module, new: Tensor | list[Tensor]) -> None:
         pieces = new.split([p.numel() for p in parameters])
         new = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
     torch._foreach_copy_(parameters, new)
+
+
+def seen_by_loss(net: nn.Module) -> Tensor:
+    """1 for every weight but those that L is blind to, (d,).
+
+    Batch norm takes the bias of the convolution before it away, once its statistics have followed.
+    dF/dtheta, with the statistics as they are, is not 0 there; nothing in L holds such a weight
+    back, and AdamW would take full steps.
+    """
+    blind = set()
+    for block in net.modules():
+        if isinstance(block, nn.Sequential):
+            for one, following in pairwise(block):
+                if isinstance(one, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                    blind.add(one.bias)
+    seen = [torch.full_like(p.flatten(), float(p not in blind)) for p in net.parameters()]
+    return torch.cat(seen).detach()
 
 
 @contextmanager

@@ -1,0 +1,144 @@
+"""Zeroth-order estimates inside the bounds, each parameter's own scale, one point, averages."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from harness import TwoLayers
+from toys import F64, small_upper
+
+import common.upper_level as module
+from common.families import FAMILIES, box_of, complete
+from common.training import EmaRule
+from common.uncoupled import Uncoupled, UncoupledSettings
+from common.weights import flat, seen_by_loss
+from common.zeroth_order import Slope, one_point, two_point
+from model import Diffusion
+from scheduler import Schedule
+
+
+@pytest.mark.parametrize("estimate", [two_point, one_point])
+@pytest.mark.parametrize("at", [[0.0, 1.0, 1.0], [0.004, 0.997, 1.02], [0.5, 0.5, 3.0]])
+def test_on_a_bound_the_estimate_is_unbiased(estimate, at):
+    """A linear function, 200,000 directions: each coordinate within 5 standard errors."""
+    slope, p = torch.tensor([2.0, -3.0, 0.5], dtype=F64), torch.tensor(at, dtype=F64)
+    delta = torch.tensor([0.01, 0.005, 0.08], dtype=F64)
+    box = torch.tensor([0.0, 0.0, 1.0], dtype=F64), torch.tensor([1.0, 1.0, math.inf], dtype=F64)
+    seen = []
+
+    def values(points):
+        seen.append(points)
+        return (points - p) @ slope
+
+    z = torch.randn(200_000, 3, dtype=F64)
+    last = [] if estimate is two_point else [0.0]
+    found = estimate(values, p, z, delta, *last, box)
+    assert ((found.gradient - slope).abs() < 5 * found.spread).all()
+    assert found.spread.max() < 0.05 * slope.abs().max()  # so that the test can fail
+    assert (seen[0] >= box[0]).all() and (seen[0] <= box[1]).all()
+
+
+@pytest.mark.parametrize("perturbation", ["scaled", "published"])
+@pytest.mark.parametrize("family", ["cosine", "linear"])
+def test_only_the_published_perturbation_leaves_the_bounds(perturbation, family):
+    upper, net, schedule, _ = small_upper(
+        TwoLayers(timesteps=40), family=family, upper_gradient="zo", directions=50,
+        perturbation=perturbation,
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in schedule.q.items():
+            parameter.fill_(FAMILIES[family][name].default)
+    before, points = schedule.vector(), []
+    upper.sampler.noise = lambda n, *_: torch.randn(n, 1, 8, 8, dtype=F64)
+    levels = upper.levels
+    upper.levels = lambda q: points.append(q) or levels(q)
+    upper.features = lambda net, levels, noise: torch.randn(len(noise), 12, dtype=F64)
+    real = upper._apart
+    drawn = []
+    upper._apart = lambda p: drawn.append(real(p)) or drawn[-1]
+    two, (low, high) = [], (torch.tensor(x, dtype=F64) for x in box_of(family, list(schedule.q)))
+    module_two = module.two_point
+    try:
+        module.two_point = lambda values, p, z, delta, box: (
+            two.append((delta, box)) or module_two(values, p, z, delta, box)
+        )
+        upper.slope_of_schedule(net, 0)
+    finally:
+        module.two_point = module_two
+    delta, box = two[0]
+    if perturbation == "published":
+        assert delta == 0.01 and box is None and not drawn
+        return
+    assert (drawn[0] >= low).all() and (drawn[0] <= high).all()
+    for point in drawn[0].tolist():
+        complete(family, dict(zip(schedule.q, point, strict=True)))  # raises outside
+    steps = (drawn[0] - before).abs().amax(0)
+    assert (steps > 0).all()
+    if family == "cosine":  # 1/2 and 7.5 and .0875 times the step of start
+        ratios = delta / delta[0]
+        torch.testing.assert_close(ratios, torch.tensor([1, 0.5, 7.5, 0.0875], dtype=F64))
+        assert steps[3] < 0.008 < steps[2]
+
+
+def test_points_whose_end_does_not_exceed_their_start_are_parted():
+    upper, *_ = small_upper(TwoLayers(timesteps=40))
+    points = torch.tensor([[0.5, 0.5, 1, 0.1], [0, 0, 1, 0.1], [1, 0.9, 1, 0.1]], dtype=F64)
+    for point in upper._apart(points).tolist():
+        complete("cosine", dict(zip(upper.schedule.q, point, strict=True)))
+
+
+def test_one_point_with_common_noise_has_less_noise_than_with_independent_noise():
+    """The residual from one step to the next, at weights and a schedule that stand still."""
+    spreads = {}
+    for noise in ("common", "independent"):
+        upper, net, _, _ = small_upper(
+            TwoLayers(timesteps=40), upper_gradient="zo", zo_type="one", noise=noise, delta=1e-3,
+            no_clip=False,
+        )  # fmt: skip
+        draws = {}
+
+        def drawn(n, seed, *names, draws=draws):
+            random = torch.Generator().manual_seed(sum(repr(names).encode()) + 7 * len(draws))
+            draws[names] = torch.randn(n, 1, 8, 8, dtype=F64, generator=random)
+            return draws[names]
+
+        upper.sampler.noise = drawn
+        slopes = torch.stack([upper.slope_of_schedule(net, i).gradient for i in range(30)][1:])
+        spreads[noise] = slopes.std(0)
+        assert len(draws) == (1 if noise == "common" else 30)
+    assert (spreads["common"] < 0.5 * spreads["independent"]).all()
+
+
+def test_biases_before_batch_norm_stay():
+    """theta_z of its own: what L is blind to has no gradient from the FID either."""
+    net, pulls = TwoLayers(), []
+    learner = SimpleNamespace(
+        net=net, count=0, step=lambda process, levels, pull: pulls.append(pull) or 0.0
+    )
+    ones = Slope(torch.ones_like(flat(net)), 1.0, torch.zeros(1))
+    of_q = Slope(torch.ones(2, dtype=F64), 1.0, torch.zeros(2))
+    upper = SimpleNamespace(slope_of_weights=lambda *_: ones, slope_of_schedule=lambda *_: of_q)
+    process = Diffusion(Schedule("linear", 20, learned=True, end=0.9))
+    coupled = Uncoupled(learner, learner, upper, UncoupledSettings(gamma=2.0, gamma_end=2.0), 5)
+    coupled.slope(process, [torch.randn(4, 1, 8, 8)], 0, 0)
+    blind = torch.cat(
+        [
+            torch.full((p.numel(),), float(name == "first.0.bias"))
+            for name, p in net.named_parameters()
+        ]
+    )
+    assert torch.equal(pulls[0], (1 - blind) / 2) and blind.sum() == 4
+    assert torch.equal(seen_by_loss(net), 1 - blind)
+
+
+def test_the_rule_of_the_average():
+    published = {"model_ema_decay": 0.995, "model_ema_steps": 10, "batch_size": 128}
+    rule = EmaRule.from_flags(**published, epochs=100)
+    assert rule.decay == pytest.approx(0.936) and rule.memory == pytest.approx(10 / 0.064)
+    assert EmaRule.from_flags(**published, epochs=3) == (0.0, 10)
+    paper = EmaRule.from_flags(**published, epochs=3, recipe="paper", inner_loop=10)
+    assert paper.decay == pytest.approx(0.8933, abs=1e-4) and paper.every == 100
+    given = EmaRule.from_flags(**published, epochs=3, recipe="paper", inner_loop=10, ema_memory=200)
+    assert given.memory == pytest.approx(200) and given.every == 10
+    assert EmaRule.from_flags(**published, epochs=3, ema_memory=5).decay == 0
