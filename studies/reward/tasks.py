@@ -32,9 +32,9 @@ FIRST_SEED_ALONE = {"bilevel, guided estimator"}  # a descent for the optima, no
 OTHERS = {  # of the traces and the curves, seed 0 alone
     "bilevel, other start": "--method bilevel --lambda0 0.7",
     "published, other start": "--method bilevel --estimator published --lambda0 0.7",
-    CURVE: "--method grid --n_calls 9 --guided_samples 96 --lambda_range 0.1 20",
+    CURVE: "--method grid --n_calls 9 --guided_samples 64 --lambda_range 0.1 20",
     LINEARISED: (
-        "--method grid --lower linearised --n_calls 5 --guided_samples 32 --lambda_range 0.3 10"
+        "--method grid --lower linearised --n_calls 4 --guided_samples 32 --lambda_range 0.3 10"
     ),
 }
 # seconds on one core count: few images and steps
@@ -106,10 +106,10 @@ def tasks_of(
                 task = Task(root, name, seed, flags(METHODS[name]), places)
                 task.begins_with = [leader]
                 tasks.append(task)
-    for name, own in OTHERS.items() if scale == "page" else ():
-        task = Task(root, name, 0, flags(own), places)
-        task.begins_with = tasks[:1]
-        tasks.append(task)
+        for name, own in OTHERS.items() if scale == "page" and not seed else ():
+            task = Task(root, name, 0, flags(own), places)
+            task.begins_with = [leader]
+            tasks.append(task)
     return tasks
 
 
