@@ -377,10 +377,10 @@ def test_an_infinite_gamma_is_plain_training_of_theta_z(tmp_path):
 
 @pytest.mark.parametrize("recipe", [
     "--recipe paper", "--ZO_type one", "--scheduler sigmoid",
-    "--scheduler linear --initial_end 0.9", "--upper_gradient forward", "--noise independent", "--theta_z recopied", "--zo_directions 3",
-    "--gamma 5 --gamma_end 0.5", "--inner_loop 3", "--upper_gradient forward --truncation 0.5",
-    "--upper_gradient forward --amp", "--amp", "--upper_gradient exact",
-    "--upper_gradient exact --zo_samples 40",
+    "--scheduler linear --initial_end 0.9", "--upper_gradient forward", "--noise independent",
+    "--theta_z recopied", "--zo_directions 3", "--gamma 5 --gamma_end 0.5", "--inner_loop 3",
+    "--upper_gradient forward --truncation 0.5", "--upper_gradient forward --amp", "--amp",
+    "--upper_gradient exact", "--upper_gradient exact --zo_samples 40",
 ])  # fmt: skip
 def test_every_recipe_runs_and_moves_the_schedule(tmp_path, recipe):
     script = Script(tmp_path, "bilevel")
