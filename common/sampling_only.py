@@ -10,6 +10,7 @@ import time
 import torch
 from torch import nn
 
+from common.errors import Stop
 from common.judging import Judge, Judges, evaluate
 from common.portable import sampling_steps
 from common.run import Run
@@ -35,7 +36,13 @@ def learn(
     q = ScheduleOptimizer(schedule, lr_beta, updates)
     best: tuple[float, dict] = (float("inf"), {})
     for i in range(updates):
-        slope = upper.slope_of_schedule(net, 0)
+        try:
+            slope = upper.slope_of_schedule(net, 0)
+        except Stop as error:
+            if not i:
+                raise
+            run.log(f"update {i + 1}: {error}; the best schedule so far is kept")
+            break
         if slope.value < best[0]:
             best = slope.value, schedule.to_dict()
         q.step(slope.gradient)

@@ -158,8 +158,8 @@ def make_cell(
 ) -> Cell:
     """The cell of a method; `budget` is needed by those that spend as much as the bilevel run."""
     method, sizes = METHODS[name], SCALES[scale]
-    trained = {"search": sizes.train, "frozen": ""}  # a trial is a training
-    parts = [sizes.shared, trained.get(method.kind) or getattr(sizes, method.kind, "")]
+    trained = "train" if method.kind == "search" else method.kind  # a trial is a training
+    parts = [sizes.shared, getattr(sizes, trained)]
     parts += [sizes.coupled if EXACT in method.flags else "", method.flags]
     if budget and method.kind == "search":
         n_initial = max(2, budget.trials // 3)

@@ -13,6 +13,7 @@ class Scale(NamedTuple):
     train: str
     bilevel: str
     coupled: str = ""  # of a bilevel run whose theta_z is coupled to theta_y
+    frozen: str = ""
     trials: int | None = None  # of a search; None: what the bilevel run's forward passes pay for
     judged: int = 10000  # images that every network is judged on, in the scale's DDIM steps
     chains: tuple[int, ...] = ()  # DDIM steps in which it is judged too

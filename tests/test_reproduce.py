@@ -29,6 +29,7 @@ TINY = Scale(
     train="--epochs 1 --fid_samples 0",
     bilevel="--epochs 2 --initial_epoch 1 --zo_samples 4 --fid_samples 20",
     coupled="--settle_steps 1 --update_every 1 --average_steps 1 --difference_batches 1",
+    frozen="--frozen_updates 2 --zo_samples 16",
     judged=20,
     chains=(2, 5),
     chain_images=10,

@@ -11,11 +11,12 @@ from harness import Script, TwoLayers
 from test_bilevel import TRAIN
 
 from common import evaluate, networks
+from common.errors import Stop
 from common.families import TOLD
 from common.sampling import Sampler, SamplerSettings
 from common.sampling_only import learn, steps_table
 from common.scores import JUDGES
-from common.upper_level import UpperSettings
+from common.upper_level import UpperLevel, UpperSettings
 from metrics import Reference
 from model import Diffusion
 from scheduler import Schedule
@@ -35,12 +36,11 @@ class ExactDenoiser(torch.nn.Module):
         return noise * (x - signal * 0.3) / ((signal * 0.2) ** 2 + noise**2)
 
 
-def test_a_better_schedule_for_few_steps_is_found():
-    """The network is exact at every level: that there are few steps is all that is wrong."""
+def learned_of_an_exact_network(updates: int) -> tuple[Schedule, list[dict]]:
+    """A schedule of four steps after so many updates, and the rows of the descent."""
     trained = Diffusion(Schedule("cosine", 100, start=0.0, end=0.97), dtype=F64)
     schedule = Schedule("cosine", 100, learned=True, end=0.97)
     process = trained.replaced(sampling_schedule=schedule, told="visited")
-    net = ExactDenoiser(process)
     sampler = Sampler(process, SamplerSettings(4, clip=False), (1, 2, 2))
     judge = SimpleNamespace(
         extractor=lambda x: (x.flatten(1), None),
@@ -53,12 +53,38 @@ def test_a_better_schedule_for_few_steps_is_found():
         evaluations=Counter(), row=lambda _, **row: rows.append(row), log=print, poll=lambda: None
     )
     settings = UpperSettings(4, 256, upper_gradient="exact")
-    learn(run, net, sampler, judge, settings, [0.02, 0.02, 0.1, 0.001], 60)
+    rates = [0.02, 0.02, 0.1, 0.001]
+    learn(run, ExactDenoiser(process), sampler, judge, settings, rates, updates)
+    return schedule, rows
+
+
+def test_a_better_schedule_for_few_steps_is_found():
+    """The network is exact at every level: that there are few steps is all that is wrong."""
+    schedule, rows = learned_of_an_exact_network(60)
     best = min(row["fid"] for row in rows)
     assert best < 0.5 * rows[0]["fid"]
     row = next(row for row in rows if row["fid"] == best)
     before = rows[rows.index(row) - 1]  # a row holds where its step led to
     assert schedule.values() == {name: before[name] for name in schedule.values()}
+
+
+def test_a_descent_that_comes_where_there_is_no_gradient_keeps_its_best(monkeypatch, capsys):
+    whole, calls = UpperLevel.slope_of_schedule, []
+
+    def ends(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise Stop("the gradient is 0")
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(UpperLevel, "slope_of_schedule", ends)
+    schedule, rows = learned_of_an_exact_network(60)
+    assert len(rows) == 3 and "the best schedule so far is kept" in capsys.readouterr().out
+    assert rows[2]["fid"] < rows[1]["fid"] < rows[0]["fid"]
+    assert schedule.values() == {name: rows[1][name] for name in schedule.values()}
+    calls[:] = [None] * 3
+    with pytest.raises(Stop):  # at the first update there is nothing to keep
+        learned_of_an_exact_network(60)
 
 
 @pytest.mark.parametrize("told", ["visited", "nearest"])
