@@ -2,7 +2,8 @@
 
 python -m studies.reward                  run what is missing, write the page; resumes itself
 python -m studies.reward --scale first    a small version: few images, one seed, no page
-python -m studies.reward --report         write the page again from docs/results
+python -m studies.reward --so_far         write it from the runs that are done
+python -m studies.reward --report         write it again from docs/results
 """
 
 import sys
@@ -23,6 +24,8 @@ def make_parser() -> cli.Parser:
     add("seeds", None, "number of seeds (default: 5 for page, 1 for first)", type=cli.count)
     text = "write the page from the numbers in docs/results, without a run"
     add("report", False, text, action="store_true")
+    text = "run nothing, write the page from the runs of --runs_dir that are done"
+    add("so_far", False, text, action="store_true")
     add("data_dir", "data", "folder that contains MNIST/raw")
     add("cache_dir", "cache", "folder in which samples and reference statistics are cached")
     add("runs_dir", "runs/reward", "folder of the runs")
@@ -56,6 +59,10 @@ def main(args) -> None:
         for task in tasks:
             print(f"{cost(task):>9,} forward passes  {task.command}")
         print(f"{sum(map(cost, tasks)):>9,} forward passes in all")
+        return
+    if args.so_far:
+        report.gather([task for task in tasks if task.done])
+        report.write_page()
         return
     failed, taken = run_all(tasks, args.jobs, cost)
     if failed:

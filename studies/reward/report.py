@@ -34,6 +34,9 @@ def stored() -> dict[str, list[dict]]:
 def gather(tasks: list[Task]) -> None:
     """Take the numbers of finished tasks, and a picture of samples, into docs."""
     by_name = {(task.method, task.seed): task for task in tasks}
+    needed = {(name, 0) for name in (BILEVEL, "weighted sum", CURVE, LINEARISED)}
+    if missing := sorted(needed - set(by_name)):
+        raise Stop(f"the page needs the run {missing[0][0]}, seed 0, which is not done", code=2)
     leader = by_name[BILEVEL, 0]
     write_csv(results_file("results"), [row_of(t) for t in tasks if t.method in METHODS])
     write_csv(results_file("curves"), curves(leader, by_name[CURVE, 0], by_name[LINEARISED, 0]))
