@@ -29,6 +29,7 @@ from common.flags import EXTRACTORS
 from common.inception import FidInception, load_inception
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+NETWORKS = ("first", "second")  # one for each data set and size
 TRAINER = "assets.train_classifier"
 GRID = 8  # blocks of a side whose means are the features of `pixels`
 
@@ -103,7 +104,15 @@ def default_extractor(dataset: str, side: int) -> str:
     """What --extractor is unless given: a network for the images in use, or none."""
     if dataset == "digits" or (dataset, side) == ("mnist", MNIST_SIDE):
         return "mnist"
-    return "pixels" if dataset == "folder" else "first"
+    return "first" if is_made("first", dataset, side) else "pixels"
+
+
+def is_made(name: str, dataset: str, side: int) -> bool:
+    """Whether an extractor can look at such images; half of a network's two files counts."""
+    if name not in NETWORKS:
+        return True
+    path = weights_path(name, *made_for(dataset, side))
+    return path.exists() or path.with_suffix(".json").exists()
 
 
 def weights_path(network: str, dataset: str, side: int) -> Path:
@@ -138,7 +147,7 @@ def _load_classifier(network, dataset, side):
     if network != "mnist":
         again += f" --dataset {dataset} --image_size {side}"
     remedy = f"restore it with git checkout, or make it again with python -m {TRAINER} {again}"
-    if network != "mnist" and not (path.exists() or record.exists()):
+    if network != "mnist" and not is_made(network, dataset, side):
         raise Stop(
             f"--extractor {network}: no network for {dataset} of {side}x{side} pixels; there are "
             f"those for {', '.join(existing(network)) or 'nothing'}, and --extractor pixels",

@@ -25,7 +25,9 @@ EXTRACTOR_TEXT = (
     "classifiers made for the data set and its size; pixels, the means of 8x8 blocks, without a "
     "network and without IS; or inception, InceptionV3"
 )
-EXTRACTOR_DEFAULT = "mnist for 28x28 MNIST and for digits, first for other sizes and data sets"
+EXTRACTOR_DEFAULT = (
+    "mnist for 28x28 MNIST and for digits, else first, or pixels where there is no such network"
+)
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
     "start": "start of the interval of the family's curve",

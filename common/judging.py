@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
-from common.extractors import Extractor, default_extractor, load_extractor
+from common.extractors import Extractor, default_extractor, is_made, load_extractor
 from common.reference_cache import read_statistics, write_statistics
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, load_sampler
@@ -16,7 +16,6 @@ from common.scores import COLUMNS, JUDGES, JUDGES_COLUMNS, METRICS, values
 from metrics import FeatureStatistics, Reference
 
 CACHE_VERSION = 2
-UNSEEN = ("folder",)  # data sets that no network of ours has learned
 
 
 class Judge:
@@ -82,7 +81,8 @@ class Judges:
         main = Judge.from_flags(device, split=split, **flags)
         if not eval_samples:
             return cls(main)
-        known = [name for name in JUDGES if name == "pixels" or flags["dataset"] not in UNSEEN]
+        source = Source.from_flags(**flags)
+        known = [name for name in JUDGES if is_made(name, source.dataset, source.size)]
         return cls(main, {n: Judge.from_flags(device, **flags | {"extractor": n}) for n in known})
 
     def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict:
