@@ -134,15 +134,13 @@ def in_order(rows: list[dict], judge: str, fault: str) -> tuple[int, int]:
 
 def all_tables() -> dict[str, str]:
     """Every table of the page by the name of its marks."""
-    judged = read_csv(RESULTS / "which_judge.csv")
-    return {
+    tables = {
         "networks": of_networks(),
         "floors": of_floors(read_csv(RESULTS / "fid_floor.csv")),
         "bias": of_bias(read_csv(RESULTS / "fid_bias.csv")),
         "speed": of_speed(read_json("fid_speed")),
-        "sets": of_sets(judged),
-        "orders": of_orders(judged),
     }
+    return tables
 
 
 if __name__ == "__main__":
