@@ -60,7 +60,7 @@ def true_total(seed: int, further: int) -> dict[str, float]:
     return {
         r["parameter"]: r["true_total"]
         for r in rows
-        if (r["seed"], r["further"]) == (seed, further)
+        if (r["seed"], r["point"], r["further"]) == (seed, "flat", further)
     }
 
 

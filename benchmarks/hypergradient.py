@@ -4,9 +4,9 @@ python -m benchmarks.hypergradient
 python -m benchmarks.hypergradient --network unet
 
 The problem is that of benchmarks.problem, as it is after training and after more steps at a lower
-rate. Writes docs/results/hypergradient.csv or docs/results/hypergradient_unet.csv, a row a seed,
-gamma, exact_every, number of batches and parameter. Rows that are in the file stay, and only what
-is missing is measured.
+rate, at two points. Writes docs/results/hypergradient.csv or docs/results/hypergradient_unet.csv, a
+row a seed, point, gamma, exact_every, number of batches and parameter. Rows that are in the file
+stay, and only what is missing is measured.
 """
 
 from common import cli
@@ -31,6 +31,8 @@ def make_parser() -> cli.Parser:
     text = "batches of the difference of the losses, one value after the other (default: 47 400; "
     text += "47 188 with unet)"
     add("batches", None, text, type=cli.count, nargs="+")
+    text = "where on the schedule's parameters, one value after the other"
+    add("points", ["flat", "steep"], text, choices=["flat", "steep"], nargs="+")
     add("gammas", False, "other gammas too, on the first problem", action="store_true")
     return parser
 
@@ -57,9 +59,9 @@ def table_of(network: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def problem_of(network: str, seed: int, further: int) -> tuple[Problem, dict]:
+def problem_of(network: str, seed: int, point: str, further: int) -> tuple[Problem, dict]:
     """The problem, and what is true of it: in all, directly, and through the weights."""
-    problem = Problem(seed, KINDS[network])
+    problem = Problem(seed, KINDS[network], point=point)
     if further:
         problem.train_further(further)
     total, direct = problem.truth()
@@ -76,8 +78,8 @@ def measure(unit: tuple, gamma: float | None, every: int, batches: list[int]) ->
         implicit, direct = problem.terms(penalty, k)
         ours = {"total": {name: implicit[name] + direct[name] for name in STEP}}
         ours |= {"direct": direct, "implicit": implicit}
-        key = {"seed": unit[1], "further": unit[2], "gamma": penalty.gamma, "auto": gamma is None}
-        key |= {"exact_every": every, "batches": k}
+        key = {"seed": unit[1], "point": unit[2], "further": unit[3], "gamma": penalty.gamma}
+        key |= {"auto": gamma is None, "exact_every": every, "batches": k}
         for name in STEP:
             row = key | {"parameter": name, "h": STEP[name]}
             for kind in true:
@@ -100,25 +102,29 @@ def main(args) -> None:
     table = table_of(args.network)
     rows = [rounded(row) for row in read_csv(table)] if table.exists() else []
 
-    def rows_of(seed: int, steps: int, every: int, auto: bool = True) -> list[dict]:
-        key = {"seed": seed, "further": steps, "exact_every": every, "auto": auto}
-        return [row for row in rows if all(row[name] == str(v) for name, v in key.items())]
+    def rows_of(unit: tuple, every: int, auto: bool = True) -> list[dict]:
+        names = ("seed", "point", "further", "exact_every", "auto")
+        return [
+            row
+            for row in rows
+            if [row[n] for n in names] == [*map(str, unit), str(every), str(auto)]
+        ]
 
     def add(*run) -> None:
         rows.extend(measure(*run))
         write_csv(table, rows)
 
-    for seed, steps, every in product(range(seeds), further, args.exact_every):
-        known = {row["batches"] for row in rows_of(seed, steps, every)}
+    for *unit, every in product(range(seeds), args.points, further, args.exact_every):
+        known = {row["batches"] for row in rows_of(unit, every)}
         if missing := [k for k in batches if str(k) not in known]:
-            add((args.network, seed, steps), None, every, missing)
+            add((args.network, *unit), None, every, missing)
     if args.gammas:
-        first = 0, further[0], args.exact_every[0]
-        gamma = float(rows_of(*first)[0]["gamma"])
-        known = {float(row["gamma"]) for row in rows_of(*first, False)}
+        first, every = (0, args.points[0], further[0]), args.exact_every[0]
+        gamma = float(rows_of(first, every)[0]["gamma"])
+        known = {float(row["gamma"]) for row in rows_of(first, every, False)}
         for factor in FACTORS:
             if gamma * factor not in known:
-                add((args.network, *first[:2]), gamma * factor, first[2], batches[:1])
+                add((args.network, *first), gamma * factor, every, batches[:1])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The tables of docs/hypergradient.md."""
 
-from statistics import median
+from math import hypot
+from statistics import mean, median
 
 from benchmarks.record import RESULTS
 from common.tables import markdown, read_csv
@@ -22,7 +23,7 @@ def of_cosines(rows: list[dict]) -> str:
 
 def of_gammas(rows: list[dict]) -> str:
     """The implicit term of the first problem, by gamma."""
-    key = {"seed": 0, "further": 0, "exact_every": 1, "batches": 47}
+    key = {"seed": 0, "point": "flat", "further": 0, "exact_every": 1, "batches": 47}
     first = [r for r in rows if all(r[name] == value for name, value in key.items())]
     names = list(dict.fromkeys(r["parameter"] for r in first))
     true = ["training again", *(f"{r['true_implicit']:.3g}" for r in first[: len(names)])]
@@ -37,23 +38,30 @@ def of_gammas(rows: list[dict]) -> str:
 
 def of_seeds(rows: list[dict]) -> str:
     """Both terms and their sum at the chosen gamma, over all problems, a line a setting."""
-    lines, names = [], ("further", "exact_every", "batches")
+    lines, names = [], ("point", "further", "exact_every", "batches")
     rows = [r for r in rows if r["auto"] == "True"]
     for setting in sorted({tuple(r[name] for name in names) for r in rows}):
         run = [r for r in rows if tuple(r[name] for name in names) == setting]
-        each = {r["seed"]: r for r in run}.values()  # cosines are those of a problem, not of a row
-        sums = sorted(r["cosine_total"] for r in each)
-        cells = [min(r["cosine_direct"] for r in each), min(r["cosine_implicit"] for r in each)]
-        cells = [*(f"{c:.4f}" for c in cells), f"{median(sums):.3f}", f"{sums[0]:.3f}"]
-        cells.append(f"{sum(c >= 0.9 for c in sums)} of {len(sums)}")
+        problems = [[r for r in run if r["seed"] == seed] for seed in {r["seed"] for r in run}]
+        sums = sorted(problem[0]["cosine_total"] for problem in problems)
+        cells = [len(problems), f"{min(r['cosine_implicit'] for r in run):.4f}"]
+        cells += [f"{mean(sizes):.3f}" for sizes in zip(*map(sizes_of, problems), strict=True)]
+        cells += [f"{median(sums):.3f}", f"{sums[0]:.3f}"]
         signs = [
             sum(r[f"true_{true}"] * r[ours] > 0 for r in run)
             for true, ours in (("implicit", "implicit"), ("total", "total"), ("total", "direct"))
         ]
         lines.append([*setting, *cells, *(f"{count} of {len(run)}" for count in signs)])
-    head = ["further steps", "steps a gradient", "batches", "direct, least", "implicit, least"]
-    head += ["sum, median", "sum, least", "sum >= 0.9", "signs of implicit", "of the sum"]
-    return markdown([*head, "of the direct term alone"], lines)
+    head = ["point", "further steps", "steps a gradient", "batches", "problems", "implicit, least"]
+    head += ["size of the sum", "its error", "sum, median", "sum, least", "signs of implicit"]
+    return markdown([*head, "of the sum", "of the direct term alone"], lines)
+
+
+def sizes_of(problem: list[dict]) -> tuple[float, float]:
+    """The true sum and our error in it, over the true direct term."""
+    direct = hypot(*(r["true_direct"] for r in problem))
+    error = hypot(*(r["total"] - r["true_total"] for r in problem))
+    return hypot(*(r["true_total"] for r in problem)) / direct, error / direct
 
 
 def of_gradients(rows: list[dict]) -> str:
