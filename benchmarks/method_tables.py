@@ -127,6 +127,7 @@ TABLES = {
     "gamma": ("hypergradient.csv", of_gammas),
     "seeds": ("hypergradient.csv", of_seeds),
     "cleaning": ("data_cleaning.csv", of_cleaning),
+    "cleaned": ("data_cleaning_end.csv", of_cleaned),
     "joint": ("joint_end.csv", of_joint),
 }
 
