@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.families import complete, project, read_schedule, to_bounds
+from common.families import MIN_GAP, box_of, complete, project, read_schedule, to_bounds
 
 MAX_BETA = 0.999
 FLOOR = 1e-9  # f is cut off below: sigmoid and linear reach 0 at the end of time
@@ -76,6 +76,18 @@ LOG_F = {
     "linear": _log_f_linear,
     "knots": _log_f_knots,
 }
+
+
+def parted(family: str, names: list[str], points: Tensor) -> Tensor:
+    """Points (k,p) inside the bounds, moved so that the end of each exceeds its start."""
+    if "start" not in names:
+        return points
+    points, i, j = points.clone(), names.index("start"), names.index("end")
+    gap = MIN_GAP * (1 + 1e-6)  # rounding may leave it an ulp short
+    low = box_of(family, names)[0][i]
+    points[:, i] = points[:, i].minimum(points[:, j] - gap).clamp(min=low)
+    points[:, j] = points[:, j].maximum(points[:, i] + gap)
+    return points
 
 
 class Schedule(nn.Module):

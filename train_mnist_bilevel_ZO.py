@@ -180,7 +180,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         run.poll()
 
     if isinstance(q, SteadySteps) and q.updates:
-        run.log(null_text(schedule, null_band(first, args.lr_beta, q.updates)))
+        r = q.moments.correlation().item()
+        run.log(null_text(schedule, null_band(first, args.lr_beta, q.updates, r), r))
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
     leave_figures(run, sampler, ema.model, {"first": first, "last": schedule})
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}

@@ -83,10 +83,11 @@ def warnings_of(q, bounds, slopes, upper_gradient: str, penalty: Penalty | None)
     return warnings
 
 
-def null_text(schedule: Schedule, band: dict[str, tuple[float, float]]) -> str:
-    """The learned schedule beside what pure noise would have made of the first one."""
+def null_text(schedule: Schedule, band: dict[str, tuple[float, float]], r: float) -> str:
+    """The learned schedule beside what noise would have made of the first one."""
     parts = (
         f"{name} {value:.4g} (noise alone: {band[name][0]:.4g} to {band[name][1]:.4g})"
         for name, value in schedule.values().items()
     )
-    return "learned: " + ", ".join(parts)
+    text = f" (correlation of the noise from one update to the next: {r:.2f})"
+    return "learned: " + ", ".join(parts) + text

@@ -2,8 +2,9 @@
 
 A step is at most a parameter's rate, and less by how uncertain the slope is: none within 3 standard
 errors of 0. There is no momentum that would push into a bound, and no division by a running size,
-which makes full steps of pure noise. The standard error is that of noise which is independent from
-one update to the next; where it is not, the rule moves further than it should.
+which makes full steps of pure noise. The noise of one update need not be independent of that of the
+next: averages of weights remember longer than an update. The standard error is that of noise with
+the lag-1 correlation r that the slopes show, an AR(1) process.
 """
 
 import math
@@ -12,12 +13,75 @@ import torch
 from torch import Tensor
 
 from common.errors import check_finite
+from common.families import box_of
 from common.schedule_optimizer import rates_of
-from scheduler import Schedule
+from scheduler import Schedule, parted
 
 MEMORY = 0.8  # of the running mean of a slope: about five updates
+LONG = 0.95  # of the running moments that r is estimated from
+PRIOR, PRIOR_COUNT = 0.5, 4  # what r is taken to be, worth so many updates
+HIGHEST = 0.85  # r: a slope that turns looks like correlation too, and has to be followed
 FEWEST = 4  # updates before which nothing is known of the noise
 ERRORS = 3.0  # standard errors below which nothing moves
+
+
+class Moments:
+    """Running moments of slopes (..., p): the mean, its standard error, and r."""
+
+    def __init__(self, *shape: int):
+        self.count = 0
+        self.recent = torch.zeros(2, *shape, dtype=torch.float64)  # mean, mean square
+        self.long = torch.zeros(3, *shape, dtype=torch.float64)  # and of g times the one before
+        self.last = torch.zeros(shape, dtype=torch.float64)
+
+    def follow(self, g: Tensor) -> None:
+        """Take in the slopes of one update."""
+        self.count += 1
+        new = torch.stack([g, g * g, g * self.last])
+        self.recent = MEMORY * self.recent + (1 - MEMORY) * new[:2]
+        self.long = LONG * self.long + (1 - LONG) * new
+        self.last = g
+
+    def correlation(self) -> Tensor:
+        """r, the mean over the parameters (..., 1), drawn towards PRIOR while updates are few."""
+        if self.count < 2:
+            return torch.full_like(self.last[..., :1], PRIOR)
+        seen = 1 - LONG**self.count
+        mean, square = self.long[:2] / seen
+        product = self.long[2] / (seen - (1 - LONG) * LONG ** (self.count - 1))  # one term less
+        variance = (square - mean**2).clamp(min=0)
+        noisy = variance > 1e-12 * square
+        r = torch.where(noisy, (product - mean**2) / variance.where(noisy, 1.0), 0.0)
+        r = r.clamp(-1, 1).mean(-1, keepdim=True)
+        worth = min(self.count, (1 + LONG) / (1 - LONG))
+        r = r + (1 + 4 * r) / worth  # the bias of r where the mean is estimated too
+        weight = self.count / (self.count + PRIOR_COUNT)
+        return (weight * r + (1 - weight) * PRIOR).clamp(0, HIGHEST)
+
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """The running means and their standard errors."""
+        seen = 1 - MEMORY**self.count
+        mean, square = self.recent / max(seen, 1e-9)
+        if self.count < FEWEST:
+            return mean, torch.full_like(mean, math.inf)
+        r = self.correlation()
+        # variance of the mean in variances of a slope: white noise, then AR(1)
+        white = (1 - MEMORY) / (1 + MEMORY) * (1 + MEMORY**self.count) / seen
+        part = (white * (1 + MEMORY * r) / (1 - MEMORY * r)).clamp(max=0.98)
+        # the variance around the running mean lacks that part
+        return mean, ((square - mean**2).clamp(min=0) * part / (1 - part)).sqrt()
+
+    def steps(self, updates: int) -> Tensor:
+        """What to take off each parameter, in rates; the last half slows down, then all stand."""
+        slope, error = self.slopes()
+        late = min(1.0, max(0.0, 2 * (1 - (self.count - 1) / max(1, updates))))
+        return late * sureness(slope, error).copysign(slope)
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
 
 
 class SteadySteps:
@@ -26,69 +90,69 @@ class SteadySteps:
     def __init__(self, schedule: Schedule, lr_beta: list[float], updates: int):
         self.schedule, self.updates = schedule, updates
         self.rates = rates_of(schedule, lr_beta)
-        self.count = 0
-        self.moments = {name: [0.0, 0.0] for name in schedule.q}  # running mean, mean square
+        self.moments = Moments(len(self.rates))
+
+    @property
+    def count(self) -> int:
+        """Updates made."""
+        return self.moments.count
 
     def step(self, gradient: Tensor) -> None:
         """One update along -gradient, (p,)."""
-        check_finite(gradient.abs().sum().item(), "the gradient of the schedule")
-        self.count += 1
-        for name, g in zip(self.schedule.q, gradient.tolist(), strict=True):
-            new = (g, g * g)
-            old = self.moments[name]
-            self.moments[name] = [
-                MEMORY * a + (1 - MEMORY) * b for a, b in zip(old, new, strict=True)
-            ]
-        # the last half slows down; beyond the last update it stands
-        late = min(1.0, max(0.0, 2 * (1 - (self.count - 1) / max(1, self.updates))))
+        slopes = gradient.double().cpu()
+        check_finite(slopes.abs().sum().item(), "the gradient of the schedule")
+        self.moments.follow(slopes)
+        steps = self.moments.steps(self.updates).tolist()
         with torch.no_grad():
-            for name, (slope, error) in self.slopes().items():
-                sure = sureness(slope, error)
-                self.schedule.q[name].sub_(late * self.rates[name] * math.copysign(sure, slope))
+            for (name, parameter), step in zip(self.schedule.q.items(), steps, strict=True):
+                parameter.sub_(self.rates[name] * step)
         self.schedule.project_()
 
     def slopes(self) -> dict[str, tuple[float, float]]:
         """parameter -> running mean of its slope, and the standard error of that mean."""
-        seen = 1 - MEMORY**self.count
-        if not seen:
+        if not self.count:
             return {}
-        # independent slopes that the mean is worth: (1 + m)/(1 - m) of them in the long run
-        worth = (1 + MEMORY) / (1 - MEMORY) * seen / (1 + MEMORY**self.count)
-        found = {}
-        for name, (mean, square) in self.moments.items():
-            mean, square = mean / seen, square / seen
-            variance = max(0.0, square - mean**2) * worth / max(worth - 1, 1e-9)
-            found[name] = mean, math.sqrt(variance / worth) if self.count >= FEWEST else math.inf
-        return found
+        pairs = zip(*(part.tolist() for part in self.moments.slopes()), strict=True)
+        return dict(zip(self.schedule.q, pairs, strict=True))
 
     def state_dict(self) -> dict:
-        moments = {name: list(pair) for name, pair in self.moments.items()}
-        return {"q": self.schedule.state_dict(), "count": self.count, "moments": moments}
+        return {"q": self.schedule.state_dict(), "moments": self.moments.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         with torch.no_grad():
             self.schedule.load_state_dict(state["q"])
-        self.count, self.moments = state["count"], dict(state["moments"])
+        self.moments.load_state_dict(state["moments"])
 
 
-def sureness(slope: float, error: float) -> float:
-    """The part of a full step that a slope is worth, in [0, 1): 0 within ERRORS of 0."""
-    if not slope or not math.isfinite(error):
-        return 0.0
-    return max(0.0, 1 - (ERRORS * error / slope) ** 2)
+def sureness(slope: Tensor, error: Tensor) -> Tensor:
+    """The part of a full step that a slope is worth, in [0, 1]: 0 within ERRORS of 0."""
+    ratio = ERRORS * error / slope.abs()  # nan where both are 0: no step
+    return (1 - ratio**2).clamp(min=0).nan_to_num(0.0)
 
 
 def null_band(
-    schedule: Schedule, lr_beta: list[float], updates: int, runs: int = 200, seed: int = 0
+    schedule: Schedule,
+    lr_beta: list[float],
+    updates: int,
+    correlation: float = 0.0,
+    runs: int = 200,
+    seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Where pure noise would take each parameter: the 5 and 95 % of its end after `updates`."""
+    """Where noise alone would take each parameter: the 5 and 95 % of its end after `updates`.
+
+    All runs go at once. The noise is an AR(1) process with that lag-1 correlation.
+    """
     random = torch.Generator().manual_seed(seed)
-    ends = []
-    for _ in range(runs):
-        rule = SteadySteps(Schedule.from_dict(schedule.to_dict(), learned=True), lr_beta, updates)
-        for _ in range(updates):
-            rule.step(torch.randn(len(rule.rates), generator=random, dtype=torch.float64))
-        ends.append(rule.schedule.vector())
+    rates = torch.tensor(list(rates_of(schedule, lr_beta).values()), dtype=torch.float64)
+    names, moments = list(schedule.q), Moments(runs, len(rates))
+    low, high = (torch.tensor(b, dtype=torch.float64) for b in box_of(schedule.family, names))
+    q = schedule.vector().cpu().expand(runs, -1)
+    noise = torch.randn(q.shape, generator=random, dtype=torch.float64)
+    for _ in range(updates):
+        moments.follow(noise)
+        q = parted(schedule.family, names, (q - rates * moments.steps(updates)).clamp(low, high))
+        fresh = torch.randn(q.shape, generator=random, dtype=torch.float64)
+        noise = correlation * noise + (1 - correlation**2) ** 0.5 * fresh
     levels = torch.tensor([0.05, 0.95], dtype=torch.float64)
-    low, high = torch.stack(ends).quantile(levels, dim=0).tolist()
-    return {name: (a, b) for name, a, b in zip(schedule.q, low, high, strict=True)}
+    low, high = q.quantile(levels, dim=0).tolist()
+    return {name: (a, b) for name, a, b in zip(names, low, high, strict=True)}

@@ -20,7 +20,7 @@ from torch.func import jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import NotFinite, Stop, at, check_finite
-from common.families import MIN_GAP, box_of, scales_of
+from common.families import box_of, scales_of
 from common.fast_layers import frozen
 from common.judging import Judge
 from common.machine import stream
@@ -29,7 +29,7 @@ from common.weights import evaluating, flat, set_weights, weights_kept
 from common.zeroth_order import Slope, one_point, two_point
 from metrics import frechet_distance, largest_of
 from model import Levels, visited_times
-from scheduler import Schedule
+from scheduler import Schedule, parted
 
 # x_0 = (x_t - noise eps)/signal: below this signal a derivative through a step is that of the few
 # pixels that are not clipped, times 1/signal, and nothing but noise
@@ -144,7 +144,7 @@ class UpperLevel:
 
         def values(points):
             if self.settings.perturbation == "scaled":
-                points = self._apart(points)
+                points = parted(self.schedule.family, list(self.schedule.q), points)
             noises = self._noises(len(points), *self._of_a_difference("q", step))  # (k,n,C,H,W)
             k, n = noises.shape[:2]
             each = (c.mT.repeat_interleave(n, 1) for c in vmap(self.levels)(points))
@@ -268,17 +268,6 @@ class UpperLevel:
         # the one-point residual is a difference from the step before: what is common has no step
         one = self.settings.zo_type == "one" and self.settings.noise == "common"
         return (name,) if one else (name, step)
-
-    def _apart(self, points):
-        """The same points, with an end that exceeds the start."""
-        names = list(self.schedule.q)
-        if "start" not in names:
-            return points
-        points, (i, j), gap = points.clone(), map(names.index, ("start", "end")), 1.001 * MIN_GAP
-        low = box_of(self.schedule.family, names)[0][i]
-        points[:, i] = points[:, i].minimum(points[:, j] - gap).clamp(min=low)
-        points[:, j] = points[:, j].maximum(points[:, i] + gap)
-        return points
 
     def _zeroth_order(self, values, p, name, step):
         s = self.settings

@@ -1,10 +1,12 @@
 """The step rule of q: still on noise, full steps on a slope, and what a resumed one remembers."""
 
+import time
+
 import pytest
 import torch
 
 from common.schedule_optimizer import ScheduleOptimizer
-from common.step_rule import SteadySteps, null_band, sureness
+from common.step_rule import Moments, SteadySteps, null_band, sureness
 from scheduler import Schedule
 
 F64 = torch.float64
@@ -54,7 +56,7 @@ def test_it_leaves_a_bound_as_soon_as_the_slope_turns():
     for _ in range(50):
         rule.step(outward)
     assert schedule.values()["tau"] == 1
-    for _ in range(15):
+    for _ in range(20):
         rule.step(-outward)
     assert schedule.values()["tau"] > 1
 
@@ -98,8 +100,72 @@ def test_a_rule_goes_on_from_its_state():
 
 
 def test_sureness():
-    assert sureness(1.0, 0.0) == 1 and sureness(-3.0, 1.0) == 0 and sureness(0.0, 1.0) == 0
-    assert 0 < sureness(-4.0, 1.0) < 1 and sureness(1.0, float("inf")) == 0
+    slope = torch.tensor([1.0, -3.0, 0.0, 0.0, -4.0, 1.0])
+    error = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, float("inf")])
+    full, at_the_edge, none, still, part, unknown = sureness(slope, error).tolist()
+    assert full == 1 and at_the_edge == none == still == unknown == 0 and 0 < part < 1
+
+
+def correlated(r, runs, updates=UPDATES):
+    """AR(1) noise of variance 1, (updates, runs, 4)."""
+    noise = [torch.randn(runs, 4, dtype=F64)]
+    for _ in range(updates - 1):
+        noise.append(r * noise[-1] + (1 - r * r) ** 0.5 * torch.randn(runs, 4, dtype=F64))
+    return torch.stack(noise)
+
+
+def travelled(gradients):
+    """How far a parameter goes without bounds, in full steps of all updates: the mean."""
+    moments, way = Moments(*gradients.shape[1:]), 0
+    for gradient in gradients:
+        moments.follow(gradient)
+        way = way + moments.steps(len(gradients))
+    return (way.abs() / len(gradients)).mean().item()
+
+
+@pytest.mark.parametrize("r", [0.0, 0.5, 0.8])
+def test_noise_that_is_correlated_moves_less_than_a_tenth_of_what_a_slope_does(r):
+    """400 runs; with the standard error of independent noise r = 0.8 fails."""
+    noise = correlated(r, 400)
+    assert travelled(noise) < 0.1 * travelled(1 + 0.5 * correlated(r, 400))
+    assert travelled(1 + 0.5 * correlated(r, 400)) > 0.15
+
+
+@pytest.mark.parametrize("r", [0.0, 0.5, 0.8])
+def test_the_correlation_is_found_and_the_standard_error_follows_it(r):
+    moments = Moments(500, 4)
+    for gradient in correlated(r, 500, 200):
+        moments.follow(gradient)
+    assert moments.correlation().mean().item() == pytest.approx(r, abs=0.1)
+    mean, error = moments.slopes()
+    assert error.square().mean().sqrt() == pytest.approx(mean.std().item(), rel=0.25)
+
+
+def test_the_band_widens_with_the_correlation_and_takes_no_time():
+    schedule, began = Schedule("cosine", 20, **INSIDE), time.process_time()
+    widths = []
+    for r in (0.0, 0.8):
+        band = null_band(schedule, RATES, 400, r)
+        widths.append(
+            sum((high - low) / rate for (low, high), rate in zip(band.values(), RATES, strict=True))
+        )
+    assert widths[1] > 2 * widths[0] > 0 and time.process_time() - began < 4
+
+
+def test_the_band_is_that_of_the_rule():
+    """Against runs of the rule itself, one by one."""
+    ends = []
+    for _ in range(60):
+        rule = SteadySteps(Schedule("cosine", 20, learned=True, **INSIDE), RATES, 20)
+        for gradient in correlated(0.9, 1, 20)[:, 0]:
+            rule.step(gradient)
+        ends.append(rule.schedule.vector())
+    ends = torch.stack(ends)
+    for i, (low, high) in enumerate(
+        null_band(Schedule("cosine", 20, **INSIDE), RATES, 20, 0.9).values()
+    ):
+        inside = ((ends[:, i] >= low) & (ends[:, i] <= high)).double().mean()
+        assert 0.75 < inside.item() <= 1
 
 
 def test_it_stands_still_beyond_its_last_update():
