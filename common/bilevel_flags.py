@@ -68,8 +68,9 @@ def add_bilevel(add) -> None:
     text = "random directions averaged in each zeroth-order gradient (default: 1)"
     add("zo_directions", None, text, type=cli.count)
     text = (
-        "fraction of the DDIM chain, counted from its end, that exact gradients differentiate "
-        "(default: all steps but those at which almost no signal is left)"
+        "exact gradients differentiate the DDIM steps at times up to this fraction of T and take "
+        "the later, noisier ones as constants (default: all steps but those at which almost no "
+        "signal is left)"
     )
     add("truncation", None, text, type=cli.number(float, 0, 1, above=True))
     text = (
@@ -148,7 +149,7 @@ def apply_recipe(args) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.no_clip = args.no_clip or args.recipe == "paper"
-    if chosen and args.upper_gradient != "zo":
+    if chosen and args.upper_gradient != "zo" and not args.resume:
         raise ValueError("--perturbation applies to --upper_gradient zo alone")
     coupled = args.theta_z == "coupled"
     unused = [name for name in UNCOUPLED if coupled and getattr(args, name) is not None]
