@@ -1,5 +1,7 @@
 """What a bilevel run tells its user: a row of iterations.csv, a line of the log, warnings."""
 
+import math
+
 from common.families import NAMES
 from common.machine import peak_memory
 from common.penalty import Penalty
@@ -30,22 +32,27 @@ def report(
             terms[kind] = dict(zip(values, pairs, strict=True))
     columns = {name: row.get(name) for name in ("loss_y", "loss_z", "fid", "gamma")}
     columns["fid_n"] = fid_n if "fid" in row else None
+    if coupled:
+        columns |= {name: row.get(name) for name in ("direct_n", "direct_age")}
     columns |= columns_of(values, {"": slopes, **terms}, bool(coupled))
     run.row("iterations.csv", iteration=iteration, **columns)
 
     text = ", ".join(f"{name} {value:.5g}" for name, value in row.items())
     for name, (slope, spread) in slopes.items():
         text += f"; {name} {values[name]:.4g} ({bounds[name]:.2g} to its bound) "
-        text += f"slope {slope:.3g}±{spread:.2g}"
+        text += f"slope {with_error(slope, spread)}"
         if terms:
-            parts = (
-                f"{kind} {each[name][0]:.3g}±{each[name][1]:.2g}" for kind, each in terms.items()
-            )
+            parts = (f"{kind} {with_error(*each[name])}" for kind, each in terms.items())
             text += f" ({', '.join(parts)})"
     memory = max(peak_memory(run.device).values()) / 2**30
     run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
     for warning in warnings_of(q, bounds, slopes, upper_gradient, coupled):
         run.log(f"warning: {warning}", echo)
+
+
+def with_error(slope: float, error: float) -> str:
+    """A slope with its standard error, if that is known."""
+    return f"{slope:.3g}" + (f"±{error:.2g}" if math.isfinite(error) else "")
 
 
 def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
@@ -58,7 +65,9 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
     for kind, pair in prefixes.items():
         slopes = kinds.get(kind, {})
         for i, prefix in enumerate(pair):
-            columns |= {prefix + n: slopes[n][i] if n in slopes else None for n in names}
+            found = {n: slopes[n][i] for n in names if n in slopes}
+            known = {n: x for n, x in found.items() if math.isfinite(x)}
+            columns |= {prefix + n: known.get(n) for n in names}
     return columns
 
 

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 from common import locate
+from common.errors import NOT_FINITE
 
 # a resumed run takes its arguments from its folder; only these may be given with --resume
+MAY_CHANGE_RATES = {"lr", "lr_z"}  # where the run has ended with a number that is not finite
 MAY_CHANGE = {
     "resume",
     "runs_dir",
@@ -111,7 +113,8 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
             runs_dir = given.get("runs_dir", defaults["runs_dir"])
             folder = find_run(runs_dir, kind, given["resume"])
             stored = read_arguments(folder, kind)
-            other = [n for n in given if n not in MAY_CHANGE and given[n] != stored.get(n)]
+            may = MAY_CHANGE | (MAY_CHANGE_RATES if (folder / NOT_FINITE).exists() else set())
+            other = [n for n in given if n not in may and given[n] != stored.get(n)]
             if other:
                 raise ValueError(
                     f"--{other[0]} differs from the value in {folder}/args.json; start a new run "
@@ -119,7 +122,7 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
                 )
             if {"device", "cpu"} & set(given):  # one choice in two flags: the new one replaces both
                 stored = {n: v for n, v in stored.items() if n not in ("device", "cpu")}
-            given = {**stored, **{n: given[n] for n in given if n in MAY_CHANGE}}
+            given = {**stored, **{n: given[n] for n in given if n in may}}
             given["resume"] = str(folder)
         args = argparse.Namespace(**{**defaults, **given})
         check(args)

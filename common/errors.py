@@ -17,6 +17,7 @@ MENDABLE = {
     errno.EEXIST,
     errno.ENOTDIR,
 }
+NOT_FINITE = "not_finite.json"  # in the folder of a run that ended with a NotFinite
 LESS_MEMORY = "a smaller --batch_size, --eval_chunk, --zo_samples or --model_base_dim needs less"
 
 
@@ -34,8 +35,9 @@ class NotFinite(Stop):
     def __init__(self, fact: str, places: tuple[str, ...] = ()):
         location = f" at {', '.join(places)}" if places else ""
         super().__init__(
-            f"{fact}{location}: stopped before it was saved. --resume continues from the last "
-            "checkpoint; a lower --lr may help"
+            f"{fact}{location}: stopped before it was saved. --resume RUN repeats the same steps "
+            "from the last checkpoint, to the same end; --resume RUN --lr, with a lower rate, "
+            "takes others"
         )
         self.fact, self.places = fact, places
 

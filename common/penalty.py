@@ -84,6 +84,7 @@ class Penalty:
         self.seen = seen_by_loss(theta_z.net)
         self.pull: Tensor | None = None  # dF/dtheta at theta_z, as of its last evaluation
         self.direct = []  # dF/dq at theta_z and F, of the evaluations for one update of q
+        self.evaluated = 0  # the step of the last of them
         self.used = False  # whether an update has been made of them
         self.losses = [0.0, 0.0]  # of theta_z and theta_y, summed since the last report
         self.loss_z = math.nan
@@ -109,7 +110,7 @@ class Penalty:
             of_q, of_weights = self.upper.slopes(z.net, y.count, "z")
             self.pull = of_weights.gradient * self.seen
             self.direct = [of_q] if self.used else [*self.direct, of_q]
-            self.used = False
+            self.used, self.evaluated = False, self.steps
         for ours, theirs in zip(z.optimizer.param_groups, y.optimizer.param_groups, strict=True):
             # not the rate alone: OneCycle also moves the first beta
             ours.update({name: value for name, value in theirs.items() if name != "params"})
@@ -154,7 +155,13 @@ class Penalty:
 
     def row(self) -> dict[str, float]:
         """What a line of the log says of theta_z."""
-        return {"loss_z": self.loss_z, "fid": self.direct[-1].value, "gamma": self.gamma}
+        return {
+            "loss_z": self.loss_z,
+            "fid": self.direct[-1].value,
+            "gamma": self.gamma,
+            "direct_n": len(self.direct),
+            "direct_age": self.steps - self.evaluated,
+        }
 
     def warning(self) -> str | None:
         """What makes the difference of the losses say something else than the implicit term."""
@@ -175,6 +182,7 @@ class Penalty:
             "pull": self.pull,
             "direct": [tuple(slope) for slope in self.direct],
             "used": self.used,
+            "evaluated": self.evaluated,
             "terms": [tuple(slope) for slope in self.terms],
             "loss_z": self.loss_z,
             "losses": list(self.losses),
@@ -192,6 +200,7 @@ class Penalty:
             for name in ("direct", "terms")
         )
         self.used, self.losses, self.loss_z = state["used"], list(state["losses"]), state["loss_z"]
+        self.evaluated = state["evaluated"]
 
 
 def gamma_for(fid: float, loss: float) -> float:
@@ -223,9 +232,9 @@ def loss_differences(
 
 
 def summary_of(each: Tensor, value: float) -> Slope:
-    """The mean of estimates (k,p) and its standard error."""
+    """The mean of estimates (k,p) and its standard error; infinite where there is one estimate."""
     k = len(each)
-    spread = each.std(0) / k**0.5 if k > 1 else torch.zeros_like(each[0])
+    spread = each.std(0) / k**0.5 if k > 1 else torch.full_like(each[0], math.inf)
     return Slope(each.mean(0), value, spread)
 
 

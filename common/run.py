@@ -20,7 +20,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import checkpoint
-from common.errors import Stop
+from common.cli import MAY_CHANGE_RATES
+from common.errors import NOT_FINITE, NotFinite, Stop
 from common.families import NAMES
 from common.machine import peak_memory
 from common.provenance import describe
@@ -55,6 +56,13 @@ class Run:
         for name, fact in facts.items():
             if known.get(name) != fact:
                 raise Stop(f"{folder}: its {name} was {known.get(name)}, now it is {fact}")
+        (folder / NOT_FINITE).unlink(missing_ok=True)
+        for name in MAY_CHANGE_RATES & set(arguments):
+            old, new = known["arguments"].get(name), arguments[name]
+            if old != new:
+                self.log(f"--{name} {new} from here on, it was {old}")
+                known["arguments"][name] = new
+                self.write_json("args.json", known)
 
     @classmethod
     def open(cls, kind: str, arguments: dict, device, **facts) -> "Run":
@@ -76,7 +84,9 @@ class Run:
         self._old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, _, error, __):
+        if isinstance(error, NotFinite):
+            self.write_json(NOT_FINITE, {"number": error.fact, "at": list(error.places)})
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._lock.close()

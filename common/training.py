@@ -84,6 +84,15 @@ class LRSchedule:
         self.inner.load_state_dict(state)
 
 
+def scale_rates(optimizer, lr_schedule: LRSchedule | None, factor: float) -> None:
+    """Go on at the same place of the schedule with all of its rates multiplied."""
+    for group in optimizer.param_groups:
+        for name in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):
+            group[name] *= factor
+    if lr_schedule and hasattr(lr_schedule.inner, "base_lrs"):
+        lr_schedule.inner.base_lrs = [rate * factor for rate in lr_schedule.inner.base_lrs]
+
+
 class EmaRule(NamedTuple):
     """How the network is averaged: the decay of an update, and the steps between two of them."""
 
@@ -162,6 +171,7 @@ class Learner:
         self.noise_levels = noise_levels  # None: uniform times, all errors count the same
         self.count = 0  # steps taken
         self.lr = optimizer.param_groups[0]["lr"]  # of the last step
+        self.peak = optimizer.defaults["lr"]
         recorded = graphs and can_record(next(net.parameters()).device)
         self.static = StaticStep(gradients) if recorded else None
 
@@ -192,7 +202,7 @@ class Learner:
             state["lr_schedule"] = self.lr_schedule.state_dict()
         if self.noise_levels:
             state["noise_levels"] = self.noise_levels.state_dict()
-        return {**state, "count": self.count}
+        return {**state, "count": self.count, "peak": self.peak}
 
     def load_state_dict(self, state: dict) -> None:
         self.net.load_state_dict(state["net"])  # in place: the optimizer holds these parameters
@@ -201,6 +211,9 @@ class Learner:
             self.lr_schedule.load_state_dict(state["lr_schedule"])
         if self.noise_levels:
             self.noise_levels.load_state_dict(state["noise_levels"])
+        peak = state.get("peak", self.peak)
+        if peak != self.peak:  # --resume with another --lr
+            scale_rates(self.optimizer, self.lr_schedule, self.peak / peak)
         self.count = state["count"]
 
 

@@ -49,7 +49,7 @@ class UpperSettings:
     perturbation: str = "scaled"  # of q: to its scales and inside its bounds, or as published
     noise: str = "common"  # starting noise on the sides of a difference
     upper_gradient: str = "zo"
-    truncation: float | None = None  # share of the chain that is differentiated; None: LEAST_SIGNAL
+    truncation: float | None = None  # times above this part of T are constants; None: LEAST_SIGNAL
     at_once: int = 128  # images whose DDIM step is stored at once in reverse mode
     amp: bool = False
     eager: bool = False  # exact gradients run without the compiler
@@ -160,7 +160,7 @@ class UpperLevel:
                 return self._zeroth_order(values, q, "q", step)
             noise = self._noises(1, "q", step)[0]
             self._count(len(noise) * len(q))  # a tangent costs about what its value costs
-            return self._checked(self.forward_slope(net, q, noise))
+            return self._checked(self.forward_slope(net, q, noise), net, noise)
 
     def slopes(self, net: nn.Module, step: int, name: str, weights: bool = True) -> list[Slope]:
         """dF/dq and, unless told otherwise, dF/dtheta from one backward pass."""
@@ -169,7 +169,7 @@ class UpperLevel:
         self._count(len(noise) * (3 if len(noise) <= self.settings.at_once else 4))
         with evaluating(net):
             found = self.reverse_slopes(net, self.schedule.vector(), noise, weights)
-        return [self._checked(slope) for slope in found]
+        return [self._checked(slope, net, noise) for slope in found]
 
     def forward_slope(self, net: nn.Module, q: Tensor, noise: Tensor) -> Slope:
         """One tangent a parameter, carried along from the first step of the chain to the FID."""
@@ -245,14 +245,31 @@ class UpperLevel:
     def _eager(self):
         return torch.compiler.set_stance("force_eager") if self.settings.eager else nullcontext()
 
-    def _checked(self, slope):
+    def _checked(self, slope, net, noise):
         check_finite(slope.value, "the FID")
         if not slope.gradient.any():
-            raise Stop(
-                "the exact gradient of the FID is 0: every pixel lies outside [-1, 1], where it is "
-                "clipped. Start with --initial_end 0.98, or sample without --no_clip"
-            )
+            raise Stop(f"the exact gradient of the FID is 0: {self._why_zero(net, noise)}")
         return slope
+
+    @torch.no_grad()
+    def _why_zero(self, net, noise):
+        """The first cause that is found, and what to do about it."""
+        if len(self.left_out()) == self.sampler.steps:
+            return "no DDIM step is differentiated; raise --truncation"
+        with evaluating(net):
+            images = self.sampler(net, noise)
+        if images.abs().min() >= 1:
+            return (
+                "every pixel lies outside [-1, 1], where it is clipped. Start with --initial_end "
+                "0.98, or sample without --no_clip"
+            )
+        jacobian = torch.autograd.functional.jacobian(self.schedule.curve, self.schedule.vector())
+        if not jacobian.any():
+            return (
+                "the parameters do not move the schedule, whose every step is as long as a step "
+                "may be; start with another schedule"
+            )
+        return "the features of --extractor are the same for all these images; train for longer"
 
     def _noises(self, k, *names):
         """Starting noise for k points, (k,n,C,H,W): the same for all, or for each its own."""

@@ -433,6 +433,22 @@ def test_a_fid_that_is_not_finite_stops_and_names_the_phase(tmp_path, whole, cal
     assert same(result(script.only), result(whole))
 
 
+def test_a_run_that_was_not_finite_resumes_with_a_lower_rate(tmp_path):
+    """Only then: it would repeat its steps, and end at the same number."""
+    script = Script(tmp_path, "bilevel")
+    assert script.run(*TINY, sabotage=PoisonFid(3)) == 1
+    assert "repeats the same steps" in script.last_line() and "--lr" in script.last_line()
+    assert json.loads((script.only / "not_finite.json").read_text())["number"]
+    assert script.run("--resume", "latest", "--gamma", 3) == 2
+    assert script.run("--resume", "latest", "--lr", 1e-4, sabotage=DieAtStep(6)) == -signal.SIGKILL
+    arguments = json.loads((script.only / "args.json").read_text())["arguments"]
+    assert arguments["lr"] == 1e-4 and not (script.only / "not_finite.json").exists()
+    assert script.run("--resume", "latest", "--lr", 1e-5) == 2  # it has not failed again
+    assert script.run("--resume", "latest") == 0, script.said()
+    (group,) = result(script.only)["theta_y"]["optimizer"]["param_groups"]
+    assert group["max_lr"] == pytest.approx(1e-4) and "it was 0.001" in script.said()
+
+
 def test_the_real_network_runs_with_figures(tmp_path):
     script = Script(tmp_path, "bilevel")
     flags = ["--limit_batches", 2, "--fid_samples", 8, "--eval_samples", 8, "--log_freq", 1]

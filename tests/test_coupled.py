@@ -28,6 +28,9 @@ def test_a_run_shows_both_terms_and_what_noise_would_do(whole):
     assert rows[0]["implicit_tau"] == "" and float(rows[-1]["implicit_tau"]) != 0
     assert float(rows[-1]["direct_tau"]) != 0 and float(rows[-1]["gamma"]) > 1e3
     assert "noise alone" in whole.said()
+    # two steps share an evaluation, and an update comes every two steps: one for each, a step old
+    assert rows[-1]["direct_n"] == "1" and rows[-1]["direct_spread_tau"] == ""
+    assert rows[-1]["direct_age"] == "2" and float(rows[-1]["implicit_spread_tau"]) > 0
     summary = json.loads((whole.only / "summary.json").read_text())
     # 12 coupled steps, 6 exact gradients of 6 images in 4 steps, each worth 4 samplings
     assert summary["network_evaluations"]["upper"] == 6 * 4 * 6 * 4

@@ -1,5 +1,7 @@
 """Exact gradients of the upper level by reverse mode: values, bits, memory, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from harness import TwoLayers
@@ -151,13 +153,36 @@ def test_memory_does_not_grow_with_the_steps():
     assert live_peak(32, True) > 4 * many  # so that the test can fail
 
 
-def test_a_gradient_of_zero_is_an_error_that_says_what_to_do():
-    upper, net, _, _ = small_upper(TwoLayers(timesteps=40), upper_gradient="exact")
+@pytest.mark.parametrize("mode", ["exact", "forward"])
+@pytest.mark.parametrize("named", ["initial_end", "truncation", "another schedule", "extractor"])
+def test_a_gradient_of_zero_is_an_error_that_says_why(named, mode):
+    truncation = 0.01 if named == "truncation" else 1.0
+    upper, net, schedule, _ = small_upper(
+        TwoLayers(timesteps=40), upper_gradient=mode, truncation=truncation, no_clip=False
+    )
+    upper.sampler.noise = lambda n, *_: torch.randn(n, 1, 8, 8, dtype=F64)
     features = upper.judge.extractor
-    upper.judge.extractor = lambda x: features(x.clamp(-1, 1))  # as an extractor of images does
-    upper.sampler.noise = lambda n, *_: 1e6 + torch.rand(n, 1, 8, 8, dtype=F64)
-    with pytest.raises(Stop, match="initial_end"):
+    if named == "initial_end":  # every pixel is cut, as by an extractor of images
+        upper.sampler.settings = replace(upper.sampler.settings, clip=False)
+        upper.judge.extractor = lambda x: features((x * 1e9).clamp(-1, 1))
+        sample = type(upper.sampler).__call__
+        upper.sampler = SimpleSampler(upper.sampler, lambda *a, **k: 1e9 * sample(*a, **k).sign())
+    if named == "another schedule":
+        upper.schedule.curve = lambda q: (0 * q.sum()) + schedule.log_alpha_bar().detach()
+    if named == "extractor":
+        upper.judge.extractor = lambda x: features(0 * x)
+    with pytest.raises(Stop, match=named):
         upper.slope_of_schedule(net, 0)
+
+
+class SimpleSampler:
+    """A sampler whose images another function makes."""
+
+    def __init__(self, sampler, draw):
+        self.__dict__.update(vars(sampler), sampler=sampler, draw=draw, steps=sampler.steps)
+
+    def __call__(self, *args, **options):
+        return self.draw(self.sampler, *args, **options)
 
 
 @pytest.mark.parametrize(
