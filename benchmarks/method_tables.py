@@ -65,19 +65,25 @@ def sizes_of(problem: list[dict]) -> tuple[float, float]:
 
 
 def of_gradients(rows: list[dict]) -> str:
-    """An estimate of the gradients a line: its price, its noise, and what it says of the truth."""
+    """An estimate a line: its price and noise on the U-Nets, and what it says of the truth."""
+    of_unets = [r for r in read_csv(RESULTS / "cosines.csv") if r["end"] == 1]
     lines = []
-    for further, estimate in dict.fromkeys((r["further"], r["estimate"]) for r in rows):
-        run = [r for r in rows if (r["further"], r["estimate"]) == (further, estimate)]
-        line = [3000 + further, estimate, run[0]["left_out"]]
-        for name, digits in [("samplings", 1), ("training_steps_of_memory", 2), ("cosine_q", 3),
-                             ("cosine_weights", 3)]:  # fmt: skip
-            values = [r[name] for r in run if r[name] != ""]
-            line.append(f"{sum(values) / len(values):.{digits}f}" if values else "")
-        cosines = ", ".join(f"{r['cosine_true']:.2f}" for r in run)
-        lines.append([*line, f"{sum(r['signs'] for r in run)} of {4 * len(run)}", cosines])
-    head = ["training steps", "estimate", "steps left out", "samplings", "memory", "cosine, q"]
-    return markdown([*head, "cosine, weights", "signs of the sum", "cosine with the truth"], lines)
+    for estimate in dict.fromkeys(r["estimate"] for r in rows):
+        run = [r for r in rows if r["estimate"] == estimate]
+        of_q, of_weights = (
+            [r for r in of_unets if (r["estimate"], r["gradient"]) == (estimate, what)]
+            for what in ("q", "weights")
+        )
+        # reverse mode gives both from one pass, zeroth-order estimates are one each
+        parts = [of_q, of_weights] if "zeroth" in estimate else [of_weights or of_q]
+        samplings = sum(mean(r["samplings"] for r in part) for part in parts)
+        memory = mean(r["training_steps_of_memory"] for r in parts[-1])
+        cosines = [", ".join(f"{r['cosine']:.3f}" for r in part) for part in (of_q, of_weights)]
+        signs = f"{sum(r['signs'] for r in run)} of {4 * len(run)}"
+        truths = ", ".join(f"{r['cosine_true']:.3f}" for r in run)
+        lines.append([estimate, f"{samplings:.1f}", f"{memory:.2f}", *cosines, signs, truths])
+    head = ["estimate", "samplings", "memory", "cosine in q", "in the weights"]
+    return markdown([*head, "signs of the sum", "cosine of the sum with the truth"], lines)
 
 
 def of_cleaning(rows: list[dict]) -> str:
