@@ -132,6 +132,7 @@ TABLES = {
     "cosines": ("cosines.csv", of_cosines),
     "gamma": ("hypergradient.csv", of_gammas),
     "seeds": ("hypergradient.csv", of_seeds),
+    "gradients": ("gradient_table.csv", of_gradients),
     "cleaning": ("data_cleaning.csv", of_cleaning),
     "cleaned": ("data_cleaning_end.csv", of_cleaned),
     "joint": ("joint_end.csv", of_joint),
