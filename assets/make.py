@@ -50,6 +50,8 @@ KEPT = ("kind", "args", "schedule", "shape", "step", "ema")
 # flags that name a place on the machine of the run
 PLACES = {"data_dir", "runs_dir", "cache_dir", "schedule_from", "resume"}
 FACTS = ("commit", "versions", "device", "threads")
+SCORES = ("epochs", "steps", "seconds", "fid", "n", "extractor", "reference")
+SCORES += ("fid_by_epoch", "fid_n")
 GIF_IMAGES, GIF_COLUMNS, GIF_FRAMES = 40, 10, 40
 SHIPPED_METHODS = ("exact", "exact, no clipping", "random", "bayesian")
 SEALED = (".pt", ".json", ".png", ".gif")
@@ -70,8 +72,15 @@ def ship(run: Path, assets: Path) -> None:
     vars(args).update(state["args"])  # the flags that this version does not know are left out
     flags = cli.to_argv(parser, args)
     record = {"command": " ".join(["python train_mnist.py", *flags])}
+    path = (assets / NETWORK).with_suffix(".json")
+    if args.ckpt:  # the run went on from the network that was shipped before
+        earlier = json.loads(path.read_text())
+        record["began_with"] = {name: earlier[name] for name in ("command", *FACTS, *SCORES)}
     record |= {name: about[name] for name in FACTS} | summary
-    (assets / NETWORK).with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    rows = [row for row in read_text_csv(run / "scores.csv") if row["fid"]]
+    record["fid_by_epoch"] = [round(float(row["fid"]), 2) for row in rows]
+    record["fid_n"] = max((int(row["fid_n"]) for row in rows), default=0)
+    path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def draw_gif(assets: Path) -> None:
