@@ -1,29 +1,13 @@
-"""Fill the tables of docs/metrics.md from docs/results.
-
-python -m benchmarks.metrics_page
-"""
-
-from common import cli
-
-
-def make_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__.splitlines()[0])
-    parser.prog = "python -m benchmarks.metrics_page"
-    return parser
-
-
-if __name__ == "__main__":  # -h prints help and writes nothing
-    make_parser().parse_args()
+"""The tables of docs/metrics.md, from docs/results; `python -m benchmarks.page` fills them in."""
 
 import json
 from itertools import combinations
 from pathlib import Path
 
-from benchmarks.record import RESULTS, ROOT, read_json
+from benchmarks.record import RESULTS, read_json
 from common.extractors import ASSETS, weights_path
-from common.tables import fill_file, markdown, read_csv
+from common.tables import markdown, read_csv
 
-PAGE = ROOT / "docs" / "metrics.md"
 # column of the CSV files -> heading; larger is better where a name stands in LARGER
 JUDGED = {
     "fid": "`mnist`", "fid_first": "`first`", "fid_second": "`second`", "fid_pixels": "`pixels`",
@@ -134,14 +118,12 @@ def in_order(rows: list[dict], judge: str, fault: str) -> tuple[int, int]:
 
 def all_tables() -> dict[str, str]:
     """Every table of the page by the name of its marks."""
-    tables = {
+    judged = read_csv(RESULTS / "which_judge.csv")
+    return {
         "networks": of_networks(),
         "floors": of_floors(read_csv(RESULTS / "fid_floor.csv")),
         "bias": of_bias(read_csv(RESULTS / "fid_bias.csv")),
         "speed": of_speed(read_json("fid_speed")),
+        "sets": of_sets(judged),
+        "orders": of_orders(judged),
     }
-    return tables
-
-
-if __name__ == "__main__":
-    fill_file(PAGE, all_tables())
