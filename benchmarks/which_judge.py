@@ -17,7 +17,7 @@ def make_parser() -> cli.Parser:
     add("images", 300, "images of each set", type=cli.number(int, 10))
     text = "measure only sizes of this list; samples of the network are of size 28"
     add("image_size", [8, 28], text, nargs="+", type=int, choices=[8, 16, 28])
-    add("steps", [5, 20], "DDIM steps of the samples", nargs="+", type=cli.count)
+    add("steps", [5, 20], "DDIM steps of the samples; none: no samples", nargs="*", type=cli.count)
     return parser
 
 
