@@ -21,16 +21,16 @@ def make_parser() -> cli.Parser:
     text = "; ".join(f"{name}: {scale.meaning}" for name, scale in SCALES.items())
     add("scale", "quick", f"size of the comparison. {text}", choices=list(SCALES))
     text = "number of seeds, counted from 0 (default: set by --scale)"
-    add("seeds", None, text, type=cli.count)
+    add("seeds", None, text, type=cli.number(int, 1, 1000))
     text = f"run only these methods (default: all); one or more of: {'; '.join(METHODS)}"
     add("methods", None, text, nargs="+", choices=list(METHODS), metavar="METHOD")
     text = (
         "run only this cell, a number of the list that --dry_run prints; --collect writes the table"
     )
     add("cell", None, text, type=cli.count_or_none)
-    add("jobs", 1, "runs in parallel", type=cli.count)
+    add("jobs", 1, "runs in parallel", type=cli.number(int, 1, 1024))
     text = "CPU threads of each run; 0: torch's default (default: set by --scale)"
-    add("threads", None, text, type=cli.count_or_none)
+    add("threads", None, text, type=cli.threads)
     add("device", "auto", "device of every run: auto, cpu, mps, cuda or cuda:N", type=cli.device)
     add("data_dir", "data", "folder that contains MNIST/raw; MNIST is downloaded if it is missing")
     add("runs_dir", "runs/reproduce", "folder for the runs of the comparison")

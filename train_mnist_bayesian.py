@@ -80,9 +80,9 @@ from search.trials import Workers
 
 def search(args, run: Run, images: torch.Tensor) -> dict:
     """Ask, try, tell, until the budget is spent; from wherever the ledger ends."""
-    ledger = Ledger(run.folder / "search.jsonl", run.log)
-    run.elapsed = max((row["at"] for row in ledger.rows.values()), default=0.0)
     space, first = ranges_of(args), first_points(args)
+    ledger = Ledger(run.folder / "search.jsonl", run.log, space)
+    run.elapsed = max((row["at"] for row in ledger.rows.values()), default=0.0)
     points = Points(args.strategy, args.n_calls, args.n_initial, args.search_seed, space, first)
     if args.strategy == "grid":
         run.log(grid_plan(space, args.n_calls, first))

@@ -15,17 +15,22 @@ from pathlib import Path
 
 import torch
 
-from common.errors import Stop
+from common.errors import Stop, first_line
 
 MAGIC = b"DIFFCKP1"
 HEADER = struct.Struct("<8sQ32s")
+# what torch.load raises for a body that a seal is right about and torch.save never wrote
+NOT_PLAIN: tuple[type[Exception], ...]
+NOT_PLAIN = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError)
+NOT_PLAIN += (AttributeError, AssertionError, OverflowError, struct.error, ImportError)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file's content so that a crash leaves the old content or the new."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of a killed process, or a link to somewhere else
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -63,17 +68,21 @@ def load(path: str | Path) -> dict:
         raise Stop(f"{path}: damaged ({len(body)} of {length} bytes, or a wrong SHA-256)")
     try:
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:100]
-        raise Stop(f"{path}: refused, it holds more than tensors and numbers ({reason})") from None
+    except NOT_PLAIN as error:
+        raise Stop(
+            f"{path}: refused, it holds more than tensors and numbers ({first_line(error)})"
+        ) from None
     if not isinstance(state, dict):
         raise Stop(f"{path}: not a checkpoint of this project (holds no dictionary)")
     return state
 
 
-def newest(run_folder: Path) -> Path | None:
-    """The last checkpoint that a run wrote."""
-    return max((run_folder / "checkpoints").glob("step_*.pt"), default=None)
+def newest(run_folder: Path) -> Path:
+    """The last whole checkpoint of a run; a Stop if it has none."""
+    found = load_newest(run_folder / "checkpoints")
+    if not found:
+        raise Stop(f"{run_folder}: has no checkpoint")
+    return found[1]
 
 
 def load_newest(folder: Path, warn=print) -> tuple[dict, Path] | None:

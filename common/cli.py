@@ -1,19 +1,21 @@
 """Command-line parsing shared by all scripts; no torch, so that errors and -h are instant."""
 
 import argparse
-import json
 import math
 import re
 from pathlib import Path
 
-from common import locate
-from common.errors import NOT_FINITE
+from common import errors, locate
+from common.families import from_content
 
 # a resumed run takes its arguments from its folder; only these may be given with --resume
 MAY_CHANGE_RATES = {"lr", "lr_z"}  # where the run has ended with a number that is not finite
 MAY_CHANGE = {
     "resume",
     "runs_dir",
+    "data_dir",  # the data are known by their fingerprint
+    "cache_dir",
+    "inception_weights",
     "device",
     "cpu",
     "threads",
@@ -24,6 +26,8 @@ MAY_CHANGE = {
     "executor_options",
     "dry_run",
 }
+NOT_STORED = ("cache_dir", "runs_dir")  # a run's folder, from whoever, does not say where to write
+KNOT = re.compile(r"knot_\d+")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -49,7 +53,14 @@ class Parser(argparse.ArgumentParser):
         names = (action.dest for action in self._actions if action.dest != "help")
         return argparse.Namespace(**{name: self.get_default(name) for name in names} | given)
 
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Also the start of a command, if it is the command line that is parsed."""
+        if args is None:
+            errors.starting(self.prog)
+        return super().parse_args(args, namespace)
+
     def error(self, message):
+        message = " ".join(message.split())  # a file's name may hold a line break
         self.exit(2, f"{self.prog}: error: {message} (-h explains the flags)\n")
 
 
@@ -66,8 +77,8 @@ def adder(parser, title=None):
 def number(kind, low=-math.inf, high=math.inf, above=False):
     """An argparse type: a finite int or float in [low, high]; (low, high] if `above`."""
     name = "whole number" if kind is int else "number"
-    bound = f" {'above' if above else 'of at least'} {low:g}" if low > -math.inf else ""
-    bound += f" and at most {high:g}" if high < math.inf else ""
+    bound = f" {'above' if above else 'of at least'} {low:,g}" if low > -math.inf else ""
+    bound += f" and at most {high:,.9g}" if high < math.inf else ""
 
     def parse(text):
         try:
@@ -84,13 +95,16 @@ def number(kind, low=-math.inf, high=math.inf, above=False):
 
 def device(text):
     """An argparse type: the name of a torch device."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,2})?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, mps, cuda or cuda:N")
     return text
 
 
-count = number(int, 1)
-count_or_none = number(int, 0)
+MANY = 10**9  # a larger count is a slip, and no memory or loop is made for it
+count = number(int, 1, MANY)
+count_or_none = number(int, 0, MANY)
+images = number(int, 0, 10**8)  # drawn; 0: none
+threads = number(int, 0, 1024)  # OpenMP ends the process where the system refuses one
 positive = number(float, 0, above=True)
 parameter = number(float)
 
@@ -112,8 +126,10 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
         if given.get("resume"):
             runs_dir = given.get("runs_dir", defaults["runs_dir"])
             folder = find_run(runs_dir, kind, given["resume"])
-            stored = read_arguments(folder, kind)
-            may = MAY_CHANGE | (MAY_CHANGE_RATES if (folder / NOT_FINITE).exists() else set())
+            stored = read_arguments(folder, kind, parser)
+            may = MAY_CHANGE | (
+                MAY_CHANGE_RATES if (folder / errors.NOT_FINITE).exists() else set()
+            )
             other = [n for n in given if n not in may and given[n] != stored.get(n)]
             if other:
                 raise ValueError(
@@ -126,6 +142,8 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
             given["resume"] = str(folder)
         args = argparse.Namespace(**{**defaults, **given})
         check(args)
+    except OSError as error:  # such as a name that is too long
+        parser.error(f"{error.filename}: {error.strerror}")
     except ValueError as error:
         parser.error(str(error))
     return args
@@ -151,15 +169,63 @@ def find_run(runs_dir: str, kind: str, name: str) -> Path:
         raise ValueError(f"--resume {name}: {error}") from None
 
 
-def read_arguments(folder: Path, kind: str) -> dict:
-    """The arguments with which a run was started."""
+def read_arguments(folder: Path, kind: str, parser: Parser) -> dict:
+    """The arguments with which a run was started, each as its flag would take it."""
+    path = folder / "args.json"
     try:
-        content = json.loads((folder / "args.json").read_text())
+        content = errors.parse_json(path.read_bytes())
         arguments, stored_kind = dict(content["arguments"]), content["kind"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder}/args.json: cannot be read") from None
+        raise ValueError(f"{path}: cannot be read") from None
     if stored_kind != kind:
         raise ValueError(
             f"{folder} is a {stored_kind} run; resume it with the script that started it"
         )
-    return arguments
+    known: dict = {
+        n: v for n, v in arguments.items() if isinstance(v, int | float) and KNOT.fullmatch(n)
+    }
+    for action in parser._actions:
+        if action.dest in arguments and action.dest not in NOT_STORED:
+            value = arguments[action.dest]
+            if not _fits(action, value):
+                raise ValueError(f"{path}: {action.dest} {value!r:.60} is not a value of its flag")
+            known[action.dest] = value
+    if "data_dir" in known:
+        known["data_dir"] = _from(content.get("directory"), known["data_dir"])
+    return known
+
+
+def _from(directory, data_dir: str) -> str:
+    """Data that were named relative to the folder in which the run was started."""
+    if Path(data_dir).is_dir() or not isinstance(directory, str):
+        return data_dir
+    path = Path(directory) / data_dir
+    return str(path) if path.is_dir() else data_dir
+
+
+def _fits(action: argparse.Action, value) -> bool:
+    """Whether a flag could have had a value that a file claims."""
+    if value is None or (action.nargs == "+" and value == []):
+        return action.default is None
+    if value == action.default:
+        return type(value) is type(action.default)
+    if action.nargs == 0:
+        return isinstance(value, bool)
+    if action.nargs is not None:
+        some = isinstance(value, list) and (len(value) == action.nargs or type(action.nargs) is str)
+        return some and all(_fits_one(action, part) for part in value)
+    if action.dest == "sampling_schedule" and isinstance(value, dict):  # a file's content
+        from_content(value)
+        return True
+    return _fits_one(action, value)
+
+
+def _fits_one(action, value) -> bool:
+    text = "=".join(map(str, value)) if isinstance(value, list) else str(value)  # NAME=VALUE
+    if isinstance(value, bool) or not isinstance(value, str | int | float | list) or value == "":
+        return False
+    try:
+        parsed = (action.type or str)(text)
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+    return parsed == value and (action.choices is None or value in action.choices)

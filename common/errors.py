@@ -1,22 +1,15 @@
 """Errors that a user can act on: one line on the terminal and an exit code, no traceback."""
 
-import errno
+import json
 import math
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
-# of the operating system: the user can mend these, and resume
-MENDABLE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EEXIST,
-    errno.ENOTDIR,
-}
 NOT_FINITE = "not_finite.json"  # in the folder of a run that ended with a NotFinite
 LESS_MEMORY = "a smaller --batch_size, --eval_chunk, --zo_samples or --model_base_dim needs less"
 
@@ -57,44 +50,120 @@ def at(place: str) -> Iterator[None]:
         raise NotFinite(error.fact, (place, *error.places)) from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The content of JSON text; whatever is wrong with it is a ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file; a Stop names the file if it is missing, damaged or not one."""
+    try:
+        content = parse_json(path.read_bytes())
+    except OSError as error:
+        raise Stop(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise Stop(f"{path}: damaged ({error})") from None
+    if not isinstance(content, dict):
+        raise Stop(f"{path}: damaged (holds no object)")
+    return content
+
+
 def one_line(prog: str, error: Exception | str) -> None:
-    print(f"{prog}: {error}", file=sys.stderr)
+    """The error on stderr; a name with a line break in it does not make it two lines."""
+    print(f"{prog}: {error}".replace("\n", " "), file=sys.stderr)
+
+
+class _Starting:
+    """What Ctrl-C and an error are until `guarded` takes over: one line, also amid an import."""
+
+    def __init__(self, prog: str):
+        self.prog = prog
+
+    def on_signal(self, number, frame) -> None:
+        one_line(self.prog, "interrupted")
+        self.leave(128 + number)
+
+    def on_error(self, kind, error, traceback) -> None:
+        code = explained(self.prog, error)
+        if code is None:
+            sys.__excepthook__(kind, error, traceback)
+        self.leave(1 if code is None else code)
+
+    @staticmethod
+    def leave(code: int) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or none at all
+                stream.flush()
+        os._exit(code)  # an import may be half done
+
+
+def starting(prog: str) -> None:
+    """For a command's first moments, while torch is imported: faults are one line, text prints."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # ± in an ASCII locale, a path in no encoding
+            stream.reconfigure(errors="backslashreplace")
+    first = _Starting(prog)
+    sys.excepthook = first.on_error
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by nohup
+        signal.signal(signal.SIGINT, first.on_signal)
 
 
 def guarded(main, args, prog: str) -> int:
     """Run `main(args)`; what a user can act on becomes one line and an exit code."""
+    if isinstance(getattr(signal.getsignal(signal.SIGINT), "__self__", None), _Starting):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(args)
         return 0
-    except Stop as error:
-        one_line(prog, error)
-        return error.code
-    except BrokenPipeError:  # whatever read our output has ended, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.errno not in MENDABLE:
+    except Exception as error:
+        if (code := explained(prog, error)) is None:
             raise
-        one_line(
-            prog,
-            f"{error.filename or 'a file'}: {error.strerror}; --resume continues once it is fixed",
-        )
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        one_line(prog, f"out of memory ({_first_line(error)}); {LESS_MEMORY}")
-        return 1
-    except KeyboardInterrupt:
-        one_line(prog, "interrupted")
-        return 130
+        return code
+    except KeyboardInterrupt as error:
+        return explained(prog, error) or 130
 
 
-def _out_of_memory(error: Exception) -> bool:
+def explained(prog: str, error: BaseException) -> int | None:
+    """The exit code of an error that one line explains; None for a fault of the program."""
+    match error:
+        case Stop():
+            one_line(prog, error)
+            return error.code
+        case BrokenPipeError():  # whatever read our output has ended, as in `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        case OSError():  # of the disk, the file system, the limits of the process
+            reason = error.strerror or first_line(error)
+            file = error.filename or "a file"
+            one_line(prog, f"{file}: {reason}; --resume continues once it is fixed")
+            return 1
+        case KeyboardInterrupt():
+            one_line(prog, "interrupted")
+            return 130
+    if _out_of_memory(error):
+        one_line(prog, f"out of memory ({first_line(error)}); {LESS_MEMORY}")
+        return 1
+    return None
+
+
+NO_MEMORY = ("can't allocate", "Cannot allocate memory", "can't start new thread", "bad_alloc")
+
+
+def _out_of_memory(error: BaseException) -> bool:
     """Of the host or of a GPU: torch's own class is not known here, its name is."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool({"MemoryError", "OutOfMemoryError"} & names) or "can't allocate" in str(error)
+    if {"MemoryError", "OutOfMemoryError"} & names:
+        return True
+    # an import is refused memory with an ImportError
+    return isinstance(error, RuntimeError | ImportError) and any(
+        text in str(error) for text in NO_MEMORY
+    )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+def first_line(error: BaseException) -> str:
+    """An error's text in few words."""
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:120]

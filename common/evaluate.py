@@ -14,16 +14,16 @@ def make_parser() -> cli.Parser:
     text = "run to evaluate: its folder or number, or 'latest'; of a search, its best trial"
     add("run", None, text, required=True)
     text = "images for the FID and Inception Score"
-    add("eval_samples", 10000, text, type=cli.number(int, 2))
+    add("eval_samples", 10000, text, type=cli.number(int, 2, 10**8))
     add("extractor", None, f"{EXTRACTOR_TEXT} (default: the run's)", choices=EXTRACTORS)
     text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
     add("inception_weights", None, text, metavar="FILE")
     add("data_dir", None, "folder that contains MNIST/raw (default: the run's)")
-    text = "folder in which reference statistics of the FID are cached (default: the run's)"
-    add("cache_dir", None, text)
+    text = "folder in which reference statistics of the FID are cached "
+    add("cache_dir", "cache", text)
     text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"
     add("device", "auto", text, type=cli.device)
-    add("threads", 0, "CPU threads; 0: torch's default", type=cli.count_or_none)
+    add("threads", 0, "CPU threads; 0: torch's default", type=cli.threads)
     text = "DDIM steps per sampled image (default: the run's)"
     add("backward_steps", None, text, type=cli.count)
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
@@ -40,9 +40,10 @@ import sys
 from pathlib import Path
 
 from common import checkpoint, locate
-from common.errors import Stop, guarded
+from common.errors import Stop, guarded, read_json
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
+from common.networks import network_in
 from common.sampling import SamplerSettings
 
 
@@ -53,7 +54,9 @@ def judge_again(args) -> None:
     if not path:
         raise Stop(f"--run {folder}: no checkpoint in it", code=2)
     given = {name: value for name, value in vars(args).items() if value is not None}
-    flags = {**state["args"], **given}
+    network_in(state, "cpu", str(path))  # refuses what is not a checkpoint of a run
+    # not the run's cache: a folder from someone else does not say where to write
+    flags = {**state["args"], "cache_dir": "cache", **given}
     if flags["backward_steps"] > flags["timesteps"]:
         raise Stop(
             f"--backward_steps {flags['backward_steps']} exceeds the run's T = "
@@ -68,7 +71,7 @@ def judge_again(args) -> None:
     print(json.dumps(scores, indent=2))
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none
-        summary = json.loads(summary_path.read_text())
+        summary = read_json(summary_path)
         changed = {name: given[name] for name in ("backward_steps", "no_clip") if name in given}
         changed |= other if "sampling_schedule" in given else {}
         entry = {**scores, **changed, "checkpoint": path.name}

@@ -29,13 +29,12 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     ARGS = make_parser().parse_args()
 
 import importlib.metadata
-import json
 import sys
 from pathlib import Path
 
 from common import portable
 from common.card import card
-from common.errors import Stop, guarded
+from common.errors import Stop, guarded, read_json
 from common.sampling import ROOT, SamplerSettings, load_any, locate, process_of
 from model import Diffusion
 from scheduler import Schedule
@@ -103,14 +102,14 @@ def licence() -> str:
 def provenance(run: Path) -> tuple[dict, dict]:
     """args.json and summary.json of a run; of a checkpoint, the record that lies beside it."""
     if run.is_file():
-        about = read_json(run.with_suffix(".json"))
+        about = read_if_there(run.with_suffix(".json"))
         return about, about
-    return read_json(run / "args.json"), read_json(run / "summary.json")
+    return read_if_there(run / "args.json"), read_if_there(run / "summary.json")
 
 
-def read_json(path: Path) -> dict:
+def read_if_there(path: Path) -> dict:
     """The content of a JSON file; empty if there is none."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 if __name__ == "__main__":

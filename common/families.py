@@ -4,17 +4,19 @@ The formulas are in scheduler.py. This table stands apart from them so that a sc
 schedule before torch is imported.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from common.errors import parse_json
+
 NAMES = ("start", "end", "tau", "epsilon")  # those that have a flag of their own
 KNOTS = 12  # segments of the family `knots` unless told otherwise
 MIN_GAP = 1e-3  # end - start: below it the curve has no room to fall
-INF = math.inf
+MAX_TIMESTEPS = 10**6
+FAR = 1e6  # a bound for what has none of its own: the curve of a larger number may overflow
 TOLD = ("nearest", "visited")  # model.Diffusion
 BESIDE = ("family", "timesteps", "told")  # in a schedule.json, beside the parameters
 
@@ -43,14 +45,14 @@ FAMILIES = {
     "cosine": {
         "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
         "end": Parameter(1.0, 0.0, 1.0, search=(0.8, 1.0)),
-        "tau": Parameter(1.0, 1.0, INF, search=(1.0, 4.0)),
+        "tau": Parameter(1.0, 1.0, FAR, search=(1.0, 4.0)),
         "epsilon": Parameter(0.008, 0.0, 1.0, search=(0.005, 0.04)),
     },
     "sigmoid": {
-        "start": Parameter(-3.0, -INF, INF, search=(-4.0, 0.0)),
-        "end": Parameter(3.0, -INF, INF, search=(1.0, 4.0)),
+        "start": Parameter(-3.0, -FAR, FAR, search=(-4.0, 0.0)),
+        "end": Parameter(3.0, -FAR, FAR, search=(1.0, 4.0)),
         "tau": Parameter(1.0, 0.1, 1.0, search=(0.3, 1.0)),
-        "epsilon": Parameter(0.0, -INF, INF, search=(-0.5, 0.5)),
+        "epsilon": Parameter(0.0, -FAR, FAR, search=(-0.5, 0.5)),
     },
     "linear": {
         "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
@@ -84,7 +86,7 @@ def complete(family: str, given: dict) -> dict[str, float]:
     values = {}
     for name, p in table.items():
         value = p.default if given.get(name) is None else _number(name, given[name])
-        if not (p.low <= value <= p.high and math.isfinite(value)):
+        if not p.low <= value <= p.high:  # also if it is not a number
             raise ValueError(
                 f"{name} is {value:g}, outside [{p.low:g}, {p.high:g}] ({family} schedule)"
             )
@@ -135,30 +137,44 @@ def scales_of(family: str, names: Iterable[str]) -> list[float]:
 def read_schedule(path: str) -> tuple[str, int, dict[str, float]]:
     """Family, timesteps and parameters of a schedule.json; ValueError names the file."""
     try:
-        content = json.loads(Path(path).read_text())
-        given = {key: content[key] for key in content if key not in BESIDE}
-        timesteps = content["timesteps"]
-        if type(timesteps) is not int or timesteps < 1:
-            raise ValueError(f"timesteps is {timesteps!r}, not a whole number above 0")
-        return content["family"], timesteps, complete(content["family"], given)
+        return from_content(parse_json(Path(path).read_bytes()))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path}: not a noise schedule ({reason})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a noise schedule ({error})") from None
+
+
+def from_content(content) -> tuple[str, int, dict[str, float]]:
+    """Family, timesteps and parameters; ValueError says what is not a schedule's."""
+    if not isinstance(content, dict):
+        raise ValueError("it is no object")
+    if missing := {"family", "timesteps"} - set(content):
+        raise ValueError(f"no {min(missing)!r}")
+    family, timesteps = content["family"], content["timesteps"]
+    if type(timesteps) is not int or not 1 <= timesteps <= MAX_TIMESTEPS:
+        raise ValueError(
+            f"timesteps is {timesteps!r:.30}, not a whole number from 1 to {MAX_TIMESTEPS}"
+        )
+    if not isinstance(family, str):
+        raise ValueError(f"family is {family!r:.30}, not a name")
+    if content.get("told") not in (None, *TOLD):
+        raise ValueError(f"told is {content['told']!r:.30}, not one of {', '.join(TOLD)}")
+    given = {key: content[key] for key in content if key not in BESIDE}
+    return family, timesteps, complete(family, given)
 
 
 def read_sampling_schedule(path: str) -> dict:
     """The content of a schedule.json to sample with; `told` is in it if it was learned that way."""
     family, timesteps, values = read_schedule(path)
-    told = json.loads(Path(path).read_text()).get("told")
-    if told is not None and told not in TOLD:
-        raise ValueError(f"{path}: told is {told!r}, not one of {', '.join(TOLD)}")
+    told = parse_json(Path(path).read_bytes()).get("told")
     content = {"family": family, "timesteps": timesteps, **values}
     return content | ({"told": told} if told else {})
 
 
 def _number(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} is {value!r}, not a number")
-    return float(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} is {value!r:.30}, not a number")
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise ValueError(f"{name} is too large") from None

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from common import cli
 from common.cli import adder, count, count_or_none, device, number, parameter, positive
-from common.datasets import DATASETS, IMAGE_SIZES, check_size
+from common.datasets import DATASETS, IMAGE_SIZES, check_size, idx_file
 from common.families import (
     FAMILIES,
     KNOTS,
+    MAX_TIMESTEPS,
     TOLD,
     among,
     complete,
+    from_content,
     knots_table,
     read_sampling_schedule,
     read_schedule,
@@ -28,6 +31,7 @@ EXTRACTOR_TEXT = (
 EXTRACTOR_DEFAULT = (
     "mnist for 28x28 MNIST and for digits, else first, or pixels where there is no such network"
 )
+WIDTH = number(int, 1, 4096)
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
     "start": "start of the interval of the family's curve",
@@ -52,14 +56,14 @@ def add_data(parser):
 
 def add_network(parser):
     add = adder(parser, "network")
-    add("model_base_dim", 64, "channels of the first layer; a multiple of 4", type=count)
+    add("model_base_dim", 64, "channels of the first layer; a multiple of 4", type=WIDTH)
 
 
 def add_process(group, timesteps_from=""):
     """The flags of the diffusion process that every script has, fixed schedule or learned."""
     add = adder(group)
     text = f"number of diffusion steps T (default: {TIMESTEPS}{timesteps_from})"
-    add("timesteps", None, text, type=count)
+    add("timesteps", None, text, type=number(int, 1, MAX_TIMESTEPS))
     text = "b in x_t = sqrt(alpha_bar) b x_0 + sqrt(1 - alpha_bar) eps: scales the data"
     add("input_scale", 1.0, text, type=positive)
     text = "do not divide the network's input by its standard deviation; no effect if "
@@ -103,13 +107,13 @@ def add_sampling_schedule(add) -> None:
 
 def add_knots(add) -> None:
     text = "pieces of the knots schedule, on each of which log SNR is linear in time"
-    add("knots", KNOTS, text, type=count)
+    add("knots", KNOTS, text, type=number(int, 1, 1000))
 
 
 def add_training(parser, epochs=100):
     add = adder(parser, "training")
     add("epochs", epochs, "passes over the training images", type=count)
-    add("batch_size", 128, "images per training step", type=number(int, 2))
+    add("batch_size", 128, "images per training step", type=number(int, 2, cli.MANY))
     add("lr", 0.001, "peak learning rate of AdamW", type=positive)
     text = "learning-rate schedule; onecycle warms up during the first quarter of the steps"
     choices = ["onecycle", "constant", "cosine", "step", "exponential", "plateau"]
@@ -156,12 +160,12 @@ def add_evaluation(parser, reference="test"):
         "images for the FID and Inception Score after each epoch; 0: skip them. On MNIST, 500 "
         "images with 100 DDIM steps cost about 30%% of a training epoch"
     )
-    add("fid_samples", 500, text, type=count_or_none)
+    add("fid_samples", 500, text, type=cli.images)
     text = (
         "images for the final FID and Inception Score; 0: skip them. On MNIST, 10000 images with "
         "100 DDIM steps cost about as much as 5.5 training epochs"
     )
-    add("eval_samples", 10000, text, type=count_or_none)
+    add("eval_samples", 10000, text, type=cli.images)
     text = "images sampled at once when many are wanted; less memory if smaller"
     add("eval_chunk", CHUNK, text, type=count)
     add("extractor", None, f"{EXTRACTOR_TEXT} (default: {EXTRACTOR_DEFAULT})", choices=EXTRACTORS)
@@ -199,7 +203,7 @@ def add_machine(parser):
     add("cpu", False, "run on the CPU, like --device cpu", action="store_true")
     add("seed", 0, "seed of all random numbers", type=number(int, 0, 2**32 - 1))
     text = "CPU threads; 0: torch's default. Use fewer if other jobs share the machine"
-    add("threads", 0, text, type=count_or_none)
+    add("threads", 0, text, type=cli.threads)
     text = "seconds between checkpoints; 0: one after every step"
     add("save_seconds", 60.0, text, type=number(float, 0))
     text = "resume an unfinished run: its folder or number, or 'latest'"
@@ -232,6 +236,8 @@ def check_common(args) -> None:
             raise ValueError(f"--{flag} 1: an FID needs at least 2 images; 0 skips it")
     if args.inception_weights and args.extractor != "inception":
         raise ValueError("--inception_weights requires --extractor inception")
+    if args.resume:
+        check_data(args)
     path = args.inception_weights
     if path and not Path(path).is_file():
         raise ValueError(f"--inception_weights {path}: no such file")
@@ -247,6 +253,16 @@ def resolved(find: Callable[..., str], flag: str, name: str, runs_dir: str) -> s
         return find(name, runs_dir)
     except ValueError as error:
         raise ValueError(f"--{flag} {name}: {error}") from None
+
+
+def check_data(args) -> None:
+    """A resumed run reads its data; it downloads none to where its folder, from whoever, says."""
+    if not (name := DATASETS[args.dataset].folder):
+        return
+    for split, what in DATASETS[args.dataset].sha256:
+        path = Path(args.data_dir) / name / "raw" / idx_file(split, what)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; --data_dir names the folder with {name}/raw")
 
 
 def check_schedule(args) -> None:
@@ -283,6 +299,8 @@ def check_sampling(args) -> None:
         # store the content, not the name: the file may have changed when the run is resumed
         path = resolved(find_schedule, "sampling_schedule", other, args.runs_dir)
         args.sampling_schedule = other = read_sampling_schedule(path)
+    elif isinstance(other, dict):  # of a resumed run
+        from_content(other)
     recorded, timesteps = None, args.timesteps
     if isinstance(other, dict):
         recorded, timesteps = other.get("told"), other["timesteps"]

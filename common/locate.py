@@ -7,9 +7,10 @@ Every flag that takes a run takes it in all of these forms:
 """
 
 import glob
-import json
 import re
 from pathlib import Path
+
+from common.errors import parse_json
 
 CHECKPOINTS = "checkpoints/step_*.pt"
 
@@ -67,8 +68,8 @@ def find_trained(name: str, runs_dir: str = "runs") -> Path:
     run = find_run(name, runs_dir, holding=CHECKPOINTS)
     if (run / "trials").is_dir():
         try:
-            best = json.loads((run / "summary.json").read_text())["best"]
-        except (OSError, ValueError, KeyError, TypeError):
+            best = int(parse_json((run / "summary.json").read_bytes())["best"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             raise ValueError(
                 f"an unfinished search; name a trial, such as {run}/trials/0"
             ) from None

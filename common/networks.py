@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from common import checkpoint
-from common.errors import Stop
+from common.errors import Stop, first_line
+from common.families import FAMILIES, from_content
 from common.fast_unet import FastUNet
 from unet import UNet
 
@@ -47,14 +48,42 @@ def load_network(path: str, device: torch.device | str) -> tuple[nn.Module, dict
 def network_in(state: dict, device: torch.device | str, name: str) -> nn.Module:
     """The averaged network in a checkpoint's content, ready to sample; errors carry its name."""
     try:
+        check_content(state)
         args, weights = state["args"], dict(state["ema"])
         net = network_class(device)(args["model_base_dim"], timesteps=args["timesteps"]).to(device)
         weights.pop("n_averaged", None)
         net.load_state_dict({key.removeprefix("module."): w for key, w in weights.items()})
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise Stop(f"{name}: not a checkpoint of a run ({reason})") from None
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise Stop(f"{name}: not a checkpoint of a run ({first_line(error)})") from None
     return net.eval().requires_grad_(False)
+
+
+NEEDED = {
+    "model_base_dim": int, "timesteps": int, "backward_steps": int, "input_scale": float,
+    "no_normalise": bool, "no_clip": bool, "amp": bool, "sampler": str, "tau_type": str,
+    "dataset": str,
+}  # fmt: skip
+
+
+def check_content(state: dict) -> None:
+    """An error if a checkpoint, whoever sealed it, lacks what a sampler is made of."""
+    args = state["args"]
+    for name, kind in NEEDED.items():
+        if type(args[name]) not in (kind, int if kind is float else kind):
+            raise ValueError(f"its {name} is {args[name]!r:.40}")
+    if not 1 <= args["backward_steps"] <= args["timesteps"]:
+        raise ValueError(f"its backward_steps are {args['backward_steps']!r:.40}")
+    _, timesteps, _ = from_content(state["schedule"])
+    if timesteps != args["timesteps"]:
+        raise ValueError(f"its timesteps are {args['timesteps']!r:.40}")
+    other = args.get("sampling_schedule")
+    if isinstance(other, dict):
+        from_content(other)
+    elif other not in (None, *FAMILIES):
+        raise ValueError(f"its sampling_schedule is {other!r:.40}")
+    channels, height, width = state["shape"]
+    if not all(type(side) is int and 1 <= side <= 4096 for side in (channels, height, width)):
+        raise ValueError(f"its shape is {state['shape']!r:.40}")
 
 
 def compiled(net: nn.Module, how: str, **options) -> nn.Module:

@@ -49,7 +49,16 @@ class PenaltySettings:
 
     def updates(self, iterations: int, inner_loop: int = 1) -> int:
         """Updates of the schedule in so many coupled iterations."""
-        return sum(self.due(i * inner_loop, inner_loop) for i in range(1, iterations + 1))
+        # due() telescopes once the schedule has settled: no loop over the iterations
+        first = self.settle_steps // inner_loop + 1
+        if iterations < first:
+            return 0
+        if inner_loop >= self.update_every:
+            later = iterations - first
+        else:
+            ends = (i * inner_loop // self.update_every for i in (iterations, first))
+            later = next(ends) - next(ends)
+        return later + self.due(first * inner_loop, inner_loop)
 
     @classmethod
     def from_flags(

@@ -1,5 +1,6 @@
 """Where a run comes from: arguments, command, commit, versions, machine. It is written first."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -15,6 +16,7 @@ def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> d
         "kind": kind,
         "arguments": {k: v for k, v in arguments.items() if k != "resume"},
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "directory": os.getcwd(),  # that of a relative --data_dir
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "commit": commit(),
         "host": platform.node(),

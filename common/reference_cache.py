@@ -24,6 +24,11 @@ READ_ERRORS = (
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
+    TypeError,  # an .npy in its place is an array, which is no context manager
+    AttributeError,
+    RecursionError,
+    MemoryError,  # a header claims more than there is
+    OverflowError,
 )
 ARRAYS = ("mean", "cov", "sample")
 
@@ -37,10 +42,14 @@ def read_statistics(path: Path, key: dict) -> tuple[np.ndarray, ...] | None:
             header, arrays = json.loads(str(file["header"])), [file[name] for name in ARRAYS]
             if str(file["checksum"]) != _checksum(header, arrays):
                 raise ValueError("its checksum differs")
+            mean, cov, sample = arrays
+            if cov.shape != 2 * mean.shape or sample.shape[1:] != mean.shape or mean.ndim != 1:
+                raise ValueError("its shapes do not fit")
+            known = dict(header)
     except READ_ERRORS as error:
         warnings.warn(f"{path}: damaged ({error}), computed again", stacklevel=3)
         return None
-    wrong = [f"{k} is {header.get(k)}, not {v}" for k, v in key.items() if header.get(k) != v]
+    wrong = [f"{k} is {known.get(k)}, not {v}" for k, v in key.items() if known.get(k) != v]
     if wrong:
         raise Stop(f"{path}: made for something else ({'; '.join(wrong)}); delete it")
     return tuple(arrays)

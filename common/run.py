@@ -5,11 +5,9 @@ generator from the seed and the names of what it is for. A run that is killed an
 the same bits as one that never was. What depends on the clock goes to log.txt and timing.csv only.
 """
 
-import csv
 import fcntl
-import io
 import json
-import os
+import re
 import signal
 import time
 from collections import Counter
@@ -20,13 +18,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import checkpoint
-from common.cli import MAY_CHANGE_RATES
-from common.errors import NOT_FINITE, NotFinite, Stop
+from common.errors import NOT_FINITE, NotFinite, Stop, first_line
 from common.families import NAMES
 from common.machine import peak_memory
-from common.provenance import describe
+from common.run_files import Tables, refuse_links
+from common.run_record import Record
 
 NOT_RESUMED = ("frozen", "sample")  # minutes, and no checkpoint
+# what a sealed checkpoint raises that holds something else than is read from it
+UNFIT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError)
 
 
 def forward_passes(evaluations: dict[str, int]) -> int:
@@ -45,24 +45,16 @@ class Run:
         self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
         self.signal: int | None = None
         self.state: Callable[[], dict] | None = None
+        refuse_links(folder)
         self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held as long as the run
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Stop(f"{folder}: another process is running in it", code=2) from None
-        if not (folder / "args.json").exists():
-            self.write_json("args.json", describe(kind, arguments, device, facts))
-        known = json.loads((folder / "args.json").read_text())
-        for name, fact in facts.items():
-            if known.get(name) != fact:
-                raise Stop(f"{folder}: its {name} was {known.get(name)}, now it is {fact}")
+        self.tables = Tables(folder)
+        self.record = Record(folder / "args.json", kind, arguments, device, facts)
+        self.record.note_rates(self.log)
         (folder / NOT_FINITE).unlink(missing_ok=True)
-        for name in MAY_CHANGE_RATES & set(arguments):
-            old, new = known["arguments"].get(name), arguments[name]
-            if old != new:
-                self.log(f"--{name} {new} from here on, it was {old}")
-                known["arguments"][name] = new
-                self.write_json("args.json", known)
 
     @classmethod
     def open(cls, kind: str, arguments: dict, device, **facts) -> "Run":
@@ -72,13 +64,14 @@ class Run:
         root = Path(arguments["runs_dir"])
         root.mkdir(parents=True, exist_ok=True)
         while True:
-            taken = [int(p.name[:5]) for p in root.glob("[0-9]" * 5 + "-*")]
+            found = (re.match("[0-9]{1,9}(?=-)", path.name) for path in root.iterdir())
+            taken = [int(number[0]) for number in found if number]
             folder = root / f"{max(taken, default=-1) + 1:05d}-{kind}-seed{arguments['seed']}"
             try:
                 folder.mkdir()
-                return cls(folder, kind, arguments, device, **facts)
             except FileExistsError:
                 continue  # another run took the number in between
+            return cls(folder, kind, arguments, device, **facts)
 
     def __enter__(self):
         self._old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -108,18 +101,13 @@ class Run:
         """A line to log.txt, and to the terminal above any progress bar."""
         if echo:
             tqdm.write(text)
-        with open(self.folder / "log.txt", "a") as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n"
+        with open(self.folder / "log.txt", "ab") as file:
+            file.write(line.encode(errors="backslashreplace"))  # a path may be in no encoding
 
     def row(self, name: str, **values) -> None:
-        """A row to a CSV file of the run; None is an empty cell."""
-        path, line = self.folder / name, io.StringIO()
-        writer = csv.writer(line, lineterminator="\n")
-        if not path.exists() or path.stat().st_size == 0:
-            writer.writerow(values)
-        writer.writerow(f"{v:.9g}" if isinstance(v, float) else v for v in values.values())
-        with open(path, "a") as file:
-            file.write(line.getvalue())
+        """A row to a table of the run, such as losses.csv; None is an empty cell."""
+        self.tables.row(name, values)
 
     def epoch_row(self, epoch: int, step: int, loss: float, scores: dict, q: dict) -> None:
         """The row that every script writes to scores.csv after an epoch."""
@@ -133,31 +121,29 @@ class Run:
         self.log(f"epoch {epoch}: " + ", ".join(f"{k} {v:.5g}" for k, v in shown.items()))
 
     def rows(self, name: str) -> dict[str, list[float]]:
-        """A CSV file of the run as columns of numbers; an empty cell is NaN."""
-        path = self.folder / name
-        if not path.exists():
-            return {}
-        with open(path) as file:
-            table = list(csv.DictReader(file))
-        return {key: [float(r[key] or "nan") for r in table] for key in (table[0] if table else ())}
+        """A table of the run as columns of numbers; an empty cell is NaN."""
+        return self.tables.columns(name)
 
     def write_json(self, name: str, content: dict) -> None:
         text = json.dumps(content, indent=2) + "\n"
         checkpoint.write_atomically(self.folder / name, text.encode())
 
     def restore(self) -> dict | None:
-        """The newest whole checkpoint's state; the CSV files go back to where they were then."""
-        state, path = checkpoint.load_newest(self.folder / "checkpoints", self.log) or (None, None)
-        if state and state.get("kind") != self.kind:
-            raise Stop(f"{path}: not a checkpoint of a {self.kind} run")
-        sizes = state["files"] if state else {}
-        for table in self.folder.glob("*.csv"):
-            os.truncate(table, min(sizes.get(table.name, 0), table.stat().st_size))
-        if state and path:
-            self.elapsed = state["elapsed"]
+        """The newest whole checkpoint's state; the tables go back to where they were then."""
+        found = checkpoint.load_newest(self.folder / "checkpoints", self.log)
+        if not found:
+            self.tables.go_back({}, self.log)
+            return None
+        state, path = found
+        try:
+            self.record.check(state)
+            self.tables.go_back(state["files"], self.log)
+            self.elapsed = float(state["elapsed"])
             self.evaluations.clear()  # in place: the upper level counts in it
             self.evaluations.update(state["evaluations"])
-            self.log(f"resumed from {path.name}")
+        except UNFIT as error:
+            raise Stop(f"{path}: not a checkpoint of this run ({first_line(error)})") from None
+        self.log(f"resumed from {path.name}")
         return state
 
     def take_up(self, parts: dict, facts: Callable[[], dict]) -> None:
@@ -170,23 +156,23 @@ class Run:
             if missing:
                 raise Stop(f"{self.folder}: written by another version, without {missing[0]}")
             for name, part in parts.items():
-                part.load_state_dict(saved[name])
+                try:
+                    part.load_state_dict(saved[name])
+                except UNFIT as error:
+                    reason = first_line(error)
+                    raise Stop(f"{self.folder}: its checkpoint's {name}: {reason}") from None
         self.state = lambda: {n: part.state_dict() for n, part in parts.items()} | facts()
 
     def save(self) -> None:
         """A sealed checkpoint of `self.state()` and of where the CSV files end."""
         if not self.state:  # a search has its ledger instead
             return
-        files = {}
-        for path in self.folder.glob("*.csv"):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())  # the rows must not be younger than the checkpoint
-            files[path.name] = path.stat().st_size
         state = {
             **self.state(),
             "kind": self.kind,
             "args": {k: v for k, v in self.arguments.items() if k != "resume"},
-            "files": files,
+            "facts": self.record.facts,
+            "files": self.tables.mark(),
             "elapsed": self.seconds(),
             "evaluations": dict(self.evaluations),
         }

@@ -1,7 +1,6 @@
 """The cells of the comparison: one method and seed each, its command, its folder, its budget."""
 
 import importlib
-import json
 import re
 import shlex
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import checkpoint, cli
+from common.errors import read_json
 from common.run import forward_passes
 from comparison.scales import BILEVEL, EXACT, METHODS, SCALES, merge
 
@@ -81,9 +81,10 @@ class Cell:
     def argv(self) -> list[str]:
         """The script and its flags: a new run, or the one that was interrupted."""
         script = str(ROOT / f"{SCRIPTS[self.kind]}.py")
+        places = [*self.place_flags, "--data_dir", self.places.data_dir]
         if self.folder and not self.network:  # a frozen run has no checkpoint: it begins anew
-            return [script, "--resume", "latest", *self.place_flags]
-        flags = [*self.flags, *self.place_flags, "--data_dir", self.places.data_dir]
+            return [script, "--resume", "latest", *places]
+        flags = [*self.flags, *places]
         if self.source:
             flags += ["--schedule_from", str(self.source.folder / "schedule.json")]
         if self.network:
@@ -115,7 +116,7 @@ class Cell:
         """The folder of the run that counts: a search's best trial."""
         if self.kind != "search":
             return self.folder
-        summary = json.loads((self.folder / "summary.json").read_text())
+        summary = read_json(self.folder / "summary.json")
         return self.folder / "trials" / f"{summary['best']:03d}"
 
     def cost(self, images) -> dict[str, int]:

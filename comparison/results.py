@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common import checkpoint
-from common.errors import Stop
+from common.errors import Stop, read_json
 from common.families import among
 from common.judging import Judges, judge_checkpoint
 from common.machine import progress_bar, setup
@@ -67,11 +67,12 @@ def network_of(cell: Cell) -> tuple[Path, dict, dict]:
     """A cell's checkpoint, the arguments of its run and what a frozen run changes in sampling."""
     trained = cell.network or cell
     folder, places = trained.chosen, cell.places
-    arguments = json.loads((folder / "args.json").read_text())["arguments"]
-    arguments |= {"device": places.device, "data_dir": places.data_dir}
+    arguments = read_json(folder / "args.json")["arguments"]
+    # not the cache of a run's folder, which does not say where to write
+    arguments |= {"device": places.device, "data_dir": places.data_dir, "cache_dir": "cache"}
     if not cell.network:
         return checkpoint.newest(folder), arguments, {}
-    learned = json.loads((cell.folder / "schedule.json").read_text())
+    learned = read_json(cell.folder / "schedule.json")
     changes = {"sampling_schedule": learned, "told": learned["told"]}
     return checkpoint.newest(folder), arguments, changes
 
@@ -91,7 +92,7 @@ def clips(cell: Cell) -> bool:
 
 def check_same(cell: Cell) -> dict:
     """The content of a run's args.json; a Stop if its flags are no longer the cell's."""
-    about = json.loads((cell.folder / "args.json").read_text())
+    about = read_json(cell.folder / "args.json")
     asked, ran = json.loads(json.dumps(vars(cell.parsed()))), about["arguments"]
     from_elsewhere = {*among(asked), "schedule_from", "scheduler_type"} if cell.source else set()
     from_elsewhere |= {"freeze_network", "ckpt"} if cell.network else set()
@@ -102,7 +103,7 @@ def check_same(cell: Cell) -> dict:
 
 
 def summary_of(cell: Cell) -> dict:
-    return json.loads((cell.folder / "summary.json").read_text())
+    return read_json(cell.folder / "summary.json")
 
 
 def spent_of(cell: Cell) -> dict:
@@ -123,7 +124,7 @@ def run_row(cell: Cell, jobs: int) -> dict:
     about, summary, spent = check_same(cell), summary_of(cell), spent_of(cell)
     peak = {k.removeprefix("trials_peak_"): v for k, v in summary.items() if "_peak_" in k}
     peak = peak or summary["peak_memory"]
-    schedule = json.loads((cell.folder / "schedule.json").read_text())
+    schedule = read_json(cell.folder / "schedule.json")
     versions = about.get("versions", {})
     return {
         "method": cell.method, "seed": cell.seed, "seconds": spent["seconds"],

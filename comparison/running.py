@@ -19,6 +19,7 @@ import torch
 
 from common.errors import Stop
 from common.machine import progress_bar
+from common.run_files import refuse_links
 from comparison.cells import ROOT, Cell
 
 INTERRUPTED = (130, 143, -2, -15)  # exit codes
@@ -29,6 +30,8 @@ POLL, RETRY = 0.1, 2.0  # seconds between looks at the processes, and at others'
 def lock_of(folder: Path) -> IO | None:
     """The lock of a folder, held until it is closed; None if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / ".lock").is_symlink():
+        raise Stop(f"{folder}/.lock: a link, through which nothing is written", code=2)
     lock = open(folder / ".lock", "w")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,6 +92,7 @@ class Runs:
         if cell.done:
             lock.close()
             return False
+        refuse_links(cell.root)
         _wait_until_free(cell)
         child = str(ROOT / "comparison" / "child.py")
         command = [sys.executable, child, str(os.getpid()), *cell.argv()]

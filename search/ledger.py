@@ -7,37 +7,47 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import Stop
+from common.errors import Stop, first_line, parse_json
 
-COLUMNS = {"trial", "parameters", "seed", "status", "reason", "objective", "n", "half"}
-COLUMNS |= {"seconds", "at", "network_evaluations", "peak_memory"}  # of a line of the ledger
-
-
+# of a line of the ledger: what is in each column, and whether it may be empty
+COLUMNS = {
+    "trial": (int, False),
+    "parameters": (dict, False),
+    "seed": (int, False),
+    "status": (str, False),
+    "reason": (str, True),
+    "objective": (float, True),
+    "n": (int, False),
+    "half": (float, True),
+    "seconds": (float, True),
+    "at": (float, False),
+    "network_evaluations": (dict, False),
+    "peak_memory": (dict, False),
+}
 MIN_TO_PRUNE = 3  # whole trials that a median needs
 
 
 class Ledger:
     """search.jsonl, a flushed line a trial. A line cut short by a kill is taken away again."""
 
-    def __init__(self, path: Path, warn=print):
-        self.path, self.rows, self.warn = path, {}, warn
+    def __init__(self, path: Path, warn=print, space: dict[str, tuple[float, float]] | None = None):
+        """`space` has the ranges in which a search looks, outside of which there is no point."""
+        self.path, self.rows, self.warn, self.space = path, {}, warn, space
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             warn(f"warning: {path}: its last line was cut short; that trial is looked at again")
             os.truncate(path, len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
-                row = json.loads(line)
-                value = row["objective"]
-                failed = value is None and row["status"] != "ok"
-                if not failed and not math.isfinite(value):
-                    raise ValueError(f"objective {value}")
-                if missing := COLUMNS - set(row):
-                    raise KeyError(*missing)
-                self.rows[int(row["trial"])] = row
+                row = parse_json(line)
+                _check(row)
+                if row["trial"] in self.rows:
+                    raise ValueError(f"trial {row['trial']} a second time")
+                self.rows[row["trial"]] = row
             except (ValueError, KeyError, TypeError) as error:
-                raise Stop(f"{path}: line {number} is damaged ({error!r})") from None
+                reason = first_line(error)
+                raise Stop(f"{path}: line {number} is damaged ({reason})") from None
 
     def add(self, row: dict) -> None:
         self.rows[row["trial"]] = row
@@ -49,9 +59,15 @@ class Ledger:
     def known(self, trial: int, point: dict) -> dict:
         """The point of a trial: as the ledger has it, or as it was asked for."""
         row = self.rows.get(trial)
-        if row and row["parameters"] != point:
-            self.warn(f"warning: trial {trial} was another point than this version asks for")
-        return row["parameters"] if row else point
+        if not row or row["parameters"] == point:
+            return point
+        space = self.space or {name: (-math.inf, math.inf) for name in point}
+        if set(row["parameters"]) != set(space) or not all(
+            low <= row["parameters"][name] <= high for name, (low, high) in space.items()
+        ):
+            raise Stop(f"{self.path}: trial {trial} is outside the ranges of this search")
+        self.warn(f"warning: trial {trial} was another point than this version asks for")
+        return row["parameters"]
 
     def before(self, trial: float = math.inf) -> list[dict]:
         """The rows of the trials before this one, by number."""
@@ -85,3 +101,23 @@ def median_at_half(rows: list[dict]) -> float | None:
     """--prune: the median FID, at half their epochs, of the whole trials among the rows."""
     halves = [row["half"] for row in whole_rows(rows) if row["half"] is not None]
     return float(np.median(halves)) if len(halves) >= MIN_TO_PRUNE else None
+
+
+def _check(row: dict) -> None:
+    """A ValueError, KeyError or TypeError if a line is not one that a search writes."""
+    for name, (kind, may_be_empty) in COLUMNS.items():
+        value = row[name]
+        if not (value is None and may_be_empty) and not _is(kind, value):
+            raise ValueError(f"{name} is {value!r:.40}")
+    numbers = [*row["parameters"].values(), *row["network_evaluations"].values()]
+    if not all(_is(float, number) for number in [*numbers, *row["peak_memory"].values()]):
+        raise ValueError("a number is none")
+    if (row["objective"] is None) == (row["status"] == "ok"):
+        raise ValueError(f"objective {row['objective']} with status {row['status']:.40}")
+
+
+def _is(kind: type, value) -> bool:
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and abs(value) < 1e300
+    return type(value) is kind and (kind is not int or 0 <= value < 2**63)

@@ -15,7 +15,7 @@ def add_search(add) -> None:
         "Gaussian process of Optuna, if it is installed"
     )
     add("strategy", "bayesian", text, choices=["bayesian", "random", "grid", "optuna"])
-    add("n_calls", 15, "maximum number of trials", type=cli.count)
+    add("n_calls", 15, "maximum number of trials", type=cli.number(int, 1, 100_000))
     text = "trials before the Gaussian process proposes points; includes trial 0"
     add("n_initial", 5, text, type=cli.count)
     text = "seed of the points; --seed is the seed of each trial's training"
@@ -30,7 +30,7 @@ def add_search(add) -> None:
     text = "skip trial 0, the schedule given by --start, --end, --tau and --epsilon"
     add("no_warm_start", False, text, action="store_true")
     text = "trials in parallel, spread over all GPUs unless --device names one, such as cuda:0"
-    add("jobs", 1, text, type=cli.count)
+    add("jobs", 1, text, type=cli.number(int, 1, 1024))
     text = (
         "what runs the trials: processes on this machine, SLURM jobs (package submitit) or a Ray "
         "cluster (package ray)"

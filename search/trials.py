@@ -1,13 +1,13 @@
 """A search's trials: trainings in processes of their own; one that dies takes no other with it."""
 
 import functools
-import json
 import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import train_mnist
 from common.data import Source, fingerprint
-from common.errors import Stop
+from common.errors import Stop, read_json
 from common.machine import peak_memory, setup
 from common.run import Run
 
@@ -91,11 +91,10 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
 
 def _outcome(args, trial: Trial, images) -> dict:
     """Status and reason of a trial; its objective if it comes to its end."""
+    if trial.finished:  # but the search ended before it could write that down
+        return _result(trial, read_json(trial.folder / "summary.json"))
     try:
-        if trial.finished:  # but the search ended before it could write that down
-            summary = json.loads((trial.folder / "summary.json").read_text())
-        else:
-            summary = train_mnist.train(args, trial, images, trial.prune)
+        summary = train_mnist.train(args, trial, images, trial.prune)
     except Pruned as error:
         return {"status": "pruned", "reason": str(error)}
     except OSError:
@@ -109,9 +108,18 @@ def _outcome(args, trial: Trial, images) -> dict:
             trial.log(f"{reason}; this process ends")
             os._exit(1)
         return {"status": "failed", "reason": reason}
-    trial.evaluations = summary["network_evaluations"]
-    objective = {"objective": summary["fid"], "seconds": summary["seconds"]}
-    return {"status": "ok", "reason": None, **objective}
+    return _result(trial, summary)
+
+
+def _result(trial: Trial, summary: dict) -> dict:
+    """What the summary of a finished trial says."""
+    fid, seconds = summary.get("fid"), summary.get("seconds")
+    spent = summary.get("network_evaluations")
+    numbers = all(isinstance(x, int | float) and math.isfinite(x) for x in (fid, seconds))
+    if not numbers or not isinstance(spent, dict):
+        raise Stop(f"{trial.folder}/summary.json: damaged; delete it to evaluate the trial again")
+    trial.evaluations = Counter(spent)
+    return {"status": "ok", "reason": None, "objective": fid, "seconds": seconds}
 
 
 class Workers:

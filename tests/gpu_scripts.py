@@ -1,8 +1,9 @@
 """The scripts whole on the pretend accelerator, beside the CPU: python tests/gpu_scripts.py FOLDER.
 
 Each script runs on the host and on the device with the same network, and a run of the host resumes
-on the device and the other way round. Printed is what each run's losses were; an operator that
-mixes devices ends it with an error.
+on the device and the other way round. Printed is what each run's losses were, a search's FIDs, and
+where the random numbers of a run on the device were drawn; an operator that mixes devices ends it
+with an error.
 """
 
 import contextlib
@@ -18,9 +19,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train_mnist
+import train_mnist_bayesian
 import train_mnist_bilevel_ZO
-from common import cli, loop, networks
+from common import cli, loop, networks, sampling, training
 from common.errors import Stop
+from search import results, trials
 from unet import UNet
 
 COMMON = """
@@ -32,7 +35,9 @@ COUPLED = """
     --initial_epoch 1 --zo_samples 4 --initial_end 0.9 --exact_every 3 --update_every 1
     --settle_steps 0 --difference_batches 1
 """.split()
+SEARCH = ["--n_calls", "2", "--strategy", "random", "--epochs", "1"]
 SCRIPTS = {
+    "search": (train_mnist_bayesian, "search", SEARCH),
     "train": (train_mnist, "train", []),
     "bilevel": (train_mnist_bilevel_ZO, "bilevel", BILEVEL),
     "coupled": (train_mnist_bilevel_ZO, "bilevel", COUPLED),
@@ -61,13 +66,54 @@ def run(
     argv = ["--runs_dir", str(folder), *(["--resume", "latest"] if resume else COMMON + flags)]
     args = cli.parse(script.make_parser(), kind, script.check, argv)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(loop, "setup", lambda *_: device))
-        stack.enter_context(mock.patch.object(script, "leave_figures", lambda *_: None))
+        for module in (loop, trials):
+            stack.enter_context(mock.patch.object(module, "setup", lambda *_: device))
+        if name == "search":
+            stack.enter_context(mock.patch.object(script, "Workers", Here))
+            stack.enter_context(mock.patch.object(results, "save_best", lambda *_: None))
+        for figures in (train_mnist, train_mnist_bilevel_ZO):
+            stack.enter_context(mock.patch.object(figures, "leave_figures", lambda *_: None))
         if polls:
             poll = StopAfter(polls)
             stack.enter_context(mock.patch("common.run.Run.poll", lambda self: poll(self)))
         with contextlib.suppress(Stop):
             script.main(args)
+
+
+class Here:
+    """A search's trials in this process, since another would not have the device."""
+
+    def __init__(self, *_):
+        pass
+
+    __enter__ = lambda self: self  # noqa: E731
+    __exit__ = lambda *_: None  # noqa: E731
+
+    def __call__(self, tasks: dict):
+        return ((i, trials.run_trial(*task)) for i, task in tasks.items())
+
+
+def streams_of_a_run(root: Path) -> dict[str, list[str]]:
+    """By purpose, the devices on which a run on the device draws its random numbers."""
+    drawn = {}
+
+    def noted(device, seed, *names):
+        drawn.setdefault(names[0], set()).add(str(device))
+        return real(device, seed, *names)
+
+    real = sampling.stream
+    with contextlib.ExitStack() as stack:
+        for module in (sampling, training):
+            stack.enter_context(mock.patch.object(module, "stream", noted))
+        stack.enter_context(pretend_gpu.pretend())
+        run("train", root, pretend_gpu.DEVICE)
+    return {name: sorted(devices) for name, devices in drawn.items()}
+
+
+def objectives(folder: Path) -> list[float]:
+    (ledger,) = folder.glob("*/search.jsonl")
+    rows = [json.loads(line) for line in ledger.read_text().splitlines()]
+    return [row["objective"] for row in rows]
 
 
 def losses(folder: Path) -> list[float]:
@@ -93,8 +139,11 @@ def main(root: Path) -> None:
         run("coupled", root / "coupled" / "moved", CPU, polls=6)
         with pretend_gpu.pretend():
             run("coupled", root / "coupled" / "moved", pretend_gpu.DEVICE, resume=True)
+        found["noise"] = streams_of_a_run(root / "noise")
     for folder in sorted(root.glob("*/*")):
-        found[f"{folder.parent.name} {folder.name}"] = losses(folder)
+        numbers = objectives if folder.parent.name == "search" else losses
+        if folder.parent.name != "noise":
+            found[f"{folder.parent.name} {folder.name}"] = numbers(folder)
     print(json.dumps(found), flush=True)
     os._exit(0)  # torch's threads know nothing of a backend in Python when they end
 

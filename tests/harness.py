@@ -4,6 +4,7 @@ Most tests here are about the run, not about the network or the figures: unless 
 real ones, a network of two layers takes the U-Net's place and no figures are drawn at the end.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ SCRIPTS = {
     "train": "train_mnist",
     "bilevel": "train_mnist_bilevel_ZO",
     "search": "train_mnist_bayesian",
+    "lr_schedules": "studies.lr_schedules.__main__",
 }
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -50,7 +52,7 @@ class TwoLayers(nn.Module):
 def main(script: str, argv: list[str], output: str, sabotage=None, real=False) -> None:
     """Parse and run as the command line would; ends the process with the script's exit code."""
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115
-    module = __import__(SCRIPTS[script])
+    module = importlib.import_module(SCRIPTS[script])
     from common import cli, errors, figures, networks
     from search import results, trials
 

@@ -116,6 +116,23 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_a_save_is_on_the_disk_when_it_returns(tmp_path, monkeypatch):
+    """The file before its rename, and the folder after it: either may be lost with the power."""
+    seen, fsync, replace = [], os.fsync, os.replace
+    is_folder = lambda fd: os.path.isdir(f"/proc/self/fd/{fd}")  # noqa: E731
+    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(is_folder(fd)), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *both: (seen.append("renamed"), replace(*both)))
+    checkpoint.save(tmp_path / "a.pt", STATE)
+    assert seen == [False, "renamed", True]
+
+
+def test_what_a_killed_save_left_is_taken_away(tmp_path):
+    torn = tmp_path / "step_00000001.pt.tmp"
+    torn.write_bytes(b"half")
+    checkpoint.save_numbered(tmp_path, 2, STATE)
+    assert not torn.exists()
+
+
 def _killed_save(folder, boundary):
     """Save, and die at the given boundary: before or after one of the system calls of a save."""
     calls = 0

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from harness import Script
-from test_bilevel import TINY
+from test_bilevel import TINY, PoisonFid
 from test_checkpoint import same
 from test_runs import DieAtStep, result
 
@@ -44,6 +44,15 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path, whole, step):
     assert script.run(*TINY, *EXACT, sabotage=DieAtStep(step)) == -signal.SIGKILL
     assert script.run("--resume", "latest") == 0, script.said()
     assert "resumed" in script.said() and same(result(script.only), result(whole.only))
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_an_fid_that_is_not_finite_stops_a_coupled_run(tmp_path, whole, images):
+    script = Script(tmp_path, "bilevel")
+    assert script.run(*TINY, *EXACT, sabotage=PoisonFid(2, images)) == 1
+    assert "the FID" in script.last_line() and "Traceback" not in script.said()
+    assert script.run("--resume", "latest") == 0, script.said()
+    assert same(result(script.only), result(whole.only))
 
 
 def test_with_an_infinite_gamma_there_is_no_implicit_term(tmp_path):

@@ -73,7 +73,7 @@ def check_python(module: str, argv: list[str]) -> None:
     assert (ROOT / f"{source}.py").exists() or (ROOT / source / "__main__.py").exists(), module
     if (ROOT / source / "__main__.py").exists():
         module += ".__main__"
-    script = importlib.import_module(module)
+    script = importlib.import_module(module.removeprefix("tests/"))  # which pytest has on its path
     parser = script.make_parser()
     of_a_user = any(re.search(r"\b[A-Z]{3,}\b|^runs/|^latest$", argument) for argument in argv)
     try:

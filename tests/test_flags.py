@@ -79,13 +79,14 @@ def test_the_published_commands_parse():
 
 WRONG = ["", "x", "nan", "inf", "-inf", "-1", "1e400", "0x10", "1,5", "--"]
 COUNTS = """timesteps epochs batch_size model_ema_steps limit_batches n_samples backward_steps
-    fid_samples eval_samples seed threads log_freq model_base_dim""".split()
+    fid_samples eval_samples eval_chunk seed threads log_freq model_base_dim knots""".split()
 NUMBERS = "input_scale lr model_ema_decay save_seconds".split()
 CHOICES = "dataset scheduler_type lr_schedule tau_type sampler extractor device".split()
 VALUES = [
     *product(COUNTS, [*WRONG, "1.5"]),
     *product(NUMBERS, WRONG),
     *product(["start", "end", "tau", "epsilon"], [*WRONG, "-0.5", "1e300"][:9]),
+    *product(COUNTS, [str(10**30)]),
     *product(CHOICES, ["", "x", "cosin", "cpu:0"]),
 ]
 
@@ -159,6 +160,21 @@ def test_an_empty_value_is_an_error(capsys, flag):
     assert "empty" in refused(capsys, f"--{flag}=")
 
 
+@pytest.mark.parametrize("flag", ["ckpt", "schedule_from", "resume", "sampling_schedule"])
+def test_a_name_that_is_too_long_is_one_line(capsys, flag):
+    assert "too long" in refused(capsys, f"--{flag}={'a' * 5000}")
+
+
+def test_values_that_no_machine_can_take_are_refused(capsys):
+    """Before they are a folder, a loop without end or a fault of the system."""
+    for flag, value in {
+        "timesteps": 10**15, "threads": 100_000, "model_base_dim": 10**6, "knots": 10**9,
+        "eval_samples": 10**18, "device": "cuda:99999999999", "tau": 1e308, "epochs": 10**30,
+    }.items():  # fmt: skip
+        assert flag in refused(capsys, f"--{flag}={value}")
+    refused(capsys, "--resume=**")
+
+
 def test_a_reader_that_leaves_is_no_error_of_ours():
     command = f"{sys.executable} train_mnist_bayesian.py --dry_run --cpu | head -1"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
@@ -202,7 +218,7 @@ def test_wrong_combinations_are_one_line(capsys, tmp_path, monkeypatch):
 
 
 def test_resuming_takes_the_runs_own_arguments(tmp_path, capsys):
-    args = parse("train", "--tau", 2, "--seed", 5)
+    args = parse("train", "--dataset", "digits", "--tau", 2, "--seed", 5)
     folder = tmp_path / "00003-train-seed5"
     folder.mkdir()
     content = {"kind": "train", "arguments": vars(args)}

@@ -83,8 +83,12 @@ def test_the_scripts_give_the_numbers_of_the_cpu_and_runs_move_between_devices(t
     found = printed("gpu_scripts.py", tmp_path)
     assert set(found) == {
         "train host", "train device", "train moved", "bilevel host", "bilevel device",
-        "coupled host", "coupled device", "coupled moved",
+        "coupled host", "coupled device", "coupled moved", "search host", "search device", "noise",
     }  # fmt: skip
+    # what judges a run is drawn on the host, also on the device: cards differ in what they draw
+    assert found["noise"] == {"evaluation": ["cpu"], "picture": ["cpu"], "step": ["pretend:0"]}
+    assert found["search device"] == pytest.approx(found["search host"], rel=1e-5)
+    assert len(found["search host"]) == 2
     for name in ("train", "bilevel", "coupled"):
         assert len(found[f"{name} host"]) == 4
         assert found[f"{name} device"] == pytest.approx(found[f"{name} host"], rel=1e-6)
@@ -99,6 +103,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 12345)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
     return chosen
 
@@ -119,6 +124,21 @@ def test_a_device_that_is_absent_is_one_line(name, two_gpus):
 
 def test_cpu_is_the_cpu_beside_two_gpus(two_gpus):
     assert machine.setup("auto", cpu=True) == torch.device("cpu") and not two_gpus
+
+
+def test_a_run_on_a_card_begins_with_a_peak_of_its_own(two_gpus, monkeypatch):
+    """A search's worker makes many runs: the peak of one is not that of the largest before it."""
+    reset = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    machine.setup("cuda:1")
+    assert reset == [torch.device("cuda:1")]
+    machine.setup("cpu")
+    assert len(reset) == 1
+
+
+def test_a_peak_is_that_of_the_device_of_the_run(two_gpus):
+    assert machine.peak_memory(torch.device("cuda:0"))["cuda"] == 12345
+    assert set(machine.peak_memory(torch.device("cpu"))) == {"host"}
 
 
 def test_tf32_is_off_unless_asked_for(two_gpus, monkeypatch):

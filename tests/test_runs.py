@@ -146,6 +146,14 @@ def test_a_signal_saves_and_ends_the_run(tmp_path, number, code):
     assert checkpoint.load_newest(script.only / "checkpoints")[0]["step"] > 0
 
 
+def test_a_second_signal_ends_a_run_at_once(tmp_path):
+    arguments = {"resume": None, "runs_dir": str(tmp_path), "save_seconds": 1, "seed": 0, "lr": 1.0}
+    opened = run.Run.open("train", arguments, torch.device("cpu"))
+    with pytest.raises(KeyboardInterrupt), opened:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class PoisonAtStep:
     """From a step on, the loss (or only its gradient) is not a number."""
 

@@ -157,6 +157,20 @@ def test_an_error_of_several_lines_is_one_line_of_the_ledger(script):
     assert rows_of(script)[1]["reason"] == "RuntimeError: out of"
 
 
+def cuda_error():
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def test_an_error_that_stays_with_a_cuda_process_ends_it(script):
+    """Every later trial of the process would fail: the search gets another process."""
+    flags = [*FLAGS, "--strategy", "random", "--n_calls", 3]
+    assert script.run(*flags, sabotage=partial(spoiled, {1}, cuda_error)) == 0, script.said()
+    rows = rows_of(script)
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
+    assert "its process was killed" in rows[1]["reason"]
+    assert "this process ends" in (script.only / "trials" / "001" / "log.txt").read_text()
+
+
 def slow_beside_one_that_dies():
     time.sleep(0.5)  # the sibling is in the middle of its training by now
     kill_self()

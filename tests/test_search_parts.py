@@ -121,6 +121,7 @@ def test_random_points_fill_the_ranges():
 
 def row(trial, **given):
     base = dict.fromkeys(ledger.COLUMNS) | {"status": "ok", "objective": 10.0 - trial}
+    base |= {"seed": 0, "n": 20, "at": 1.5, "network_evaluations": {}, "peak_memory": {}}
     return base | {"trial": trial, "parameters": DEFAULT, "half": 20.0 + trial} | given
 
 
@@ -144,6 +145,38 @@ def test_a_damaged_line_is_named(tmp_path, line):
     path.write_text(f"{json.dumps(row(0))}\n{line}\n{json.dumps(row(2))}\n")
     with pytest.raises(Stop, match=r"search.jsonl: line 2 is damaged"):
         Ledger(path)
+
+
+@pytest.mark.parametrize("given", [
+    {"parameters": {"tau": "2"}}, {"parameters": []}, {"trial": -1}, {"trial": 1.5}, {"trial": 0},
+    {"objective": 1e400}, {"objective": None}, {"status": "failed"}, {"at": "now"}, {"half": True},
+    {"network_evaluations": {"training": None}}, {"peak_memory": 5}, {"trial": 10**400},
+])  # fmt: skip
+def test_a_line_that_no_search_writes_is_named(tmp_path, given):
+    path = tmp_path / "search.jsonl"
+    path.write_text(f"{json.dumps(row(0))}\n{json.dumps(row(1) | given)}\n{json.dumps(row(2))}\n")
+    with pytest.raises(Stop, match=r"search.jsonl: line 2 is damaged"):
+        Ledger(path)
+
+
+def test_a_row_is_on_the_disk_when_it_is_added(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(ledger.os, "fsync", synced.append)
+    Ledger(tmp_path / "search.jsonl").add(row(0))
+    assert len(synced) == 1
+
+
+def test_the_point_of_a_trial_is_the_ledgers_unless_it_lies_outside(tmp_path):
+    said = []
+    known = Ledger(tmp_path / "search.jsonl", said.append, {"tau": (1, 4)})
+    known.add(row(0, parameters={"tau": 2.0}))
+    known.add(row(1, parameters={"tau": 9.0}))
+    known.add(row(2, parameters={"start": 0.1}))
+    assert known.known(3, {"tau": 1.5}) == {"tau": 1.5} and not said
+    assert known.known(0, {"tau": 1.5}) == {"tau": 2.0} and len(said) == 1
+    for trial in (1, 2):
+        with pytest.raises(Stop, match="outside the ranges"):
+            known.known(trial, {"tau": 1.5})
 
 
 def test_the_limit_is_the_median_of_elder_whole_trials(tmp_path):

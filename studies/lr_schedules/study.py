@@ -51,6 +51,7 @@ def run_study(settings: Settings, run: Run, data: dict[str, PointSet]) -> None:
         if saved:
             for name, group in groups.items():
                 group.load_state_dict(saved["groups"][name])
+                group.scale_lr(run.record.rescaled.get("lr", 1.0))
             saved = None
         run.state = lambda groups=groups: state_of(settings, progress, groups)
         train(settings, run, progress, groups, process, {n: x.train for n, x in data.items()})

@@ -8,7 +8,7 @@ from torch.nn.utils import vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.machine import stream
-from common.training import LRSchedule, draw, make_optimizer
+from common.training import LRSchedule, draw, make_optimizer, scale_rates
 from model import Diffusion
 from studies.lr_schedules.recipes import Recipe
 from studies.lr_schedules.stack import Net, Stack, clip_rows_
@@ -88,6 +88,11 @@ class Together:
 
     def lrs(self) -> list[float]:
         return [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+
+    def scale_lr(self, factor: float) -> None:
+        """Go on with another learning rate than the one that a checkpoint has."""
+        for optimizer, lr_schedule in zip(self.optimizers, self.lr_schedules, strict=True):
+            scale_rates(optimizer, lr_schedule, factor)
 
     def shared_seconds(self) -> float:
         """A run's equal part of the time, apart from what its own learning-rate schedule took."""

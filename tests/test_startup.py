@@ -1,0 +1,106 @@
+"""Faults of the machine are one line: limits, locales, closed output, Ctrl-C amid an import."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from common import errors
+
+
+@pytest.mark.parametrize("code", [
+    errno.ENOSPC, errno.EFBIG, errno.ENOENT, errno.EIO, errno.ENAMETOOLONG, errno.EMFILE,
+    errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR,
+])  # fmt: skip
+def test_an_error_of_the_system_is_one_line_that_names_the_file(code, capsys):
+    def main(_):
+        raise OSError(code, os.strerror(code), "runs/00000\nx/log.txt")
+
+    assert errors.guarded(main, None, "prog") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "runs/00000 x/log.txt" in said and os.strerror(code) in said
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc"),
+    ImportError("libtorch.so: failed to map segment from shared object: Cannot allocate memory"),
+])  # fmt: skip
+def test_too_little_memory_is_one_line(error, capsys):
+    assert errors.explained("prog", error) == 1
+    assert capsys.readouterr().err.startswith("prog: out of memory (")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    for error in (RuntimeError("sizes differ"), ImportError("no such name"), ValueError("x")):
+        assert errors.explained("prog", error) is None
+
+
+STARTED = """
+import sys, time
+sys.path.insert(0, {root!r})
+from common import errors
+errors.starting("prog")
+{body}
+"""
+
+
+def started(body: str, **options) -> subprocess.Popen:
+    code = STARTED.format(root=str(ROOT), body=body)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-S", "-c", code], **streams, **options)
+
+
+def test_an_interrupt_while_torch_is_imported_is_one_line():
+    process = started("print('ready', flush=True)\ntime.sleep(30)")
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, b"prog: interrupted\n")
+
+
+def test_an_interrupt_that_a_shell_ignores_stays_ignored():
+    ignored = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
+    process = started("print('ready', flush=True)\ntime.sleep(1)", preexec_fn=ignored)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == b"" and process.returncode == 0
+
+
+def test_an_import_without_memory_is_one_line_and_a_bug_is_not():
+    _, said = started("raise MemoryError").communicate(timeout=20)
+    assert said.startswith(b"prog: out of memory") and said.count(b"\n") == 1
+    process = started("raise LookupError('a bug')")
+    assert b"Traceback" in process.communicate(timeout=20)[1] and process.returncode == 1
+
+
+def test_any_text_is_printed_in_any_locale():
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = started("print('1 \\u00b1 2 \\udcff')", env={**env, "PYTHONIOENCODING": ""})
+    out, said = process.communicate(timeout=20)
+    assert process.returncode == 0 and out == b"1 \\xb1 2 \\udcff\n", said
+
+
+def test_guarded_takes_the_interrupt_over(monkeypatch, capsys):
+    """The run's own handler saves; between the two it is a KeyboardInterrupt."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        errors.starting("prog")
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+
+        def main(_):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+        assert errors.guarded(main, None, "prog") == 130
+        assert capsys.readouterr().err == "prog: interrupted\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
