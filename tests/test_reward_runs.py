@@ -1,6 +1,7 @@
 """finetune_reward.py as a user runs it: every method, resuming, faulty rewards, wrong flags."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -10,9 +11,9 @@ from harness import is_read
 
 import finetune_reward
 from common import cli, errors, run
-from common.tables import read_csv
+from common.tables import fill, read_csv
 from studies.reward import __main__ as reward_study
-from studies.reward import options, tasks
+from studies.reward import options, page, report, tasks
 
 TINY = """--cpu --threads 1 --backward_steps 2 --choice_samples 24 --n_directions 2
     --bank_samples 24
@@ -242,3 +243,14 @@ def test_a_study_runs_gathers_and_fills_its_page(tmp_path, samples, mnist_dir, m
     assert len(before) == 2
     reward_study.main(args)  # nothing is run again
     assert {p: p.stat().st_mtime for p in tmp_path.rglob("summary.json")} == before
+
+
+def test_the_page_holds_the_tables_of_the_results():
+    text = (ROOT / "docs" / "reward.md").read_text()
+    assert fill(text, page.all_tables(report.stored())) == text
+    for name in set(re.findall(r"\((figures/\S+)\)", text)):
+        assert (ROOT / "docs" / name).stat().st_size > 1000
+
+
+def test_the_oracles_of_the_page_are_within_their_tolerances():
+    assert all(row["ok"] for row in report.stored()["oracles"])

@@ -27,11 +27,13 @@ def draw_curves(path: Path, curves: list[dict], results: list[dict]) -> None:
     figure, axes = axes_of(3, 4.6)
     for axis, x, y in zip(axes, ("lambda", "lambda", "r2"), ("r1", "r2", "r1"), strict=True):
         for kind, color in CURVES.items():
-            draw_curve(axis, [row for row in curves if row["kind"] == kind], x, y, color)
+            if rows := [row for row in curves if row["kind"] == kind]:
+                draw_curve(axis, rows, x, y, color)
         for method, marker in MARKED.items():
             rows = [row for row in results if row["method"] == method and row[x] != ""]
             points = [row[x] for row in rows], [row[y] for row in rows]
-            axis.scatter(*points, marker=marker, s=22, color="0.3", label=method, zorder=3)
+            if rows:
+                axis.scatter(*points, marker=marker, s=22, color="0.3", label=method, zorder=3)
         axis.set(xlabel="λ" if x == "lambda" else f"mean {x}", title=f"mean {y}")
     for axis in axes[:2]:
         axis.set_xscale("log")

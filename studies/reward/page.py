@@ -81,10 +81,6 @@ def of_optima(results: list[dict], curves: list[dict]) -> str:
     def of(method, name):
         return [row[name] for row in results if row["method"] == method]
 
-    def peak(kind):
-        rows = [row for row in curves if row["kind"] == kind]
-        return max(rows, key=lambda row: row["r1"])
-
     best, height = of("bilevel", "best_of_curve"), of("bilevel", "best_of_curve_r1")
     lines = [["optimum of the importance-weighted curve", cell(best, ".3f"), cell(height, ".2f")]]
     for label, method in (
@@ -98,7 +94,10 @@ def of_optima(results: list[dict], curves: list[dict]) -> str:
     lows = of("bilevel", "lambda_low")
     lines.append(["lower bound, by effective samples", cell(lows, ".3f"), "–"])
     for kind in ("guided", "linearised"):
-        row = peak(kind)
+        rows = [row for row in curves if row["kind"] == kind]
+        if not rows:
+            continue
+        row = max(rows, key=lambda row: row["r1"])
         name = f"best of the {kind} curve, seed 0 ({row['n']} images at each λ)"
         lines.append([name, f"{row['lambda']:.3f}", f"{row['r1']:.2f} (guided)"])
     return markdown(["", "λ", "importance-weighted r1"], lines)
