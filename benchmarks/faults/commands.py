@@ -16,7 +16,7 @@ import train_mnist
 import train_mnist_bayesian
 import train_mnist_bilevel_ZO
 from benchmarks.faults.row import Row
-from common import cli, errors
+from common import cli, errors, estimate
 from common.families import FAMILIES
 from studies.lr_schedules import __main__ as study
 from studies.lr_schedules.options import KIND
@@ -79,7 +79,7 @@ def run_line(kind: str, argv: list[str]) -> tuple[int, str]:
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(said),
-        mock.patch.object(reproduce, "training_rate", lambda *_: 1.0),  # minutes at some scales
+        mock.patch.object(estimate, "measure", lambda *_: estimate.Rates(1.0, 1.0)),  # minutes
     ):
         try:
             if kind == "reproduce":
