@@ -48,20 +48,7 @@ def check(args) -> None:
         setattr(args, f"initial_{name}", value)
     bilevel_flags.apply_recipe(args)
     flags.check_steps(args)
-    if args.upper_gradient != "zo" and args.noise == "independent":
-        raise ValueError(
-            f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "
-            "does not apply"
-        )
-    if args.upper_gradient == "exact" and args.sampler == "ddpm":
-        raise ValueError(
-            "--upper_gradient exact differentiates DDIM; --sampler ddpm draws noise at every step"
-        )
-    if args.initial_epoch >= args.epochs and not args.freeze_network:
-        raise ValueError(
-            f"--initial_epoch {args.initial_epoch} leaves none of --epochs {args.epochs} for the "
-            "schedule; to train with a fixed schedule use train_mnist.py or --lr_beta 0 0 0 0"
-        )
+    bilevel_flags.check_combinations(args)
 
 
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
@@ -89,6 +76,7 @@ from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps, null_band
 from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
 from common.uncoupled import Uncoupled, UncoupledSettings
+from common.upper_cost import cost_from_flags
 from common.upper_level import UpperLevel, UpperSettings
 from scheduler import Schedule
 
@@ -237,7 +225,7 @@ def planned(args, images) -> dict[str, int]:
     """Images through the network: forward and backward in training, forward in the rest."""
     iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
     moving = max(0, args.epochs - args.initial_epoch) * iterations
-    steps, fids = upper_cost(args, moving)
+    steps, fids = cost_from_flags(moving, **vars(args))
     chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
     drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
     return {
@@ -245,20 +233,6 @@ def planned(args, images) -> dict[str, int]:
         "upper": fids * args.zo_samples * args.backward_steps,
         "sampling": drawn * chain,
     }
-
-
-def upper_cost(args, moving: int) -> tuple[int, int]:
-    """Training steps and samplings that the schedule costs in so many iterations."""
-    exact = 4 if args.zo_samples <= args.batch_size else 5  # two of them are a backward pass's
-    if args.theta_z == "coupled":
-        steps = moving * args.inner_loop
-        updates = PenaltySettings.from_flags(**vars(args)).updates(moving, args.inner_loop)
-        return steps + 2 * updates * args.difference_batches, exact * -(-steps // args.exact_every)
-    sides = args.zo_directions * (2 if args.ZO_type == "two" else 1)
-    forward = 1 + len(table_of(args.scheduler, knots_table(args.knots)))
-    of_q = {"zo": sides, "forward": forward, "exact": exact}[args.upper_gradient]
-    of_z = exact if args.upper_gradient == "exact" else sides
-    return moving * (args.inner_loop_z + 2), moving * (args.inner_loop_z * of_z + of_q)
 
 
 def print_plan(args, images) -> dict[str, int]:

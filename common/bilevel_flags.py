@@ -165,3 +165,21 @@ def apply_recipe(args) -> None:
         raise ValueError(
             "--gamma auto requires --theta_z coupled; another flag has selected --recipe ours"
         )
+
+
+def check_combinations(args) -> None:
+    """Refuse what no run can do, once the recipe has filled in its flags."""
+    if args.upper_gradient != "zo" and args.noise == "independent":
+        raise ValueError(
+            f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "
+            "does not apply"
+        )
+    if args.upper_gradient == "exact" and args.sampler == "ddpm":
+        raise ValueError(
+            "--upper_gradient exact differentiates DDIM; --sampler ddpm draws noise at every step"
+        )
+    if args.initial_epoch >= args.epochs and not args.freeze_network:
+        raise ValueError(
+            f"--initial_epoch {args.initial_epoch} leaves none of --epochs {args.epochs} for the "
+            "schedule; to train with a fixed schedule use train_mnist.py or --lr_beta 0 0 0 0"
+        )
