@@ -55,7 +55,6 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     ARGS = cli.parse(make_parser(), "search", check)
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -187,8 +186,8 @@ def conclude(args, run: Run, device, ledger: Ledger, optimizer_seconds: float) -
 
     values = among(vars(args)) | best["parameters"]
     schedule = Schedule(args.scheduler_type, args.timesteps, **values)
-    default = Schedule(args.scheduler_type, args.timesteps)
-    results.save_best(run, default, schedule, ranges_of(args), args.search_seed, rows)
+    first = Schedule(args.scheduler_type, args.timesteps, **among(vars(args)))
+    results.save_best(run, first, schedule, ranges_of(args), args.search_seed, rows)
     run.log(f"to train with it: {retraining(args, run.folder / 'schedule.json')}")
     for row in rows:
         run.evaluations.update(row["network_evaluations"])
@@ -216,8 +215,7 @@ def retraining(args, schedule: Path) -> str:
         content = json.dumps(args.sampling_schedule).encode()
         checkpoint.write_atomically(Path(one.sampling_schedule), content)
     skip = {*NAMES, "scheduler_type", "timesteps"}
-    argv = cli.to_argv(train_mnist.make_parser(), one, skip)
-    return shlex.join(["python", "train_mnist.py", *argv])
+    return cli.command("train_mnist.py", train_mnist.make_parser(), vars(one), skip)
 
 
 def print_plan(args, images) -> dict[str, int]:

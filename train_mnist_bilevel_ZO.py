@@ -57,23 +57,26 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 import sys
 import time
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 
-from common import figures
-from common.bilevel_report import null_text, report
+import train_mnist
+from common.bilevel_figures import leave_figures
+from common.bilevel_report import Warnings, log_result, report
 from common.data import Batches
 from common.errors import Stop, at, guarded
 from common.judging import Judge, Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
 from common.networks import compiled, load_network, make_network
+from common.null_band import null_band
 from common.penalty import Penalty, PenaltySettings
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
 from common.sampling_only import run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
-from common.step_rule import FEWEST, SteadySteps, null_band
+from common.step_rule import FEWEST, SteadySteps
 from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.upper_cost import cost_from_flags
@@ -121,6 +124,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
 
     run.log(f"the averaged network looks back on {averaging.memory:.4g} steps")
     log_hints(args, run, upper, q)
+    warnings = Warnings(q, args.upper_gradient)
     whole = Batches(images, args.batch_size, args.seed)  # without --limit_batches
 
     for epoch in range(progress.epoch, args.epochs):
@@ -153,8 +157,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 run.evaluations["training"] += steps_of_both * batches.batch_size
                 if progress.is_due(args.log_freq):
                     row["seconds"] = time.monotonic() - began
-                    how = args.zo_samples, args.upper_gradient
-                    report(run, progress.iteration, row, q, *how, penalty, bar.disable)
+                    n = args.zo_samples
+                    report(run, progress.iteration, row, q, n, warnings, penalty, bar.disable)
                 bar.set_postfix(loss=f"{loss_y:.4f}")
                 bar.update()
                 run.poll()
@@ -167,11 +171,10 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         run.write_json("schedule.json", schedule.to_dict())
         run.poll()
 
-    if isinstance(q, SteadySteps) and q.updates:
-        r = q.moments.correlation().item()
-        run.log(null_text(schedule, null_band(first, args.lr_beta, q.updates, r), r))
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
-    leave_figures(run, sampler, ema.model, {"first": first, "last": schedule})
+    band = null_band(q, first, args.lr_beta, q.count)
+    pictures = leave_figures(run, sampler, ema.model, first, schedule, band)
+    log_result(run, schedule, band, pictures, retraining(args, run.folder / "schedule.json"))
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
     learned |= {"ema_memory": averaging.memory}
     learned |= {"upper_reference": objective.reference.name, **schedule.values()}
@@ -208,17 +211,11 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
         )
 
 
-def leave_figures(run: Run, sampler: Sampler, net, schedules: dict[str, Schedule]) -> None:
-    """The parameters' path, the scores over steps and over time, the first and last schedule."""
-    folder = run.folder / "figures"
-    path, scores = run.rows("iterations.csv"), run.rows("scores.csv")
-    clock = {**scores, **run.rows("timing.csv")}
-    figures.plot_columns(folder / "path.png", "iteration", path, list(schedules["last"].q))
-    figures.plot_columns(folder / "iterations.png", "iteration", path, ["loss_y", "loss_z", "fid"])
-    figures.plot_columns(folder / "scores.png", "step", scores, ["loss", "fid", "is_mean"])
-    figures.plot_columns(folder / "clock.png", "seconds", clock, ["loss", "fid"])
-    figures.plot_schedules(folder / "schedule.png", schedules)
-    figures.save_gif(folder / "denoising.gif", sampler.film(net, 36))
+def retraining(args, schedule: Path) -> str:
+    """The command that trains anew with a schedule, in as many steps as theta_y took."""
+    changed = {"schedule_from": str(schedule), "epochs": args.epochs * args.inner_loop}
+    parser, skip = train_mnist.make_parser(), {"timesteps", "resume", "reference"}
+    return cli.command("train_mnist.py", parser, vars(args) | changed, skip)
 
 
 def planned(args, images) -> dict[str, int]:

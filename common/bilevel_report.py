@@ -1,15 +1,20 @@
 """What a bilevel run tells its user: a row of iterations.csv, a line of the log, warnings."""
 
 import math
+from pathlib import Path
 
 from common.families import NAMES
 from common.machine import peak_memory
+from common.null_band import Band, null_text, within
 from common.penalty import Penalty
 from common.run import Run
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps
 from common.uncoupled import Uncoupled
 from scheduler import Schedule
+
+ON_BOUND = 1e-5  # a distance that is none
+TESTED = 20  # updates after which slopes are looked at; the running mean is worth as many
 
 
 def report(
@@ -18,7 +23,7 @@ def report(
     row: dict,
     q: ScheduleOptimizer | SteadySteps,
     fid_n: int,
-    upper_gradient: str,
+    warnings: "Warnings",
     penalty: Penalty | Uncoupled | None = None,
     echo: bool = True,
 ) -> None:
@@ -34,7 +39,7 @@ def report(
     columns["fid_n"] = fid_n if "fid" in row else None
     if coupled:
         columns |= {name: row.get(name) for name in ("direct_n", "direct_age")}
-    columns |= columns_of(values, {"": slopes, **terms}, bool(coupled))
+    columns |= columns_of(values, {"": slopes, **terms}, bool(coupled)) | {"updates": q.count}
     run.row("iterations.csv", iteration=iteration, **columns)
 
     text = ", ".join(f"{name} {value:.5g}" for name, value in row.items())
@@ -46,7 +51,7 @@ def report(
             text += f" ({', '.join(parts)})"
     memory = max(peak_memory(run.device).values()) / 2**30
     run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
-    for warning in warnings_of(q, bounds, slopes, upper_gradient, coupled):
+    for warning in warnings.new(coupled):
         run.log(f"warning: {warning}", echo)
 
 
@@ -71,32 +76,74 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
     return columns
 
 
-def warnings_of(q, bounds, slopes, upper_gradient: str, penalty: Penalty | None) -> list[str]:
-    """Only what a flag can change: a parameter that is held still has nothing to say."""
-    moving = [name for name in slopes if q.rates[name] > 0]
-    stuck = [name for name in moving if bounds[name] < 1e-5]
-    noisy = [name for name in moving if slopes[name][1] > abs(slopes[name][0])]
-    warnings = []
-    if penalty:  # its step rule stands still on noise: that needs no warning
-        noisy = []
-        if penalty.steps and (text := penalty.warning()):
-            warnings.append(text)
-    if stuck:
-        advice = "if it did not start there, a lower --lr_beta may free it"
-        warnings.append(f"on the bound: {', '.join(stuck)}; {advice}")
-    if noisy:
-        advice = "more --zo_samples"
-        if upper_gradient == "zo":
-            advice += ", more --zo_directions or --upper_gradient exact"
-        warnings.append(f"more noise than slope: {', '.join(noisy)}; {advice} may help")
-    return warnings
+class Warnings:
+    """What a flag can change, said once a run: a parameter that is held has nothing to say."""
+
+    def __init__(self, q: ScheduleOptimizer | SteadySteps, upper_gradient: str):
+        self.q, self.upper_gradient = q, upper_gradient
+        self.moving = [name for name, rate in q.rates.items() if rate > 0]
+        self.inside = self._off_bounds()  # those that began at no bound and reached none
+        self.given: set[str] = set()
+
+    def _off_bounds(self) -> list[str]:
+        bounds = self.q.schedule.to_bounds()
+        return [name for name in self.moving if bounds[name] >= ON_BOUND]
+
+    def new(self, penalty: Penalty | None) -> list[str]:
+        """The warnings that apply now and were not given before."""
+        texts = {}
+        if penalty and penalty.steps and (text := penalty.warning()):
+            texts[text.split(",")[0]] = text  # without its number
+        inside = self._off_bounds()
+        if stopped := [name for name in self.inside if name not in inside]:
+            self.inside = [name for name in self.inside if name in inside]
+            texts[f"bound {stopped}"] = (
+                f"{', '.join(stopped)} reached a bound: if figures/slopes.png shows more noise "
+                "than slope there, start again with a lower --lr_beta for it"
+            )
+        if text := self.of_slopes(penalty):
+            texts["slopes"] = text
+        fresh = {key: text for key, text in texts.items() if key not in self.given}
+        self.given |= set(fresh)
+        return list(fresh.values())
+
+    def of_slopes(self, penalty: Penalty | None) -> str | None:
+        """Whether the gradients are 0 or, with AdamW, which moves all the same, noise alone."""
+        slopes = [self.q.slopes().get(name, (math.nan, 0.0)) for name in self.moving]
+        gradients = [slope for slope, _ in slopes]
+        if penalty and penalty.direct:
+            gradients = penalty.direct[-1].gradient.tolist()
+        if not slopes:  # all are held
+            return None
+        if not any(gradients):
+            return (
+                "dFID/dq is exactly 0: all pixels are cut to black or white; sample with clipping "
+                "(without --no_clip) or start at --initial_end 0.98"
+            )
+        if isinstance(self.q, SteadySteps) or "tested" in self.given or self.q.count < TESTED:
+            return None  # the steady rule stands still on noise
+        self.given.add("tested")
+        if all(abs(slope) < 2 * noise / TESTED**0.5 for slope, noise in slopes):
+            more = "--zo_samples" if self.upper_gradient != "zo" else "--zo_directions"
+            exact = ", or --upper_gradient exact" if self.upper_gradient == "zo" else ""
+            return (
+                f"after {self.q.count} updates no slope of the schedule stands out of its noise: "
+                f"give more {more}{exact}, or the schedule takes a random walk"
+            )
+        return None
 
 
-def null_text(schedule: Schedule, band: dict[str, tuple[float, float]], r: float) -> str:
-    """The learned schedule beside what noise would have made of the first one."""
-    parts = (
-        f"{name} {value:.4g} (noise alone: {band[name][0]:.4g} to {band[name][1]:.4g})"
-        for name, value in schedule.values().items()
-    )
-    text = f" (correlation of the noise from one update to the next: {r:.2f})"
-    return "learned: " + ", ".join(parts) + text
+def log_result(
+    run: Run, schedule: Schedule, band: Band, pictures: list[Path], command: str
+) -> None:
+    """The schedule beside what noise makes of it, where the pictures are, what to do next."""
+    run.write_json("null_band.json", band)
+    run.log(null_text(schedule, band))
+    if names := within(schedule, band):
+        run.log(
+            f"warning: noise alone takes {', '.join(names)} as far: more updates (--epochs) or "
+            "more --zo_samples may show a slope, and --lr_beta 0 holds what has none"
+        )
+    if pictures:
+        run.log(f"pictures: {', '.join(map(str, pictures))}")
+    run.log(f"to train with this schedule: {command}")

@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+import shlex
 from pathlib import Path
 
 from common import errors, locate
@@ -159,6 +160,12 @@ def to_argv(parser: Parser, args, skip=()) -> list[str]:
         values = [] if value is True else value if isinstance(value, list) else [value]
         argv += [action.option_strings[-1], *map(str, values)]
     return argv
+
+
+def command(script: str, parser: Parser, values: dict, skip=()) -> str:
+    """The command that runs a script with those of the values that it has flags for."""
+    known = {name: values[name] for name in vars(parser.defaults()) if name in values}
+    return shlex.join(["python", script, *to_argv(parser, parser.defaults(**known), skip)])
 
 
 def find_run(runs_dir: str, kind: str, name: str) -> Path:

@@ -66,7 +66,10 @@ def plot_schedules(path: Path, schedules: dict[str, Schedule]) -> None:
 
 
 def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) -> None:
-    """Columns of a run's CSV file against one of them, a plot each; empty ones are left out."""
+    """Columns of a run's CSV file against one of them, a plot each; empty ones are left out.
+
+    The title of a score holds the number of images behind it.
+    """
     ys = [y for y in ys if y in columns and np.isfinite(columns[y]).any()]
     if not ys:
         return
@@ -76,23 +79,17 @@ def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) ->
         there = np.isfinite(columns[y])
         xs, values = np.asarray(columns[x])[there], np.asarray(columns[y])[there]
         axis.plot(xs, values, marker="o" if len(values) < 20 else None, markersize=3)
-        axis.set(xlabel=x, title=y)
+        axis.set(xlabel=x, title=title_of(y, columns))
     save(figure, path)
 
 
-def plot_search(folder: Path, result) -> None:
-    """scikit-optimize's own pictures: convergence, where it looked, what it believes."""
-    from skopt import plots
-
-    pyplot = _pyplot()
-    plots.plot_convergence(result)
-    save(pyplot.gcf(), folder / "convergence.png")
-    if len(result.space.dimensions) > 1:  # a matrix of plots of pairs
-        plots.plot_evaluations(result)
-        save(pyplot.gcf(), folder / "evaluations.png")
-    if len(result.space.dimensions) > 1 and result.models:
-        plots.plot_objective(result, n_points=20, n_samples=100)
-        save(pyplot.gcf(), folder / "objective.png")
+def title_of(column: str, columns: dict[str, list]) -> str:
+    """A column's name; a score's with its n."""
+    counts = np.asarray(columns.get("fid_n", []), dtype=float)
+    counts = np.unique(counts[np.isfinite(counts)]).astype(int)
+    if column.split("_")[0] not in ("fid", "kid", "is") or not len(counts):
+        return column
+    return f"{column}, n = {' and '.join(map(str, counts))}"
 
 
 def _pyplot():
@@ -102,6 +99,11 @@ def _pyplot():
     from matplotlib import pyplot
 
     return pyplot
+
+
+def current():
+    """The figure that another library has drawn last."""
+    return _pyplot().gcf()
 
 
 def subplots(rows: int, columns: int, width: float, height: float):

@@ -10,8 +10,10 @@ import time
 import torch
 from torch import nn
 
+from common.bilevel_figures import leave_frozen_figures
 from common.errors import Stop
 from common.judging import Judge, Judges, evaluate
+from common.null_band import null_band
 from common.portable import sampling_steps
 from common.run import Run
 from common.sampling import Sampler
@@ -82,11 +84,16 @@ def run_frozen(
     process = trained.process.replaced(sampling_schedule=schedule, told=told)
     sampler, began = Sampler(process, trained.settings, trained.shape), time.monotonic()
     before = evaluate(trained, net, eval_samples, judges, "evaluation", run)
+    first = Schedule.from_dict(schedule.to_dict())
     learn(run, net, sampler, objective, settings, lr_beta, updates)
     fixed = Schedule.from_dict(schedule.to_dict())
     sampler = Sampler(process.replaced(sampling_schedule=fixed), sampler.settings, sampler.shape)
     after = evaluate(sampler, net, eval_samples, judges, "evaluation", run)
-    table = steps_table(sampler)
+    table, rule = steps_table(sampler), ScheduleOptimizer(schedule, lr_beta, updates)
+    band = null_band(rule, first, lr_beta, updates)
+    run.write_json("null_band.json", band)
+    pictures = leave_frozen_figures(run, first, fixed, band)
+    run.log(f"pictures: {', '.join(map(str, pictures))}")
     run.write_json("schedule.json", {**fixed.to_dict(), "told": told})
     run.write_json("steps.json", {"told": told, "steps": table})
     for row in table:

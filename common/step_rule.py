@@ -130,29 +130,28 @@ def sureness(slope: Tensor, error: Tensor) -> Tensor:
     return (1 - ratio**2).clamp(min=0).nan_to_num(0.0)
 
 
-def null_band(
+def null_paths(
     schedule: Schedule,
     lr_beta: list[float],
     updates: int,
     correlation: float = 0.0,
     runs: int = 200,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Where noise alone would take each parameter: the 5 and 95 % of its end after `updates`.
+    random: torch.Generator | None = None,
+) -> Tensor:
+    """Where noise alone takes the parameters, update by update: (updates+1,runs,p).
 
     All runs go at once. The noise is an AR(1) process with that lag-1 correlation.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = random or torch.Generator().manual_seed(0)
     rates = torch.tensor(list(rates_of(schedule, lr_beta).values()), dtype=torch.float64)
     names, moments = list(schedule.q), Moments(runs, len(rates))
     low, high = (torch.tensor(b, dtype=torch.float64) for b in box_of(schedule.family, names))
     q = schedule.vector().cpu().expand(runs, -1)
-    noise = torch.randn(q.shape, generator=random, dtype=torch.float64)
+    noise, paths = torch.randn(q.shape, generator=random, dtype=torch.float64), [q]
     for _ in range(updates):
         moments.follow(noise)
         q = parted(schedule.family, names, (q - rates * moments.steps(updates)).clamp(low, high))
+        paths.append(q)
         fresh = torch.randn(q.shape, generator=random, dtype=torch.float64)
         noise = correlation * noise + (1 - correlation**2) ** 0.5 * fresh
-    levels = torch.tensor([0.05, 0.95], dtype=torch.float64)
-    low, high = q.quantile(levels, dim=0).tolist()
-    return {name: (a, b) for name, a, b in zip(names, low, high, strict=True)}
+    return torch.stack(paths)

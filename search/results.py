@@ -9,6 +9,7 @@ from common.judging import Judges, judge_checkpoint
 from common.run import Run
 from common.sampling import SamplerSettings
 from scheduler import Schedule
+from search import pictures
 from search.ledger import Ledger
 from search.points import fitted
 
@@ -70,13 +71,20 @@ def judge_on_held_out_noise(
 
 
 def save_best(
-    run: Run, default: Schedule, best: Schedule, space: dict, search_seed: int, rows: list[dict]
+    run: Run, first: Schedule, best: Schedule, space: dict, search_seed: int, rows: list[dict]
 ) -> None:
-    """schedule.json, and the figures of the search."""
+    """schedule.json, and the figures of the search; `first` is the schedule of trial 0."""
     run.write_json("schedule.json", best.to_dict())
     folder = run.folder / "figures"
-    figures.plot_schedules(folder / "schedule.png", {"default": default, "best": best})
-    figures.plot_search(folder, fitted(space, search_seed, rows))
+    default = Schedule(first.family, first.timesteps)
+    name = f"{first.family}'s default"
+    lines = {name: default, "best": best}
+    if first.values() != default.values():
+        name = "as given"
+        lines["trial 0, as given"] = first
+    figures.plot_schedules(folder / "schedule.png", lines)
+    pictures.plot_search(folder, fitted(space, search_seed, rows), rows, name)
+    run.log(f"pictures: {', '.join(map(str, sorted(folder.iterdir())))}")
 
 
 def totals(rows: list[dict]) -> dict:

@@ -53,13 +53,13 @@ def main(script: str, argv: list[str], output: str, sabotage=None, real=False) -
     """Parse and run as the command line would; ends the process with the script's exit code."""
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115
     module = importlib.import_module(SCRIPTS[script])
-    from common import cli, errors, figures, networks
+    from common import cli, errors, networks
     from search import results, trials
 
     trials.CONTEXT = multiprocessing.get_context("fork")  # trials with these changes, and at once
     if not real:
         networks.network_class = lambda _: TwoLayers
-        figures.plot_search = results.fitted = lambda *_: None
+        results.pictures.plot_search = results.fitted = lambda *_: None
         module.leave_figures = trials.train_mnist.leave_figures = lambda *_: None
     parser = module.make_parser()
     parser.prog = f"{SCRIPTS[script]}.py"

@@ -27,7 +27,7 @@ def level(module: str) -> int:
     """3 for a command, 2 for search and comparison, 1 for common, 0 for maths and leaves."""
     if module in MATHS | LEAVES:
         return 0
-    if module in ("common.evaluate", "common.export"):
+    if module in ("common.compare", "common.evaluate", "common.export"):
         return 3
     return FOLDERS.get(module.split(".")[0], 3)
 

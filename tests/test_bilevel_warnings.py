@@ -1,0 +1,83 @@
+"""The warnings of a bilevel run: none on a healthy one, each once, and each says what to do."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common.bilevel_report import Warnings
+from common.schedule_optimizer import ScheduleOptimizer
+from common.step_rule import SteadySteps
+from scheduler import Schedule
+
+F64 = torch.float64
+RATES = [0.001, 0.001, 0.01, 0.0001]
+INSIDE = {"start": 0.3, "end": 0.7, "tau": 8.0, "epsilon": 0.5}
+SLOPE = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=F64)
+
+
+def warned(rule, gradient, updates=60, rates=RATES, how="zo", first=None, penalty=None):
+    """Every warning of a run with these gradients, one report an update."""
+    schedule = Schedule("cosine", 20, learned=True, **(INSIDE if first is None else first))
+    q = rule(schedule, rates, updates)
+    warnings, texts = Warnings(q, how), []
+    for i in range(updates):
+        q.step(gradient(i))
+        texts += warnings.new(penalty)
+    return texts
+
+
+def noise(_):
+    return torch.randn(4, dtype=F64)
+
+
+@pytest.mark.parametrize("rule", [SteadySteps, ScheduleOptimizer])
+@pytest.mark.parametrize("first", [INSIDE, {}])
+def test_a_healthy_run_warns_of_nothing(rule, first):
+    """A slope three times its noise, from inside and from the default corner, ten runs each."""
+    for _ in range(10):
+        assert warned(rule, lambda _: -SLOPE + torch.randn(4) / 3, first=first) == []
+
+
+def test_noise_that_is_taken_for_a_slope_is_told_once():
+    counts = []
+    for how, advice in (("zo", "--upper_gradient exact"), ("forward", "--zo_samples")):
+        torch.manual_seed(0)
+        texts = [text for _ in range(20) for text in warned(ScheduleOptimizer, noise, how=how)]
+        assert all("after 20 updates" in text and advice in text for text in texts)
+        counts.append(len(texts))
+    assert all(10 <= count <= 20 for count in counts)  # .95 to the power of 4 is .81
+    assert [t for _ in range(20) for t in warned(SteadySteps, noise)] == []
+
+
+def test_a_held_schedule_has_nothing_to_say():
+    for rule in (SteadySteps, ScheduleOptimizer):
+        assert warned(rule, noise, rates=[0] * 4, first={}) == []
+        assert warned(rule, lambda _: 0 * SLOPE, rates=[0] * 4) == []
+
+
+def test_a_bound_is_told_when_it_is_reached():
+    to_the_end = {"start": 0.3, "end": 0.98, "tau": 8.0, "epsilon": 0.5}
+    for rule in (SteadySteps, ScheduleOptimizer):
+        (text,) = warned(rule, lambda _: SLOPE, first=to_the_end, rates=[0.001, 0.01, 0.001, 0])
+        assert text.startswith("end reached a bound") and "--lr_beta" in text
+        assert warned(rule, lambda _: SLOPE, first={}) == []  # it began there
+
+
+def test_a_gradient_of_exactly_0_is_told():
+    for rule in (SteadySteps, ScheduleOptimizer):
+        (text,) = warned(rule, lambda _: 0 * SLOPE)
+        assert "exactly 0" in text and "--initial_end 0.98" in text
+
+
+def test_the_advice_of_the_penalty_is_given_once():
+    texts = iter(
+        [
+            "theta_z has left argmin L, its loss is 7% higher: raise --gamma",
+            "theta_z has left argmin L, its loss is 9% higher: raise --gamma",
+            None,
+        ]
+        * 20
+    )
+    penalty = SimpleNamespace(steps=1, warning=lambda: next(texts), direct=[])
+    assert len(warned(SteadySteps, lambda _: SLOPE, penalty=penalty)) == 1

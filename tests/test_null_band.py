@@ -1,0 +1,91 @@
+"""What noise does to a schedule: the simulation against the rules themselves, and its text."""
+
+import json
+
+import pytest
+import torch
+
+from common.null_band import Copies, null_band, null_text, within
+from common.schedule_optimizer import ScheduleOptimizer
+from common.step_rule import SteadySteps
+from scheduler import Schedule
+
+F64 = torch.float64
+RATES = [0.01, 0.01, 0.1, 0.001]
+INSIDE = {"start": 0.3, "end": 0.7, "tau": 8.0, "epsilon": 0.5}
+UPDATES = 60
+
+
+def band_of(rule, first, rates=RATES, updates=UPDATES, **options):
+    schedule = Schedule.from_dict(first.to_dict(), learned=True)
+    return null_band(rule(schedule, rates, updates), first, rates, updates, **options)
+
+
+def test_the_steady_rule_hardly_moves_and_adamw_does():
+    first = Schedule("cosine", 20, **INSIDE)
+    for rule, low, high in ((SteadySteps, 0, 0.2), (ScheduleOptimizer, 0.2, 1)):
+        band = band_of(rule, first, runs=40)
+        assert band["updates"] == list(range(UPDATES + 1))
+        for (name, value), rate in zip(INSIDE.items(), RATES, strict=True):
+            a, b = band[f"{name}_low"], band[f"{name}_high"]
+            assert a[0] == b[0] == value and a[-1] <= value <= b[-1]
+            assert low < (b[-1] - a[-1]) / (rate * UPDATES) < high
+
+
+@pytest.mark.parametrize("first", [Schedule("cosine", 20), Schedule("linear", 20, start=0.497,
+                                   end=0.503), Schedule("cosine", 20).as_knots(3)])  # fmt: skip
+def test_copies_move_as_a_schedule_does(first):
+    """Many copies at once against the optimizer of a run, draw for draw, at bounds and gaps."""
+    rates, updates, runs = [0.02, 0.02, 0.3, 0.02], 30, 5
+    copies = Copies(first, runs)
+    many = ScheduleOptimizer(copies, rates, updates)
+    noise = torch.randn(updates, len(copies.q), runs, dtype=F64)
+    paths = []
+    for step in noise:
+        for parameter, gradient in zip(copies.q.values(), step, strict=True):
+            parameter.grad = gradient.clone()
+        many.optimizer.step()
+        many.cycle.step()
+        copies.project_()
+        paths.append(copies.values())
+    for run in range(runs):
+        schedule = Schedule.from_dict(first.to_dict(), learned=True)
+        one = ScheduleOptimizer(schedule, rates, updates)
+        for step, path in zip(noise, paths, strict=True):
+            one.step(step[:, run])
+            assert torch.allclose(schedule.vector(), path[run], rtol=0, atol=1e-12)
+
+
+def test_weight_decay_pulls_the_band_towards_0():
+    first = Schedule("cosine", 20, **INSIDE)
+    ends = []
+    for decay in (0.0, 1.0):
+        rule = ScheduleOptimizer(Schedule("cosine", 20, learned=True), RATES, UPDATES, decay)
+        ends.append(null_band(rule, first, RATES, UPDATES, runs=40)["tau_high"][-1])
+    assert ends[1] < ends[0] - 1
+
+
+def test_a_parameter_that_is_held_has_no_band():
+    first = Schedule("cosine", 20, **INSIDE)
+    band = band_of(ScheduleOptimizer, first, [0, 0, 0.1, 0], runs=10)
+    assert {"updates", "tau_low", "tau_high"} == set(band)
+    assert within(first, band) == ["tau"] and "start 0.3 (held)" in null_text(first, band)
+    assert "tau 8 (noise alone: 7." in null_text(first, band)
+    for rates, updates in ((RATES, 0), ([0] * 4, 9)):
+        assert band_of(ScheduleOptimizer, first, rates, updates) == {}
+        assert band_of(SteadySteps, first, rates, updates) == {}
+    assert within(first, {}) == [] and null_text(first, {}).startswith("held: start 0.3 (held)")
+
+
+def test_what_lies_outside_the_band_was_learned():
+    first = Schedule("cosine", 20, **INSIDE)
+    band = band_of(SteadySteps, first, runs=40)
+    learned = Schedule("cosine", 20, **INSIDE | {"tau": 9.0, "end": 0.5})
+    assert within(learned, band) == ["start", "epsilon"]
+    assert json.loads(json.dumps(band)) == band
+
+
+def test_a_long_band_is_thinned_to_a_few_updates():
+    band = band_of(ScheduleOptimizer, Schedule("linear", 20), updates=700, runs=8)
+    assert band["updates"][0] == 0 and band["updates"][-1] == 700
+    assert len(band["updates"]) == len(band["end_low"]) == 201
