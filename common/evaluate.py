@@ -39,7 +39,7 @@ import json
 import sys
 from pathlib import Path
 
-from common import checkpoint, locate
+from common import checkpoint, locate, processes
 from common.errors import Stop, guarded, read_json
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
@@ -68,6 +68,8 @@ def judge_again(args) -> None:
     judges = Judges.from_flags(device, **flags)
     settings = SamplerSettings.from_flags(**flags)
     scores = judge_checkpoint(path, judges, device, args.eval_samples, settings, **other)
+    if processes.rank() > 0:  # of torchrun: the first one reports
+        return
     print(json.dumps(scores, indent=2))
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none

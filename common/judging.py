@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
 from common.extractors import Extractor, default_extractor, is_made, load_extractor
+from common.processes import in_turn
 from common.reference_cache import read_statistics, write_statistics
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, load_sampler
@@ -90,10 +91,14 @@ class Judges:
         judges = [*self.others.values(), self.main]
         extractors = {judge.extractor.name: judge.extractor for judge in judges}
         statistics = {name: FeatureStatistics() for name in extractors}  # one pass for each
+
+        def seen(x):
+            return {name: tuple(extractor(x)) for name, extractor in extractors.items()}
+
         with torch.no_grad():
-            for x in batches:
-                for name, extractor in extractors.items():
-                    statistics[name].update(*extractor(x))
+            for found in in_turn(batches, seen, self.main.reference.mean.device):
+                for name, features in found.items():
+                    statistics[name].update(*features)
         images = statistics[self.main.extractor.name]
         scores = values(METRICS, images, self.main.reference, splits) | {
             "n": images.n,

@@ -11,6 +11,7 @@ from common.graphs import without_graphs
 from common.judging import Judge, evaluate
 from common.machine import progress_bar, setup
 from common.networks import make_network
+from common.processes import one_writes
 from common.run import Run
 from common.sampling import Sampler
 from scheduler import Schedule
@@ -98,7 +99,10 @@ def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
     images = source.images("train").to(device)
     if args.ckpt:  # a foreign checkpoint is refused before there is a run
         make_network(args.model_base_dim, args.timesteps, device, ckpt=args.ckpt)
-    with Run.open(kind, vars(args), device, data=fingerprint(images)) as run:
+    with (
+        one_writes(vars(args)) as arguments,
+        Run.open(kind, arguments, device, data=fingerprint(images)) as run,
+    ):
         if run.finished:
             run.log(f"{run.folder} is complete: nothing to resume")
             return

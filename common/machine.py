@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from common import processes
 from common.errors import Stop
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -26,6 +27,7 @@ def setup(
     name: str = "auto", cpu: bool = False, threads: int = 0, tf32: bool = False
 ) -> torch.device:
     """The device of --device and --cpu, with --threads and --tf32; one that is absent is a Stop."""
+    processes.join()
     if threads:
         torch.set_num_threads(threads)
     name = "cpu" if cpu else name
@@ -37,7 +39,9 @@ def setup(
     if device.type in there and (device.index or 0) >= there[device.type]:
         raise Stop(f"--device {name}: not available; use --device auto or --cpu", code=2)
     if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)  # set_device refuses a bare "cuda"
+        index = device.index  # set_device refuses a bare "cuda"; torchrun's processes share cards
+        index = processes.rank() % there["cuda"] if index is None else index
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         # cuDNN takes TF32 by default: what is called float32 would have 10 bits of mantissa
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
@@ -58,7 +62,12 @@ def keep_freed_memory(keep: bool = True) -> None:
 
 def progress_bar(**options) -> tqdm:
     """A tqdm bar on a terminal, nothing elsewhere: logs stay clean."""
-    return tqdm(disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
+    return tqdm(
+        disable=not sys.stderr.isatty() or processes.rank() > 0,
+        dynamic_ncols=True,
+        leave=False,
+        **options,
+    )
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common import checkpoint, portable
+from common import checkpoint, portable, processes
 from common.errors import Stop
 from common.fast_layers import frozen
 from common.flags import CHUNK
@@ -91,23 +91,29 @@ class Sampler:
         """
 
         def on_step(_):
-            bar.update(1)
+            bar.update(processes.size())
             if poll:
                 poll()
 
-        options = {} if self.chains else {"on_step": on_step}
-        sizes = [min(BLOCK, n - start) for start in range(0, n, BLOCK)]
-        chunks = sum(math.ceil(size / self.settings.chunk) for size in sizes)
-        with progress_bar(total=chunks * self.steps, desc=f"{n} images", unit="step") as bar:
+        def chunks():
             for i, size in enumerate(sizes):
                 # on the CPU: what a GPU draws depends on its model, and all runs get the same noise
                 noise = self.noise(size, EVAL_SEED, purpose, i, device="cpu")
                 for j, x in enumerate(noise.split(self.settings.chunk)):
-                    with torch.inference_mode():  # not around the yield: it would leak out of here
-                        images = self(net, x, EVAL_SEED + i + 10**6 * j, **options)
-                    for _ in range(self.steps if self.chains else 0):
-                        on_step(images)
-                    yield images
+                    yield x, EVAL_SEED + i + 10**6 * j
+
+        def draw(chunk):
+            with torch.inference_mode():  # not around the yield: it would leak out of here
+                images = self(net, *chunk, **options)
+            for _ in range(self.steps if self.chains else 0):
+                on_step(images)
+            return images
+
+        options = {} if self.chains else {"on_step": on_step}
+        sizes = [min(BLOCK, n - start) for start in range(0, n, BLOCK)]
+        count = sum(math.ceil(size / self.settings.chunk) for size in sizes)
+        with progress_bar(total=count * self.steps, desc=f"{n} images", unit="step") as bar:
+            yield from processes.in_turn(chunks(), draw, self.device)
 
     def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
         """The way of n images from noise to data: evenly spaced steps, the end last."""

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
+from common import processes
 from common.errors import NotFinite, Stop, at, check_finite
 from common.families import box_of, scales_of
 from common.fast_layers import frozen
 from common.judging import Judge
 from common.machine import stream
+from common.processes import agree, in_turn
 from common.sampling import Sampler
 from common.weights import evaluating, flat, set_weights, weights_kept
 from common.zeroth_order import Slope, one_point, two_point
@@ -125,13 +127,16 @@ class UpperLevel:
         levels = self.levels(self.schedule.vector())
 
         def values(points):
-            found = []
             noises = self._noises(len(points), *self._of_a_difference("z", step))
-            for point, noise in zip(points, noises, strict=True):
-                set_weights(net, point)
-                found.append(self.features(net, levels, noise))
-            return self.distances(torch.stack(found))
+            pairs = zip(points, noises, strict=True)
+            return self.distances(torch.stack(list(in_turn(pairs, at_point, self.sampler.device))))
 
+        def at_point(pair):
+            point, noise = pair
+            set_weights(net, point)
+            return self.features(net, levels, noise)
+
+        agree(net)
         if self.settings.upper_gradient == "exact":
             return self.slopes(net, step, "z")[1]
         with weights_kept(net), evaluating(net):
@@ -149,9 +154,17 @@ class UpperLevel:
             k, n = noises.shape[:2]
             each = (c.mT.repeat_interleave(n, 1) for c in vmap(self.levels)(points))
             levels = Levels(*(c[:, :, None, None, None] for c in each))  # (T+1,kn,1,1,1)
-            features = self.features(net, levels, noises.flatten(0, 1))
-            return self.distances(features.unflatten(0, (k, n)))
+            parts = range(processes.size())  # one batch where there is one process
+            cut = [c.tensor_split(len(parts), 1) for c in levels]
+            noises = noises.flatten(0, 1).tensor_split(len(parts))
 
+            def features(part):
+                return self.features(net, Levels(*(c[part] for c in cut)), noises[part])
+
+            found = torch.cat(list(in_turn(parts, features, self.sampler.device)))
+            return self.distances(found.unflatten(0, (k, n)))
+
+        agree(net)
         q = self.schedule.vector()
         if self.settings.upper_gradient == "exact":
             return self.slopes(net, step, "q", weights=False)[0]
@@ -211,13 +224,16 @@ class UpperLevel:
             value, found = gradients(self.distance, noise)
         else:
             with torch.no_grad():
-                leaf = torch.cat([features(part) for part in parts])
+                leaf = torch.cat(list(in_turn(parts, features, self.sampler.device)))
             value = self.distance(leaf.requires_grad_())
             outer = torch.autograd.grad(value, leaf)[0].split(self.settings.at_once)
-            each = [
-                gradients(lambda f, g=g: (f * g).sum(), part)[1]
-                for part, g in zip(parts, outer, strict=True)
-            ]
+
+            def of_part(pair):
+                part, g = pair
+                return gradients(lambda f: (f * g).sum(), part)[1]
+
+            pairs = zip(parts, outer, strict=True)
+            each = list(in_turn(pairs, of_part, self.sampler.device))
             found = [sum(part) for part in zip(*each, strict=True)]
         found = [found[0], *([torch.cat([g.flatten() for g in found[1:]])] if weights else [])]
         return [Slope(g, value.item(), torch.zeros_like(g)) for g in found]

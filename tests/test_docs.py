@@ -58,8 +58,13 @@ COMMANDS = sorted({(path.name, c) for path in PAGES for c in commands_of(path.re
 
 
 def arguments_of(command: str) -> list[str]:
-    """A command as the shell splits it, without what it sets in the environment."""
+    """A command as the shell splits it, without what it sets in the environment.
+
+    What torchrun starts is what Python would.
+    """
     arguments = shlex.split(command, comments=True)
+    if arguments[:2] == ["torchrun", "--nproc_per_node"]:
+        arguments[:3] = ["python"]
     while re.fullmatch(r"[A-Z_]+=\w+", arguments[0]):
         del arguments[0]
     return arguments

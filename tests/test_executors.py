@@ -232,6 +232,6 @@ def test_submitit_kills_preemptions_and_a_search_that_dies(tmp_path, local):
 def test_ray_retries_what_is_lost_and_waits_for_no_slow_trial(tmp_path, local):
     pytest.importorskip("ray")
     script = Script(tmp_path, "search")
-    code = script.run(*FLAGS, "--executor", "ray", sabotage=partial(elsewhere, "lost"), timeout=240)
+    code = script.run(*FLAGS, "--executor", "ray", sabotage=partial(elsewhere, "lost"), timeout=600)
     assert code == 0, script.said()
     only_the_third_failed(script, local)

@@ -1,0 +1,97 @@
+"""Several processes, started by torchrun, that share what is drawn.
+
+Each process does every k-th piece of work; all of them get all results, in order, so that what is
+computed from them is the same everywhere. Pieces are cut as one process cuts them: on equal
+devices the results have the same bits. Without torchrun there is one process, and nothing is sent.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.utils import _pytree as tree
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+def join() -> None:
+    """Meet the other processes of torchrun; once, and only under torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        distributed.init_process_group("gloo")  # of the CPU: what is sent is small
+
+
+def leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def in_turn(
+    pieces: Iterable[Piece], work: Callable[[Piece], Result], device: torch.device | str
+) -> Iterator[Result]:
+    """The result of every piece, in the order of the pieces, its tensors on the device."""
+    if size() == 1:
+        yield from map(work, pieces)
+        return
+    pieces = iter(pieces)
+    while share := list(islice(pieces, size())):
+        ours = work(share[rank()]) if rank() < len(share) else None
+        results: list[Any] = [None] * size()
+        distributed.all_gather_object(results, tree.tree_map(_to_send, ours))
+        for result in results[: len(share)]:
+            yield tree.tree_map(lambda value: _back(value, device), result)
+
+
+def _to_send(value):
+    return value.detach().cpu().clone() if torch.is_tensor(value) else value
+
+
+def _back(value, device):
+    return value.to(device) if torch.is_tensor(value) else value
+
+
+def agree(net: nn.Module) -> None:
+    """Give every process the first one's weights: on a GPU, equal trainings drift apart."""
+    if size() > 1:
+        with torch.no_grad():
+            for tensor in (*net.parameters(), *net.buffers()):
+                ours = tensor.detach().cpu().contiguous()
+                distributed.broadcast(ours, src=0)
+                tensor.copy_(ours)
+
+
+@contextmanager
+def one_writes(arguments: dict) -> Iterator[dict]:
+    """The arguments of a run: under torchrun, all but the first process write to a copy.
+
+    It is a folder that is deleted at the end; their standard output goes nowhere.
+    """
+    if rank() == 0:
+        if size() > 1:
+            distributed.barrier()  # until the others have copied what is resumed
+        yield arguments
+        return
+    with tempfile.TemporaryDirectory() as home, open(os.devnull, "w") as nowhere:
+        changed = {"runs_dir": home}
+        if arguments["resume"]:
+            copy = Path(home) / Path(arguments["resume"]).name
+            shutil.copytree(arguments["resume"], copy, ignore=shutil.ignore_patterns(".lock"))
+            changed["resume"] = str(copy)
+        distributed.barrier()
+        with redirect_stdout(nowhere):
+            yield arguments | changed

@@ -1,0 +1,70 @@
+"""Two processes of torchrun draw what one draws: as many images, the same, in the same order."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from harness import Script
+
+from common import processes
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
+    --threads 1 --limit_batches 2 --n_samples 4 --fid_samples 0 --eval_samples 40 --eval_chunk 9
+    --initial_epoch 1 --zo_samples 16 --batch_size 16""".split()
+
+
+def torchrun(*argv):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*TORCHRUN, *map(str, argv)], cwd=ROOT, env=environment, capture_output=True, text=True,
+        timeout=500,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def one(monkeypatch, tmp_path):
+    import two_processes
+
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "cache")])
+    return two_processes.computed()
+
+
+def test_two_processes_draw_what_one_draws(one, tmp_path):
+    done = torchrun("tests/two_processes.py", tmp_path / "cache", tmp_path / "two.pt")
+    assert done.returncode == 0, done.stderr
+    two = torch.load(tmp_path / "two.pt", weights_only=True)
+    assert two["size"] == 2 and len(two["images"]) == 70
+    assert two["images"].equal(one["images"]) and two["scores"] == one["scores"]
+    assert two["scores"]["n"] == 70
+    for name in ("zo theta", "exact theta", "exact q"):
+        assert two[name].abs().sum() > 0 and two[name].equal(one[name]), name
+    # half a batch each: convolutions of another batch size differ in their last digits
+    torch.testing.assert_close(two["zo q"], one["zo q"], rtol=1e-3, atol=1e-3)
+
+
+def test_a_bilevel_run_of_two_processes_is_the_run_of_one(tmp_path):
+    """One folder, written by the first process; the same scores; no trace of the second."""
+    single = Script(tmp_path / "one", "bilevel")
+    single.folder.mkdir()
+    assert single.run(*FLAGS, real=True, timeout=400) == 0, single.said()
+    done = torchrun("train_mnist_bilevel_ZO.py", *FLAGS, "--runs_dir", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "two").iterdir()
+    for name in ("scores.csv", "iterations.csv", "schedule.json"):
+        assert (folder / name).read_bytes() == (single.only / name).read_bytes(), name
+    ours, theirs = (
+        json.loads((f / "summary.json").read_text())["fid"] for f in (folder, single.only)
+    )
+    assert ours == theirs and done.stdout.count("finished: ") == 1
+
+
+def test_without_torchrun_there_is_one_process():
+    assert (processes.size(), processes.rank()) == (1, 0)
+    assert list(processes.in_turn(range(3), lambda i: i * i, "cpu")) == [0, 1, 4]
+    with processes.one_writes({"runs_dir": "x"}) as arguments:
+        assert arguments == {"runs_dir": "x"}

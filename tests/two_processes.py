@@ -1,0 +1,47 @@
+"""Started by torchrun in test_processes.py: what is drawn by two processes, or by one."""
+
+import sys
+
+import torch
+from harness import TwoLayers
+
+from common import processes
+from common.judging import Judge
+from common.machine import setup
+from common.sampling import Sampler, SamplerSettings
+from common.upper_level import UpperLevel, UpperSettings
+from model import Diffusion
+from scheduler import Schedule
+
+N = 70  # in chunks of 16: five of them, for two processes an odd number
+
+
+def computed() -> dict:
+    """Images and scores of an evaluation, and every kind of gradient of the upper level."""
+    device = setup("cpu", threads=1)
+    torch.manual_seed(5 + processes.rank())  # other weights in each, until they agree
+    net = TwoLayers(base=8)
+    processes.agree(net)
+    net.eval()
+    schedule = Schedule("cosine", 20, learned=True, end=0.9)
+    sampler = Sampler(Diffusion(schedule), SamplerSettings(4, chunk=16), (1, 28, 28))
+    net.eval()
+    judge = Judge.from_flags(
+        device, extractor="mnist", cache_dir=sys.argv[1], inception_weights=None,
+        dataset="digits", data_dir="data", image_size=28,
+    )  # fmt: skip
+    found = {"images": torch.cat(list(sampler.many(net, N, "test")))}
+    found["scores"] = judge.score(sampler.many(net, N, "test"), splits=2)
+    for kind, directions in (("zo", 3), ("exact", 1)):
+        settings = UpperSettings(4, 24, directions=directions, upper_gradient=kind, at_once=10)
+        upper = UpperLevel(sampler, judge, schedule, settings)
+        found[f"{kind} theta"] = upper.slope_of_weights(net, 1).gradient
+        found[f"{kind} q"] = upper.slope_of_schedule(net, 1).gradient
+    return found
+
+
+if __name__ == "__main__":
+    found = computed()
+    if processes.rank() == 0:
+        torch.save({**found, "size": processes.size()}, sys.argv[2])
+    processes.leave()
