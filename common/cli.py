@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "eval_chunk",
     "executor",
     "executor_options",
+    "tensorboard",
     "dry_run",
 }
 NOT_STORED = ("cache_dir", "runs_dir")  # a run's folder, from whoever, does not say where to write

@@ -216,6 +216,8 @@ def add_output(parser):
     add = adder(group)
     add("runs_dir", "runs", "folder in which each run creates a numbered folder")
     add("log_freq", 10, "training steps (bilevel: iterations) between log lines", type=count)
+    text = "also write losses, scores, schedule and sample pictures for TensorBoard"
+    add("tensorboard", False, text, action="store_true")
     return group
 
 

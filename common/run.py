@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import checkpoint
+from common.board import Board
 from common.errors import NOT_FINITE, NotFinite, Stop, first_line
 from common.families import NAMES
 from common.machine import peak_memory
@@ -45,6 +46,7 @@ class Run:
         self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
         self.signal: int | None = None
         self.state: Callable[[], dict] | None = None
+        self.board = Board(folder) if arguments.get("tensorboard") else None
         refuse_links(folder)
         self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held as long as the run
         try:
@@ -108,6 +110,8 @@ class Run:
     def row(self, name: str, **values) -> None:
         """A row to a table of the run, such as losses.csv; None is an empty cell."""
         self.tables.row(name, values)
+        if self.board:
+            self.board.row(name, values)
 
     def epoch_row(self, epoch: int, step: int, loss: float, scores: dict, q: dict) -> None:
         """The row that every script writes to scores.csv after an epoch."""
@@ -144,6 +148,8 @@ class Run:
         except UNFIT as error:
             raise Stop(f"{path}: not a checkpoint of this run ({first_line(error)})") from None
         self.log(f"resumed from {path.name}")
+        if self.board:
+            self.board = Board(self.folder, after=state["step"])
         return state
 
     def take_up(self, parts: dict, facts: Callable[[], dict]) -> None:

@@ -108,14 +108,18 @@ class Ray:
             raise Stop(f"--executor_options {unknown.pop()}: not one of {sorted(known)}", code=2)
         address = options.pop("address", None)
         cpus = jobs * options.get("num_cpus", 1)
-        self.ray.init(
-            address=address,
-            num_cpus=None if address else int(max(1, cpus)),
-            runtime_env={"env_vars": {"PYTHONPATH": python_path()}},
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
+        try:
+            self.ray.init(
+                address=address,
+                num_cpus=None if address else int(max(1, cpus)),
+                runtime_env={"env_vars": {"PYTHONPATH": python_path()}},
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level="error",
+            )
+        except Exception as error:  # of several kinds, Exception itself among them
+            reason = str(error).strip().splitlines()[0]
+            raise Stop(f"--executor ray: no cluster ({reason})") from None
         options = {"num_cpus": 1, "max_retries": RETRIES} | options
         self.remote = self.ray.remote(**options)(JOB)
 

@@ -1,5 +1,6 @@
 """What `pip install .` installs: every module, every data file, every command."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -48,6 +49,15 @@ def test_every_data_file_of_a_package_is_in_the_wheel(package):
 def test_no_other_package_has_data_that_it_reads():
     of_packages = {p.replace(".", "/") for p in PACKAGES} - {"assets", "comparison"}
     assert [n for n in TRACKED if str(Path(n).parent) in of_packages and n[-3:] != ".py"] == []
+
+
+def test_every_optional_package_is_declared():
+    """optional("x", ...) in the code, against the table."""
+    groups = TABLE["project"]["optional-dependencies"].values()
+    declared = {re.split(r"[>=]", name)[0] for group in groups for name in group}
+    sources = [(ROOT / name).read_text() for name in TRACKED if name.endswith(".py")]
+    asked = set(re.findall(r'optional\("([a-z]+)[.\w]*", f?"', "\n".join(sources)))
+    assert asked - {"torch", "broken"} <= declared and {"ray", "submitit", "optuna"} <= asked
 
 
 def test_all_commands_are_installed():

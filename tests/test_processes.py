@@ -1,6 +1,5 @@
 """Two processes of torchrun draw what one draws: as many images, the same, in the same order."""
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from common import processes
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
-    --threads 1 --limit_batches 2 --n_samples 4 --fid_samples 0 --eval_samples 40 --eval_chunk 9
+    --threads 1 --limit_batches 1 --n_samples 4 --fid_samples 20 --eval_samples 0 --eval_chunk 9
     --initial_epoch 1 --zo_samples 16 --batch_size 16""".split()
 
 
@@ -48,7 +47,7 @@ def test_two_processes_draw_what_one_draws(one, tmp_path):
 
 
 def test_a_bilevel_run_of_two_processes_is_the_run_of_one(tmp_path):
-    """One folder, written by the first process; the same scores; no trace of the second."""
+    """One folder, written by the first process: the same bits, and no trace of the second."""
     single = Script(tmp_path / "one", "bilevel")
     single.folder.mkdir()
     assert single.run(*FLAGS, real=True, timeout=400) == 0, single.said()
@@ -57,10 +56,7 @@ def test_a_bilevel_run_of_two_processes_is_the_run_of_one(tmp_path):
     (folder,) = (tmp_path / "two").iterdir()
     for name in ("scores.csv", "iterations.csv", "schedule.json"):
         assert (folder / name).read_bytes() == (single.only / name).read_bytes(), name
-    ours, theirs = (
-        json.loads((f / "summary.json").read_text())["fid"] for f in (folder, single.only)
-    )
-    assert ours == theirs and done.stdout.count("finished: ") == 1
+    assert done.stdout.count("finished: ") == 1
 
 
 def test_without_torchrun_there_is_one_process():
