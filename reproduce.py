@@ -58,6 +58,7 @@ from common import estimate
 from common.data import Source
 from common.errors import Stop, guarded
 from common.machine import setup
+from common.processes import refuse
 from common.run import forward_passes
 from common.tables import read_text_csv, write_csv
 from comparison import pictures, report, results
@@ -67,6 +68,7 @@ from comparison.running import gpus_to_share, lock_of, run_all
 
 
 def main(args) -> None:
+    refuse("a comparison")
     path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
     failed = []
     if not args.report:

@@ -66,6 +66,7 @@ from common.errors import guarded
 from common.judging import Judges
 from common.loop import run_script
 from common.machine import progress_bar
+from common.processes import refuse
 from common.run import Run
 from common.sampling import SamplerSettings
 from scheduler import Schedule
@@ -232,6 +233,7 @@ def print_plan(args, images) -> dict[str, int]:
 
 
 def main(args) -> None:
+    refuse("a search")
     run_script("search", args, search, print_plan)
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import distributed, nn
 from torch.utils import _pytree as tree
 
+from common.errors import Stop
+
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
@@ -28,7 +30,14 @@ def join() -> None:
         distributed.init_process_group("gloo")  # of the CPU: what is sent is small
 
 
+def refuse(command: str) -> None:
+    """A Stop under torchrun, for a command that starts processes of its own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Stop(f"{command} starts its own processes (--jobs): run it without torchrun", code=2)
+
+
 def leave() -> None:
+    """Part from them; a process that ends does so by itself."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

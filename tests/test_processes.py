@@ -9,7 +9,10 @@ import torch
 from conftest import ROOT
 from harness import Script
 
+import reproduce
+import train_mnist_bayesian
 from common import processes
+from common.errors import Stop
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
@@ -64,3 +67,10 @@ def test_without_torchrun_there_is_one_process():
     assert list(processes.in_turn(range(3), lambda i: i * i, "cpu")) == [0, 1, 4]
     with processes.one_writes({"runs_dir": "x"}) as arguments:
         assert arguments == {"runs_dir": "x"}
+
+
+@pytest.mark.parametrize("script", [train_mnist_bayesian, reproduce])
+def test_what_has_processes_of_its_own_refuses_torchrun(monkeypatch, script):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Stop, match="without torchrun"):
+        script.main(None)
