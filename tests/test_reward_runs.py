@@ -223,7 +223,8 @@ def test_the_plans_of_the_study_parse_and_spend_alike(tmp_path):
     for method in set(names) - {"unguided"}:
         choosing = list(finetune_reward.planned(args[method]).values())[1]
         assert 0.9 * bank <= choosing <= bank, method
-    shared = {(a.eval_samples, a.choice_samples, a.backward_steps) for a in args.values()}
+    judged = [args[name] for name in names]
+    shared = {(a.eval_samples, a.choice_samples, a.backward_steps) for a in judged}
     assert len(shared) == 1
 
 
