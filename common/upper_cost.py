@@ -4,12 +4,17 @@ from common.families import knots_table, table_of
 from common.penalty import PenaltySettings
 
 
+def exact_gradient(zo_samples: int, batch_size: int) -> int:
+    """Samplings that a gradient in reverse mode costs; two of them are the backward pass's."""
+    return 4 if zo_samples <= batch_size else 5  # in parts, whose FID is computed first
+
+
 def cost_from_flags(
     moving: int, *, theta_z, upper_gradient, zo_samples, batch_size, inner_loop, inner_loop_z,
     zo_directions, ZO_type, scheduler, knots, **flags,
 ) -> tuple[int, int]:  # fmt: skip
     """Training steps and samplings that the schedule costs in so many iterations."""
-    exact = 4 if zo_samples <= batch_size else 5  # two of them are a backward pass's
+    exact = exact_gradient(zo_samples, batch_size)
     if theta_z == "coupled":
         settings, steps = PenaltySettings.from_flags(**flags), moving * inner_loop
         compared = 2 * settings.updates(moving, inner_loop) * settings.batches

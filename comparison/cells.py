@@ -10,6 +10,7 @@ from pathlib import Path
 from common import checkpoint, cli
 from common.errors import read_json
 from common.run import forward_passes
+from common.upper_cost import exact_gradient
 from comparison.scales import BILEVEL, EXACT, METHODS, SCALES, merge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,8 +20,6 @@ SCRIPTS = {
     "frozen": "train_mnist_bilevel_ZO",
     "search": "train_mnist_bayesian",
 }
-
-EXACT_GRADIENT = 5  # samplings: one forward, one again for the backward pass, which costs two
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,10 @@ class Cell:
         """Images through the network, as the flags say."""
         args = self.parsed()
         if self.network:
-            drawn = args.frozen_updates * EXACT_GRADIENT * args.zo_samples + 2 * args.eval_samples
-            return {"upper": drawn * args.backward_steps}
+            drawn = args.frozen_updates * exact_gradient(args.zo_samples, args.batch_size)
+            drawn *= args.zo_samples
+            counts = {"upper": drawn, "sampling": 2 * args.eval_samples}
+            return {name: count * args.backward_steps for name, count in counts.items()}
         if self.kind != "search":
             return script_of(self.kind).planned(args, images)
         one = script_of("train").planned(args, images)

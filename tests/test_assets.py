@@ -100,7 +100,7 @@ def test_a_finished_run_becomes_a_network_and_a_gif_that_are_sealed(tmp_path):
 
 
 def test_a_run_that_has_not_finished_is_not_shipped(tmp_path):
-    with pytest.raises(Stop, match="not the folder of a finished run"):
+    with pytest.raises(Stop, match="has no checkpoint"):
         make.main(make.make_parser().parse_args(["--run", str(tmp_path)]), tmp_path)
     assert not list(tmp_path.iterdir())
 

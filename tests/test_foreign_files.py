@@ -286,7 +286,7 @@ def test_data_may_have_moved(moved, capsys):
     assert moved("new", "--data_dir", "new") == "new"
     with pytest.raises(SystemExit):
         moved("third")
-    assert "--data_dir names their folder" in capsys.readouterr().err
+    assert "--data_dir names the folder" in capsys.readouterr().err
 
 
 def test_other_data_are_refused(tmp_path):

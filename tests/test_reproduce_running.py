@@ -108,7 +108,8 @@ def test_three_processes_share_a_folder_and_one_is_killed(comparison, tmp_path):
             if f"{comparison.folder}/default-seed{seed}" in line and "train_mnist.py" in line:
                 taken_by[int(line.split()[0])] = seed
     assert len(set(taken_by.values())) == len(taken_by) >= 2  # no cell by two processes
-    killed = next(p for p in processes if p.pid in taken_by)
+    saved = {int(folder.parent.name.removeprefix("default-seed")) for folder in begun()}
+    killed = next(p for p in processes if taken_by.get(p.pid) in saved)
     killed.kill()
     outputs = [p.communicate(timeout=240)[0] for p in processes if p is not killed]
     assert all(p.returncode == 0 for p in processes if p is not killed), outputs
@@ -120,7 +121,7 @@ def test_three_processes_share_a_folder_and_one_is_killed(comparison, tmp_path):
         log = (run / "log.txt").read_text()
         assert log.count("finished: ") == 1 and (run / "judged.json").exists()
         assert ("resumed from" in log) == (seed == taken_by[killed.pid])
-    table = read_text_csv(tmp_path / "docs" / "results" / "reproduce_quick.csv")
+    table = read_text_csv(tmp_path / "docs" / "results" / "reproduce_quick_runs.csv")
     assert [row["seed"] for row in table] == ["0", "1", "2", "3"]
     assert {row["host"] for row in table} == {platform.node()}
 

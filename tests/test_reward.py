@@ -262,7 +262,7 @@ def test_the_rule_prefers_a_maximum_inside_that_both_halves_show():
     x = gaussian.draws(4000, 1)
     r2 = (x - x.mean()) / x.std()
     low = estimator.smallest_lambda(r2, 60)
-    inside = choice.interior_gain(-((r2 - 1.2) ** 2), r2, low, 100)
+    inside = choice.interior_gain(-((r2 - 0.8) ** 2), r2, low, 100)
     at_the_end = choice.interior_gain(r2, r2, low, 100)
     opposed = choice.interior_gain(-r2, r2, low, 100)
     assert inside[1] > 0.5 and low < inside[0] < 100

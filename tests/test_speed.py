@@ -10,7 +10,7 @@ from conftest import ROOT
 from harness import TwoLayers
 from torch.func import jvp, vmap
 
-from benchmarks import bench, page, phases
+from benchmarks import bench, phases, speed_tables
 from benchmarks.rows import Rows
 from benchmarks.sides import Sides, Sizes
 from common import training
@@ -231,7 +231,7 @@ def test_the_benchmark_adds_up_its_phases_and_makes_its_table():
         "machine": "y",
         "rows": [*rows.rows, {"what": "peak memory, z", "GiB": 1}],
     }
-    text = page.of_times(record, ("ours", "plain"))
+    text = speed_tables.of_times(record, ("ours", "plain"))
     assert text.endswith("Peak memory: z 1.00 GiB.") and text.count("\n|") == len(rows.rows) + 2
 
 
