@@ -48,7 +48,7 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
     ARGS = make_parser().parse_args()
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,7 @@ from common.run import forward_passes
 from common.tables import read_text_csv, write_csv
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
+from comparison.jobs import Job
 from comparison.kept import Kept, place, results_path
 from comparison.running import gpus_to_share, lock_of, run_all
 
@@ -70,7 +71,7 @@ from comparison.running import gpus_to_share, lock_of, run_all
 def main(args) -> None:
     refuse("a comparison")
     path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
-    failed = []
+    failed: Sequence[Job] = []
     if not args.report:
         places = places_of(args)
         first = make_cell(args.scale, places, "default", 0).parsed()
@@ -80,7 +81,10 @@ def main(args) -> None:
         def passes(cell: Cell) -> int:
             return forward_passes(cell.cost(images))
 
-        kept = Kept(path, cells)
+        every = make_cells(args.scale, places, METHODS, range(SCALES[args.scale].seeds), images)
+        kept = Kept(path, every, cells)
+        if kept.changed:
+            print(f"{path}: {kept.changed} rows are of other flags, and go when it is written")
         missing = kept.missing(chosen(cells, args.cell))
         if args.dry_run:
             numbers = {place(cell): number for number, cell in enumerate(cells)}
@@ -114,7 +118,7 @@ def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
     return [cells[number]]
 
 
-def report_missing(failed: list[Cell]) -> None:
+def report_missing(failed: Sequence[Job]) -> None:
     """A Stop that names what has no result."""
     if failed:
         names = "; ".join(f"{cell.method}, seed {cell.seed}" for cell in failed)
@@ -150,7 +154,7 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     runs, scores = results.rows_of(done, args.jobs)
     tables = {"": scores, "runs": runs, "curves": results.curves(done)}
     for name, rows in tables.items():
-        if rows := kept.merged(name, rounded(rows), cells):
+        if rows := kept.merged(name, rounded(rows)):
             write_csv(results_path(path, name), rows)
     drawn = [cell for cell in done if cell.seed == 0 and cell.method in pictures.DRAWN]
     if drawn:

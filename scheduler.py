@@ -78,16 +78,21 @@ LOG_F = {
 }
 
 
-def parted(family: str, names: list[str], points: Tensor) -> Tensor:
-    """Points (k,p) inside the bounds, moved so that the end of each exceeds its start."""
+def projected(family: str, names: list[str], points: Tensor) -> Tensor:
+    """Points (k,p) moved to the nearest inside the bounds, each as families.project moves one."""
+    low, high = (points.new_tensor(bound) for bound in box_of(family, names))
+    inside = points.clamp(low, high)
     if "start" not in names:
-        return points
-    points, i, j = points.clone(), names.index("start"), names.index("end")
+        return inside
+    i, j = names.index("start"), names.index("end")
+    middle = (points[:, i] + points[:, j]) / 2
+    middle = middle.clamp(low[i] + MIN_GAP / 2, high[i] - MIN_GAP / 2)
     gap = MIN_GAP * (1 + 1e-6)  # rounding may leave it an ulp short
-    low = box_of(family, names)[0][i]
-    points[:, i] = points[:, i].minimum(points[:, j] - gap).clamp(min=low)
-    points[:, j] = points[:, j].maximum(points[:, i] + gap)
-    return points
+    start = (middle - gap / 2).clamp(min=low[i])
+    close = ~(inside[:, j] - inside[:, i] >= MIN_GAP)
+    inside[:, i] = torch.where(close, start, inside[:, i])
+    inside[:, j] = torch.where(close, (start + gap).clamp(max=high[i]), inside[:, j])
+    return inside
 
 
 class Schedule(nn.Module):
@@ -164,7 +169,8 @@ class Schedule(nn.Module):
 
     @classmethod
     def from_dict(cls, content: dict, learned: bool = False) -> "Schedule":
-        return cls(**content, learned=learned)
+        """From the content of a schedule.json, whose `told` is for a sampler alone."""
+        return cls(**{name: v for name, v in content.items() if name != "told"}, learned=learned)
 
     def save(self, path: str | Path) -> None:
         """Write the schedule as JSON; `Schedule.load` and --schedule_from read it."""

@@ -54,7 +54,6 @@ def ranges_of(args) -> dict[str, tuple[float, float]]:
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), "search", check)
 
-import json
 import sys
 from pathlib import Path
 
@@ -213,8 +212,7 @@ def retraining(args, schedule: Path) -> str:
     one.schedule_from, one.device, one.threads = str(schedule), args.device, args.threads
     if isinstance(args.sampling_schedule, dict):  # a file's content; the file may be gone
         one.sampling_schedule = str(schedule.with_name("sampling_schedule.json"))
-        content = json.dumps(args.sampling_schedule).encode()
-        checkpoint.write_atomically(Path(one.sampling_schedule), content)
+        checkpoint.write_json(Path(one.sampling_schedule), args.sampling_schedule)
     skip = {*NAMES, "scheduler_type", "timesteps"}
     return cli.command("train_mnist.py", train_mnist.make_parser(), vars(one), skip)
 

@@ -133,9 +133,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
                 began = time.monotonic()
                 with at(f"epoch {epoch + 1}, iteration {progress.batch + 1}"):
                     levels = process.levels_of(schedule.log_alpha_bar().detach())
-
                     moves = epoch >= args.initial_epoch
-
                     # lower level: theta_y follows argmin L(., q); a coupled theta_z goes beside it,
                     # on argmin F/gamma + L(., q)
                     for _ in range(args.inner_loop):

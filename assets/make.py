@@ -34,7 +34,7 @@ import json
 import torch
 
 import train_mnist
-from common import checkpoint, figures
+from common import checkpoint, figures, portable
 from common.errors import Stop, guarded
 from common.sampling import load_sampler
 from common.tables import read_text_csv
@@ -47,8 +47,7 @@ RESULTS = ASSETS.parent / "docs" / "results"
 NETWORK = "mnist.pt"
 # what drawing needs of a checkpoint
 KEPT = ("kind", "args", "schedule", "shape", "step", "ema")
-# flags that name a place on the machine of the run
-PLACES = {"data_dir", "runs_dir", "cache_dir", "schedule_from", "resume"}
+PLACES = portable.PLACES - {"ckpt"}  # which says with what the training began
 FACTS = ("commit", "versions", "device", "threads")
 SCORES = ("epochs", "steps", "seconds", "fid", "n", "extractor", "reference")
 SCORES += ("fid_by_epoch", "fid_n")

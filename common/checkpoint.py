@@ -8,10 +8,12 @@ ever run.
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import struct
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +25,11 @@ HEADER = struct.Struct("<8sQ32s")
 NOT_PLAIN: tuple[type[Exception], ...]
 NOT_PLAIN = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError)
 NOT_PLAIN += (AttributeError, AssertionError, OverflowError, struct.error, ImportError)
+
+
+def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
+    """A JSON file, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=allow_nan) + "\n").encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

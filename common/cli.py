@@ -106,7 +106,7 @@ MANY = 10**9  # a larger count is a slip, and no memory or loop is made for it
 count = number(int, 1, MANY)
 count_or_none = number(int, 0, MANY)
 images = number(int, 0, 10**8)  # drawn; 0: none
-threads = number(int, 0, 1024)  # OpenMP ends the process where the system refuses one
+threads = number(int, 0, 256)  # OpenMP ends the process where the system refuses one
 positive = number(float, 0, above=True)
 parameter = number(float)
 

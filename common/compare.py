@@ -34,11 +34,11 @@ from pathlib import Path
 
 from common.compare_figures import draw
 from common.compare_page import page
+from common.compare_records import ComparedRun, read_record
 from common.compare_tables import all_tables
 from common.errors import Stop, guarded
 from common.locate import find_run
 from common.machine import setup
-from common.run_records import Record, read_record
 
 LEAST_WIDTH = 100
 
@@ -59,7 +59,7 @@ def main(args) -> None:
         print(args.html)
 
 
-def records_of(names: list[str], runs_dir: str) -> list[Record]:
+def records_of(names: list[str], runs_dir: str) -> list[ComparedRun]:
     """The runs in the order in which they are named, each once."""
     folders = []
     for name in names:

@@ -9,8 +9,8 @@ import torch
 
 from common import figures
 from common.bilevel_figures import has, legend, marks, plot_paths, plot_slopes
+from common.compare_records import Columns, ComparedRun, parameters_of
 from common.compare_samples import plot_samples
-from common.run_records import Columns, Record, parameters_of
 from scheduler import Schedule
 
 AXES = {"step": "steps", "evaluations": "forward passes", "seconds": "seconds"}
@@ -26,7 +26,7 @@ class Picture(NamedTuple):
 class Curve(NamedTuple):
     """A score over the course of a run, and what it was measured with."""
 
-    record: Record
+    record: ComparedRun
     columns: Columns
     column: str
     measured: str  # such as "200 images, extractor mnist"
@@ -55,7 +55,7 @@ class Figures:
 
 
 def draw(
-    records: list[Record], folder: Path, n_samples: int, device: torch.device | str
+    records: list[ComparedRun], folder: Path, n_samples: int, device: torch.device | str
 ) -> tuple[list[Picture], list[str]]:
     """All figures that the runs have something for, and a line for each that they have not."""
     page = Figures(folder)
@@ -73,7 +73,7 @@ def draw(
     return page.pictures, page.notes
 
 
-def draw_learned(page: Figures, records: list[Record]) -> None:
+def draw_learned(page: Figures, records: list[ComparedRun]) -> None:
     """Paths and slopes of what runs learned, a figure for each family of schedules."""
     families = list(dict.fromkeys(r.schedule["family"] for r in records if "family" in r.schedule))
     if not families:
@@ -94,7 +94,7 @@ def draw_learned(page: Figures, records: list[Record]) -> None:
         page.keep(f"slopes{suffix}", f"Slopes {text}", done, f"no slopes {text}")
 
 
-def fid_curves(records: list[Record]) -> Iterator[Curve]:
+def fid_curves(records: list[ComparedRun]) -> Iterator[Curve]:
     """Of each run with a FID in scores.csv, a curve a count of images; of a search, the best."""
     for record in records:
         columns = {**record.tables["scores"], **timing(record)}
@@ -124,13 +124,13 @@ def passes(trial: dict) -> int:
     return sum(evaluations.values()) + 2 * evaluations.get("training", 0)
 
 
-def timing(record: Record) -> Columns:
+def timing(record: ComparedRun) -> Columns:
     """The seconds of timing.csv, if it has as many rows as scores.csv."""
     seconds, rows = record.tables["timing"].get("seconds", []), record.tables["scores"]
     return {"seconds": seconds} if len(seconds) == len(rows.get("step", [])) else {}
 
 
-def loss_curves(records: list[Record]) -> Iterator[Curve]:
+def loss_curves(records: list[ComparedRun]) -> Iterator[Curve]:
     for record in records:
         columns = {**record.tables["scores"], **timing(record)}
         if has(columns, "loss"):
@@ -176,7 +176,7 @@ def plain_numbers():
     return FuncFormatter(lambda value, _: f"{value:.5g}")
 
 
-def schedules_of(records: list[Record], notes: list[str]) -> Iterator[tuple[str, Schedule]]:
+def schedules_of(records: list[ComparedRun], notes: list[str]) -> Iterator[tuple[str, Schedule]]:
     """The schedule of each run that has a sound one."""
     for record in records:
         if record.schedule:

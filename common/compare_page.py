@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from common.compare_figures import Picture
-from common.run_table import Table
+from common.compare_text import Table
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 110em; margin: 0 auto; padding: 1em;

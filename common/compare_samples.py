@@ -7,15 +7,15 @@ from torch import nn
 
 from common import figures
 from common.bilevel_figures import axes_for
+from common.compare_records import ComparedRun
 from common.errors import Stop
 from common.locate import find_trained
 from common.networks import load_network
-from common.run_records import Record
 from common.sampling import EVAL_SEED, Sampler, SamplerSettings, load_any, process_of
 from scheduler import Schedule
 
 
-def sampler_of(record: Record, device: torch.device | str) -> tuple[nn.Module, Sampler]:
+def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Module, Sampler]:
     """The network of a run and the way in which it draws."""
     if record.kind not in ("frozen", "sample"):
         net, state = load_any(find_trained(str(record.folder)), device)
@@ -32,7 +32,7 @@ def sampler_of(record: Record, device: torch.device | str) -> tuple[nn.Module, S
 
 
 def plot_samples(
-    path: Path, records: list[Record], n: int, device: torch.device | str, notes: list[str]
+    path: Path, records: list[ComparedRun], n: int, device: torch.device | str, notes: list[str]
 ) -> bool:
     """A grid of images a run, each image from the same noise in all of them."""
     grids = {}

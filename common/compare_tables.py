@@ -4,10 +4,11 @@ import json
 import math
 from typing import Any
 
+from common.compare_records import ComparedRun, parameters_of
+from common.compare_text import NONE, Table, shown, with_error
 from common.families import NAMES
 from common.run import forward_passes
-from common.run_records import Record, parameters_of
-from common.run_table import NONE, Table, shown, with_error
+from common.tables import mean_and_error
 
 # flags and facts that change no number, and those that belong to another row
 BOOKKEEPING = {
@@ -25,13 +26,13 @@ COSTS = {
 MEASURED = ("n", "extractor", "reference", "splits")
 
 
-def all_tables(records: list[Record]) -> list[Table]:
+def all_tables(records: list[ComparedRun]) -> list[Table]:
     """The tables in the order in which they are read."""
     tables = [differences(records), scores(records), costs(records), over_seeds(records)]
     return [table for table in tables if table.rows]
 
 
-def differences(records: list[Record]) -> Table:
+def differences(records: list[ComparedRun]) -> Table:
     """The flags that differ, and the schedule that each run ended with.
 
     A flag that only some kinds of run have is shown where their values differ or where a command
@@ -57,7 +58,7 @@ def differences(records: list[Record]) -> Table:
     return table
 
 
-def scores(records: list[Record]) -> Table:
+def scores(records: list[ComparedRun]) -> Table:
     """Every number of summary.json that a judge gave, with its standard error if it has one."""
     table = Table("final scores", names(records))
     measured = [scores_of(record.summary) for record in records]
@@ -72,7 +73,7 @@ def scores(records: list[Record]) -> Table:
     return table
 
 
-def set_of(records: list[Record], name: str) -> set:
+def set_of(records: list[ComparedRun], name: str) -> set:
     """The values of a key of summary.json among the runs that have it."""
     return {record.summary[name] for record in records if record.summary.get(name) is not None}
 
@@ -113,7 +114,7 @@ def error_of(part: dict[str, Any], name: str) -> float | None:
     return None
 
 
-def costs(records: list[Record]) -> Table:
+def costs(records: list[ComparedRun]) -> Table:
     """How far each run came and what it took."""
     table = Table("cost", names(records))
     summaries = [record.summary for record in records]
@@ -129,9 +130,9 @@ def costs(records: list[Record]) -> Table:
     return table
 
 
-def over_seeds(records: list[Record]) -> Table:
+def over_seeds(records: list[ComparedRun]) -> Table:
     """Runs that differ in nothing but the seed as one column; then differences, seed by seed."""
-    groups: dict[str, dict[object, Record]] = {}
+    groups: dict[str, dict[object, ComparedRun]] = {}
     for record in records:
         if record.summary:
             by_seed = groups.setdefault(flags_without_seed(record), {})
@@ -153,20 +154,22 @@ def over_seeds(records: list[Record]) -> Table:
     return table
 
 
-def numbers(record: Record) -> dict[str, float]:
+def numbers(record: ComparedRun) -> dict[str, float]:
     """The scores of a run as numbers."""
     plain = {n: v for n, v in record.summary.items() if isinstance(v, int | float)}
     return {name: plain[name] for name in scores_of(record.summary) if name in plain}
 
 
-def flags_without_seed(record: Record) -> str:
+def flags_without_seed(record: ComparedRun) -> str:
     """What two runs of different seeds have in common."""
     skip = BOOKKEEPING - set(NAMES) | {"seed", "threads", "device"}
     flags = {n: v for n, v in record.arguments.items() if n not in skip}
     return json.dumps([record.kind, flags], sort_keys=True)
 
 
-def paired_differences(first: list[Record], other: list[Record], name: str) -> list[float]:
+def paired_differences(
+    first: list[ComparedRun], other: list[ComparedRun], name: str
+) -> list[float]:
     """Of runs with the same seed."""
     by_seed = {record.arguments.get("seed"): numbers(record).get(name) for record in first}
     found = []
@@ -182,10 +185,7 @@ def mean_text(values: list) -> str:
     values = [value for value in values if value is not None]
     if not values:
         return NONE
-    n, mean, error = len(values), math.fsum(values) / len(values), None
-    if n > 1:
-        error = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    return f"{with_error(mean, error)} ({n})"
+    return f"{with_error(*mean_and_error(values))} ({len(values)})"
 
 
 def same_or_all(values: list[str]) -> list[str]:
@@ -193,5 +193,5 @@ def same_or_all(values: list[str]) -> list[str]:
     return values if len(set(values)) > 1 else [NONE] * len(values)
 
 
-def names(records: list[Record]) -> list[str]:
+def names(records: list[ComparedRun]) -> list[str]:
     return [record.name for record in records]

@@ -6,6 +6,7 @@ else; `to_unit` and `to_pixels` are the only two places that convert.
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,20 +51,13 @@ class Source(NamedTuple):
 
     def images(self, split: str) -> Tensor:
         """A split ('train' or 'test') as uint8 (N,1,S,S), checked against its known contents."""
-        if self.dataset == "digits":
-            return _digits(split)[0]
-        if self.dataset == "folder":
-            return _read_folder(self.data_dir, split, self.size)
-        raw = _read_idx(self.dataset, self.data_dir, split, "images")
-        return framed_to(torch.from_numpy(raw[16:].reshape(-1, 1, 28, 28)), self.size)
+        return IMAGES[DATASETS[self.dataset].reader](self, split)
 
     def labels(self, split: str) -> Tensor:
         """The labels of a split, int64."""
-        if self.dataset == "digits":
-            return _digits(split)[1]
-        if self.dataset == "folder":
-            raise Stop("--dataset folder has no labels", code=2)
-        return torch.from_numpy(_read_idx(self.dataset, self.data_dir, split, "labels")[8:]).long()
+        if reader := LABELS.get(DATASETS[self.dataset].reader):
+            return reader(self, split)
+        raise Stop(f"--dataset {self.dataset} has no labels", code=2)
 
     def planned_images(self) -> Tensor:
         """As many training images as there are, for a plan: none is read or downloaded."""
@@ -200,6 +194,28 @@ def _digits(split):
     chosen = is_test if split == "test" else ~is_test
     pixels = np.rint(values[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     return torch.from_numpy(pixels), torch.from_numpy(labels[chosen]).long()
+
+
+def _idx_images(source: Source, split: str) -> Tensor:
+    raw = _read_idx(source.dataset, source.data_dir, split, "images")
+    return framed_to(torch.from_numpy(raw[16:].reshape(-1, 1, 28, 28)), source.size)
+
+
+def _idx_labels(source: Source, split: str) -> Tensor:
+    raw = _read_idx(source.dataset, source.data_dir, split, "labels")
+    return torch.from_numpy(raw[8:]).long()
+
+
+# how each `reader` of datasets.py reads
+IMAGES: dict[str, Callable[[Source, str], Tensor]] = {
+    "idx": _idx_images,
+    "digits": lambda source, split: _digits(split)[0],
+    "folder": lambda source, split: _read_folder(source.data_dir, split, source.size),
+}
+LABELS: dict[str, Callable[[Source, str], Tensor]] = {
+    "idx": _idx_labels,
+    "digits": lambda source, split: _digits(split)[1],
+}
 
 
 class Batches:

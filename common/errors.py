@@ -1,5 +1,6 @@
 """Errors that a user can act on: one line on the terminal and an exit code, no traceback."""
 
+import errno
 import json
 import math
 import os
@@ -138,6 +139,9 @@ def explained(prog: str, error: BaseException) -> int | None:
         case OSError():  # of the disk, the file system, the limits of the process
             reason = error.strerror or first_line(error)
             file = error.filename or "a file"
+            if error.errno == errno.ENAMETOOLONG:  # not a fault of the machine: a wrong argument
+                one_line(prog, f"{file:.80}…: {reason}")
+                return 2
             one_line(prog, f"{file}: {reason}; --resume continues once it is fixed")
             return 1
         case KeyboardInterrupt():

@@ -78,7 +78,7 @@ def judge_again(args) -> None:
         changed |= other if "sampling_schedule" in given else {}
         entry = {**scores, **changed, "checkpoint": path.name}
         summary.setdefault("judged_again", []).append(entry)
-        checkpoint.write_atomically(summary_path, (json.dumps(summary, indent=2) + "\n").encode())
+        checkpoint.write_json(summary_path, summary)
 
 
 def sampling_of(flags: dict, given: dict) -> dict:

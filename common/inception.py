@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.classifiers import resize
-from common.errors import Stop
+from common.errors import Stop, first_line
 
 INCEPTION_SIDE = 299
 INCEPTION_HASH = "6726825d"  # the start of the SHA-256 of the official file
@@ -84,7 +84,7 @@ def load_inception(weights: str | None) -> tuple[FidInception, str]:
     try:
         return FidInception(torch.load(io.BytesIO(content), weights_only=True)), digest
     except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise Stop(f"{path}: does not hold pytorch-fid's InceptionV3 ({reason})") from None
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.families import MIN_GAP, project, table_of
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps, null_paths
-from scheduler import Schedule
+from scheduler import Schedule, projected
 
 LEVELS = (0.05, 0.95)
 POINTS = 200  # of a band, at most: updates between which it is linear
@@ -73,7 +72,6 @@ class Copies:
     def __init__(self, first: Schedule, runs: int):
         self.family = first.family
         values = first.values()
-        self.table = table_of(first.family, values)
         self.q = {
             name: nn.Parameter(torch.full((runs,), value, dtype=torch.float64))
             for name, value in values.items()
@@ -86,14 +84,9 @@ class Copies:
     @torch.no_grad()
     def project_(self) -> None:
         """What Schedule.project_ does, for each copy."""
-        before = {name: parameter.detach().clone() for name, parameter in self.q.items()}
-        for name, parameter in self.q.items():
-            parameter.clamp_(self.table[name].low, self.table[name].high)
-        close = self.q["end"] - self.q["start"] < MIN_GAP
-        for i in close.nonzero().flatten().tolist():
-            inside = project(self.family, {name: p[i].item() for name, p in before.items()})
-            for name, parameter in self.q.items():
-                parameter[i] = inside[name]
+        inside = projected(self.family, list(self.q), self.values())
+        for parameter, column in zip(self.q.values(), inside.T, strict=True):
+            parameter.copy_(column)
 
 
 def null_text(schedule: Schedule, band: Band) -> str:

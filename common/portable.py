@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import write_atomically
+from common import checkpoint
 from common.errors import Stop
 from common.networks import network_in
 from common.optional import optional
@@ -27,8 +27,9 @@ KEPT = ("kind", "schedule", "shape")  # of a checkpoint, beside its flags and we
 
 
 def write_json(path: Path, content: dict) -> None:
+    """For other programs: without NaN, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    checkpoint.write_json(path, content, allow_nan=False)
 
 
 def write_network(folder: Path, net: nn.Module, state: dict) -> None:
@@ -37,7 +38,7 @@ def write_network(folder: Path, net: nn.Module, state: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     content = safetensors.save(weights, metadata={"format": "pt"})
-    write_atomically(folder / WEIGHTS, content)
+    checkpoint.write_atomically(folder / WEIGHTS, content)
     args = {name: value for name, value in state["args"].items() if name not in PLACES}
     about = {"_class_name": "UNet"} | {name: state[name] for name in KEPT if name in state}
     write_json(folder / CONFIG, {**about, "args": args})

@@ -20,12 +20,23 @@ def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> d
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "commit": commit(),
         "host": platform.node(),
+        "processor": processor(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **({"cuda": cuda_facts()} if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         **facts,
     }
+
+
+def processor() -> str:
+    """The processor by name: what is computed is rounded as it does it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def cuda_facts() -> dict:

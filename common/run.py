@@ -6,7 +6,6 @@ the same bits as one that never was. What depends on the clock goes to log.txt a
 """
 
 import fcntl
-import json
 import re
 import signal
 import time
@@ -129,8 +128,7 @@ class Run:
         return self.tables.columns(name)
 
     def write_json(self, name: str, content: dict) -> None:
-        text = json.dumps(content, indent=2) + "\n"
-        checkpoint.write_atomically(self.folder / name, text.encode())
+        checkpoint.write_json(self.folder / name, content)
 
     def restore(self) -> dict | None:
         """The newest whole checkpoint's state; the tables go back to where they were then."""

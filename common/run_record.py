@@ -1,6 +1,5 @@
 """What a run is, in args.json: a checkpoint or data of another run, or an edit, is refused."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ class Record:
         self.path, self.kind, self.arguments, self.facts = path, kind, arguments, facts
         self.rescaled: dict[str, float] = {}  # rates by what they were multiplied since
         if not path.exists():
-            self._write(describe(kind, arguments, device, facts))
+            checkpoint.write_json(path, describe(kind, arguments, device, facts))
         self.content = read_json(path)
         self.earlier = self.content.get("earlier", {})  # rates, the latest last
         if not isinstance(self.content.get("arguments"), dict) or not _of_lists(self.earlier):
@@ -29,10 +28,6 @@ class Record:
         for name, fact in facts.items():
             if self.content.get(name) != fact:
                 raise Stop(f"{path}: the {name} was {self.content.get(name)}, now it is {fact}")
-
-    def _write(self, content: dict) -> None:
-        text = json.dumps(content, indent=2) + "\n"
-        checkpoint.write_atomically(self.path, text.encode())
 
     def note_rates(self, log: Callable[[str], None]) -> None:
         """Keep the learning rates of now, and those that the run had before."""
@@ -43,7 +38,7 @@ class Record:
                 log(f"--{name} was {before}, from here on it is {now}")
                 self.earlier = {**self.earlier, name: [*self.earlier.get(name, []), before]}
                 stored[name] = now
-                self._write({**self.content, "earlier": self.earlier})
+                checkpoint.write_json(self.path, {**self.content, "earlier": self.earlier})
 
     def check(self, state: dict) -> None:
         """A ValueError if a checkpoint is of another run, or args.json was edited since."""

@@ -147,7 +147,7 @@ def other_schedule(given: str | dict | None, timesteps: int) -> Schedule | None:
     if not given:
         return None
     if isinstance(given, dict):
-        return Schedule.from_dict({name: v for name, v in given.items() if name != "told"})
+        return Schedule.from_dict(given)
     return Schedule(given, timesteps)
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from common.errors import check_finite
-from common.families import box_of
 from common.schedule_optimizer import rates_of
-from scheduler import Schedule, parted
+from scheduler import Schedule, projected
 
 MEMORY = 0.8  # of the running mean of a slope: about five updates
 LONG = 0.95  # of the running moments that r is estimated from
@@ -145,12 +144,11 @@ def null_paths(
     random = random or torch.Generator().manual_seed(0)
     rates = torch.tensor(list(rates_of(schedule, lr_beta).values()), dtype=torch.float64)
     names, moments = list(schedule.q), Moments(runs, len(rates))
-    low, high = (torch.tensor(b, dtype=torch.float64) for b in box_of(schedule.family, names))
     q = schedule.vector().cpu().expand(runs, -1)
     noise, paths = torch.randn(q.shape, generator=random, dtype=torch.float64), [q]
     for _ in range(updates):
         moments.follow(noise)
-        q = parted(schedule.family, names, (q - rates * moments.steps(updates)).clamp(low, high))
+        q = projected(schedule.family, names, q - rates * moments.steps(updates))
         paths.append(q)
         fresh = torch.randn(q.shape, generator=random, dtype=torch.float64)
         noise = correlation * noise + (1 - correlation**2) ** 0.5 * fresh

@@ -8,6 +8,7 @@ In a page a table has its place between two marks, and the text around them is w
 
 import csv
 import re
+import statistics
 from pathlib import Path
 
 from common.errors import Stop
@@ -48,6 +49,21 @@ def markdown(head: list, rows: list[list]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float | None]:
+    """The mean, and its standard error; one value alone has none."""
+    n = len(values)
+    return statistics.fmean(values), statistics.stdev(values) / n**0.5 if n > 1 else None
+
+
+def plus_minus(values: list[float], form: str, absent: str = "–") -> str:
+    """Mean ± standard error as a cell of a table, in a number's format such as `.2f` or `+.1f`."""
+    if not values:
+        return absent
+    mean, error = mean_and_error(values)
+    text = f"{mean:{form}}"
+    return text if error is None else f"{text} ± {error:{form.removeprefix('+')}}"
 
 
 def fill(text: str, tables: dict[str, str]) -> str:

@@ -31,7 +31,7 @@ from common.weights import evaluating, flat, set_weights, weights_kept
 from common.zeroth_order import Slope, one_point, two_point
 from metrics import frechet_distance, largest_of
 from model import Levels, visited_times
-from scheduler import Schedule, parted
+from scheduler import Schedule, projected
 
 # x_0 = (x_t - noise eps)/signal: below this signal a derivative through a step is that of the few
 # pixels that are not clipped, times 1/signal, and nothing but noise
@@ -149,7 +149,7 @@ class UpperLevel:
 
         def values(points):
             if self.settings.perturbation == "scaled":
-                points = parted(self.schedule.family, list(self.schedule.q), points)
+                points = projected(self.schedule.family, list(self.schedule.q), points)
             noises = self._noises(len(points), *self._of_a_difference("q", step))  # (k,n,C,H,W)
             k, n = noises.shape[:2]
             each = (c.mT.repeat_interleave(n, 1) for c in vmap(self.levels)(points))

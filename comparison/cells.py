@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import checkpoint, cli
-from common.errors import read_json
 from common.run import forward_passes
 from common.upper_cost import exact_gradient
+from comparison.jobs import Job
 from comparison.scales import BILEVEL, EXACT, METHODS, SCALES, merge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,13 +40,13 @@ class Budget:
     epochs: int
 
 
-class Cell:
+class Cell(Job):
     """One method and seed: its flags and its folder."""
 
     def __init__(self, scale: str, places: Places, method: str, seed: int, flags: list[str]):
         self.scale, self.places, self.method, self.seed = scale, places, method, seed
         self.flags = flags
-        self.root = Path(places.runs_dir) / scale / f"{slug(method)}-seed{seed}"
+        super().__init__(Path(places.runs_dir) / scale / f"{slug(method)}-seed{seed}")
         self.source: Cell | None = None  # the cell whose schedule this one trains with
         self.network: Cell | None = None  # the cell whose network this one leaves as it is
 
@@ -58,11 +58,6 @@ class Cell:
     def begins_with(self) -> list["Cell"]:
         """The cells whose schedule or network it needs."""
         return [cell for cell in (self.source, self.network) if cell]
-
-    @property
-    def ready(self) -> bool:
-        """Whether what it begins with is there."""
-        return all(cell.done for cell in self.begins_with)
 
     @property
     def place_flags(self) -> list[str]:
@@ -101,22 +96,11 @@ class Cell:
         return shlex.join(["python", f"{SCRIPTS[self.kind]}.py", *flags])
 
     @property
-    def folder(self) -> Path | None:
-        """The run's folder, once it is there."""
-        begun = sorted(self.root.glob("[0-9]*/args.json"))
-        return begun[-1].parent if begun else None
-
-    @property
-    def done(self) -> bool:
-        return bool(self.folder and (self.folder / "summary.json").exists())
-
-    @property
     def chosen(self) -> Path:
         """The folder of the run that counts: a search's best trial."""
         if self.kind != "search":
             return self.folder
-        summary = read_json(self.folder / "summary.json")
-        return self.folder / "trials" / f"{summary['best']:03d}"
+        return self.folder / "trials" / f"{self.summary['best']:03d}"
 
     def cost(self, images) -> dict[str, int]:
         """Images through the network, as the flags say."""

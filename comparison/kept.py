@@ -14,25 +14,27 @@ def results_path(path: Path, name: str) -> Path:
 
 
 class Kept:
-    """The rows of the cells that have some and no folder here, by table."""
+    """The rows of cells that are not done here, or not asked for, by table."""
 
-    def __init__(self, path: Path, cells: list[Cell]):
+    def __init__(self, path: Path, scale: list[Cell], asked: list[Cell]):
+        """`scale` are the cells of all methods and seeds, `asked` those that are wanted now."""
         tables = {name: _rows(results_path(path, name)) for name in TABLES}
         judged = {_place(row) for row in tables[""]}
         commands = {_place(row): row["command"] for row in tables["runs"]}
-        self.places = {
-            place(cell)
-            for cell in cells
-            # with other flags it is another run
-            if not cell.done and place(cell) in judged and commands.get(place(cell)) == cell.command
-        }
+        wanted = {place(cell) for cell in asked if cell.done}  # their rows are written anew
+        known = {place(cell): cell for cell in scale if place(cell) in judged & set(commands)}
+        same = {p for p, cell in known.items() if commands[p] == cell.command}
+        self.places = same - wanted
+        self.changed = len((judged | set(commands)) - same - wanted)  # another run, by its flags
+        every = dict.fromkeys(map(place, [*scale, *asked]))
+        self.order = {cell: i for i, cell in enumerate(every)}
         self.tables = {
             name: [row for row in rows if _place(row) in self.places]
             for name, rows in tables.items()
         }
 
     def holds(self, cell: Cell) -> bool:
-        return place(cell) in self.places
+        return place(cell) in self.places and not cell.done
 
     def missing(self, cells: list[Cell]) -> list[Cell]:
         """The cells to run, with those that they begin with."""
@@ -43,10 +45,9 @@ class Kept:
                     needed.setdefault(place(other), other)
         return list(needed.values())
 
-    def merged(self, name: str, rows: list[dict], cells: list[Cell]) -> list[dict]:
+    def merged(self, name: str, rows: list[dict]) -> list[dict]:
         """The new rows of a table and the kept ones, in the order of the cells."""
-        order = {place(cell): i for i, cell in enumerate(cells)}
-        return sorted([*rows, *self.tables[name]], key=lambda row: order[_place(row)])
+        return sorted([*rows, *self.tables[name]], key=lambda row: self.order[_place(row)])
 
 
 def place(cell: Cell) -> tuple[str, str]:

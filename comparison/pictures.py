@@ -75,9 +75,8 @@ def plot_learned(path: Path, runs: list[dict]) -> None:
     figure, (axis,) = figures.axes_of(1, width=6)
     for color, method in enumerate(methods):
         for i, row in enumerate(by_method(runs)[method]):
-            content = json.loads(row["schedule"])
-            content.pop("told", None)
-            curve = log_snr(Schedule.from_dict(content).log_alpha_bar().detach())[1:]
+            schedule = Schedule.from_dict(json.loads(row["schedule"]))
+            curve = log_snr(schedule.log_alpha_bar().detach())[1:]
             label = None if i else method
             times = np.linspace(0, 1, len(curve))
             axis.plot(times, curve, color=f"C{color}", label=label, alpha=0.7)

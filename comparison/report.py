@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scipy.stats import ttest_rel, wilcoxon
 
-from common.tables import fill, markdown
+from common.tables import fill, markdown, plus_minus
 from comparison.scales import BILEVEL
 
 TEMPLATE = Path(__file__).with_name("page.md")
@@ -99,7 +99,7 @@ def short_table(scores: list[dict]) -> str:
         for clip in REGIMES:
             for column in SHORT_COLUMNS:
                 values = numbers(by_regime[clip][method], column)
-                line.append(mean_and_error(values, SCORES[column][1]))
+                line.append(plus_minus(values, f".{SCORES[column][1]}f"))
         lines.append(line)
     head = [f"{SCORES[c][0]}, {regime}" for regime in REGIMES.values() for c in SHORT_COLUMNS]
     return markdown(["method", "seeds", *head], lines)
@@ -158,19 +158,9 @@ def scores_table(rows: list[dict]) -> str:
     for method, of_method in by_method(rows).items():
         line = [method, ", ".join(row["seed"] for row in of_method)]
         for column, (_, digits) in SCORES.items():
-            line.append(mean_and_error(numbers(of_method, column), digits))
+            line.append(plus_minus(numbers(of_method, column), f".{digits}f"))
         lines.append(line)
     return markdown(["method", "seeds", *(head for head, _ in SCORES.values())], lines)
-
-
-def mean_and_error(values: list[float], digits: int) -> str:
-    """Mean ± standard error of the mean; one value alone has none."""
-    if not values:
-        return "–"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
 def costs_table(runs: list[dict]) -> str:
@@ -181,7 +171,7 @@ def costs_table(runs: list[dict]) -> str:
         for column, (_, digits, unit) in COSTS.items():
             values = numbers(of_method, column, unit)
             line.append(f"{statistics.mean(values):.{digits}f}" if values else "–")
-        line += [mean_and_error(numbers(of_method, name), 3) for name in LEARNED]
+        line += [plus_minus(numbers(of_method, name), ".3f") for name in LEARNED]
         lines.append(line)
     head = ["method", "seeds", *(head for head, *_ in COSTS.values()), *LEARNED]
     return markdown(head, lines)
@@ -208,7 +198,7 @@ def differences(rows: list[dict]) -> str:
         if p < 0.05:
             verdict = "better" if statistics.mean(values) < 0 else "worse"
         rank = wilcoxon(values).pvalue if any(values) else 1.0
-        change = mean_and_error(values, SCORES[judge][1])
+        change = plus_minus(values, f".{SCORES[judge][1]}f")
         seeds = str(len(values))
         name = SCORES[judge][0]
         lines.append([method, base, name, seeds, change, f"{p:.3f}", f"{rank:.3f}", verdict])

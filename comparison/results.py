@@ -2,7 +2,6 @@
 
 import json
 import math
-import platform
 from collections import Counter
 from pathlib import Path
 
@@ -54,8 +53,7 @@ def judged(cell: Cell) -> list[dict]:
         )
         scores = judge_checkpoint(network, judges, device, n, settings, "report", **changes)
         known.append({"steps": steps, "clip": clip, **scores})
-        content = (json.dumps(known, indent=2) + "\n").encode()
-        checkpoint.write_atomically(path, content)
+        checkpoint.write_json(path, known)
     return [row for row in known if regime_of(row) in wanted]
 
 
@@ -102,13 +100,9 @@ def check_same(cell: Cell) -> dict:
     return about
 
 
-def summary_of(cell: Cell) -> dict:
-    return read_json(cell.folder / "summary.json")
-
-
 def spent_of(cell: Cell) -> dict:
     """Seconds, evaluations and steps of a cell's run, with those of the run it begins with."""
-    summary = summary_of(cell)
+    summary = cell.summary
     cost = Counter(summary.get("network_evaluations", {}))
     # theta_y's, or those of all trials
     steps = summary.get("steps") or cost["training"] // cell.parsed().batch_size
@@ -121,7 +115,7 @@ def spent_of(cell: Cell) -> dict:
 
 def run_row(cell: Cell, jobs: int) -> dict:
     """What a cell's run cost, what it learned and where it ran."""
-    about, summary, spent = check_same(cell), summary_of(cell), spent_of(cell)
+    about, summary, spent = check_same(cell), cell.summary, spent_of(cell)
     peak = {k.removeprefix("trials_peak_"): v for k, v in summary.items() if "_peak_" in k}
     peak = peak or summary["peak_memory"]
     schedule = read_json(cell.folder / "schedule.json")
@@ -135,19 +129,9 @@ def run_row(cell: Cell, jobs: int) -> dict:
         **{name: schedule.get(name) for name in SCHEDULE},
         "schedule": json.dumps(schedule, separators=(",", ":")),
         "host": about.get("host"), "device": about["device"], "threads": about["threads"],
-        "jobs": jobs, "processor": processor(), "python": versions.get("python"),
+        "jobs": jobs, "processor": about.get("processor"), "python": versions.get("python"),
         "torch": versions.get("torch"), "commit": about["commit"], "command": cell.command,
     }  # fmt: skip
-
-
-def processor() -> str:
-    """This machine's processor by name: rounding differs between processors."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def rows_of(cells: list[Cell], jobs: int) -> tuple[list[dict], list[dict]]:

@@ -11,20 +11,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import torch
 
 from common.errors import Stop
 from common.machine import progress_bar
 from common.run_files import refuse_links
-from comparison.cells import ROOT, Cell
+from comparison.cells import ROOT
+from comparison.jobs import Job
 
 INTERRUPTED = (130, 143, -2, -15)  # exit codes
 PATIENCE = 120.0  # seconds for a run of a killed comparison to save and leave
 POLL, RETRY = 0.1, 2.0  # seconds between looks at the processes, and at others' locks
+
+
+AJob = TypeVar("AJob", bound=Job)
 
 
 def lock_of(folder: Path) -> IO | None:
@@ -41,7 +45,7 @@ def lock_of(folder: Path) -> IO | None:
         return None
 
 
-def is_taken(cell: Cell) -> bool:
+def is_taken(cell: Job) -> bool:
     """Whether another process runs the cell now."""
     if lock := lock_of(cell.root):
         lock.close()
@@ -51,8 +55,8 @@ def is_taken(cell: Cell) -> bool:
 class Ended(NamedTuple):
     """What is not done when a process has nothing left to run."""
 
-    failed: list[Cell]  # or without the schedule of a cell that failed
-    taken: list[Cell]  # by other processes, or waiting for the schedule of such a cell
+    failed: Sequence[Job]  # or without the schedule of a cell that failed
+    taken: Sequence[Job]  # by other processes, or waiting for the schedule of such a cell
 
 
 class Runs:
@@ -60,7 +64,7 @@ class Runs:
 
     def __init__(self, gpus: list[str] | None = None):
         """`gpus` are the cards that the runs share; none where a flag names a device."""
-        self.processes: dict[subprocess.Popen, Cell] = {}
+        self.processes: dict[subprocess.Popen, Job] = {}
         self.locks: dict[subprocess.Popen, IO] = {}
         self.gpus, self.on = gpus or [], {}
         self.signal = None
@@ -81,7 +85,7 @@ class Runs:
                 process.kill()
         self.signal = number
 
-    def start(self, cell: Cell) -> bool:
+    def start(self, cell: Job) -> bool:
         """Run a cell, unless another process does or has done it.
 
         It is the script itself, in a process group of its own: Ctrl-C reaches it through `stop`.
@@ -111,7 +115,7 @@ class Runs:
         busy = [self.on[process] for process in self.processes]
         return min(self.gpus, key=busy.count, default=None)
 
-    def ended(self) -> list[tuple[Cell, int]]:
+    def ended(self) -> list[tuple[Job, int]]:
         """The cells that have ended since the last call, with their exit codes."""
         codes = {process: process.poll() for process in self.processes}
         over = [process for process, code in codes.items() if code is not None]
@@ -131,7 +135,7 @@ class Runs:
         self.locks.clear()
 
 
-def _wait_until_free(cell: Cell) -> None:
+def _wait_until_free(cell: Job) -> None:
     """A run of a comparison that was killed may still be saving."""
     path = cell.folder and cell.folder / ".lock"
     if not path or not path.exists():
@@ -156,7 +160,7 @@ def gpus_to_share(device: str) -> list[str]:
 
 
 def run_all(
-    cells: list[Cell], jobs: int, cost: Callable[[Cell], int], gpus: list[str] | None = None
+    cells: list[AJob], jobs: int, cost: Callable[[AJob], int], gpus: list[str] | None = None
 ) -> Ended:
     """Run the cells that are not done, until those that are left are not for this process."""
     costs = {cell: cost(cell) for cell in cells}

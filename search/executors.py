@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.errors import Stop
+from common.errors import Stop, first_line
 from common.optional import optional
 from common.run import Run
 from search.trials import killed, run_trial
@@ -74,7 +74,7 @@ class Submitit:
         try:
             self.executor.update_parameters(**options)
         except (NameError, ValueError) as error:
-            raise Stop(f"--executor_options: {str(error).splitlines()[0]}", code=2) from None
+            raise Stop(f"--executor_options: {first_line(error)}", code=2) from None
 
     def submit(self, *task):
         with importable():
@@ -118,7 +118,7 @@ class Ray:
                 logging_level="error",
             )
         except Exception as error:  # of several kinds, Exception itself among them
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise Stop(f"--executor ray: no cluster ({reason})") from None
         options = {"num_cpus": 1, "max_retries": RETRIES} | options
         self.remote = self.ray.remote(**options)(JOB)

@@ -119,7 +119,7 @@ LISTED = [
             f"{FOREIGN} -k spreadsheet"),
     Removal("a table that is gone", "common/run_files.py", "                if size:\n",
             "                if False:\n", f"{FOREIGN} -k is_gone"),
-    Removal("fsync of rows", "common/run_files.py", "                os.fsync(file.fileno())", "pass",
+    Removal("fsync of rows", "common/run_files.py", "                os.fsync(file.fileno())", "                pass",
             f"{FOREIGN} -k rows_are_on_the_disk"),
     Removal("a rate is scaled", "common/training.py", "if peak != self.peak:", "if False:",
             f"{FOREIGN} -k may_be_lowered"),

@@ -16,11 +16,11 @@ from test_coupled import EXACT
 
 from common import bilevel_figures, compare, compare_samples, networks
 from common.compare_figures import fid_curves, plot_curves
+from common.compare_records import read_record
 from common.compare_tables import all_tables, differences, over_seeds, scores
+from common.compare_text import Table
 from common.errors import Stop
 from common.figures import title_of
-from common.run_records import read_record
-from common.run_table import Table
 
 SCHEDULE = {"family": "cosine", "timesteps": 30, "start": 0, "end": 0.9, "tau": 2, "epsilon": 0.008}
 

@@ -177,8 +177,8 @@ def test_constant_features(n):
         (torch.zeros(0, 4), "at least 2"),
         (torch.zeros(9, 5), r"\(n,4\)"),
         (torch.zeros(4), r"\(n,4\)"),
-        (torch.tensor([[1.0, 2, 3, math.nan]] * 9), "not finite"),
-        (torch.tensor([[1.0, 2, 3, 4], [math.inf, 2, 3, 4]]), "not finite"),
+        (torch.tensor([[1.0, 2, 3, math.nan]] * 9), "a feature is not finite"),
+        (torch.tensor([[1.0, 2, 3, 4], [math.inf, 2, 3, 4]]), "a feature is not finite"),
         (torch.eye(4, dtype=torch.float64) * 1e200, "too large"),
     ],
 )

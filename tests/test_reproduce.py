@@ -192,6 +192,8 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     reproduce.main(elsewhere)
     assert list(csv.DictReader(path.open())) == rows
     assert not list((tmp_path / "elsewhere").rglob("args.json"))
+    reproduce.main(tiny("--methods", "default"))  # what is not asked for stays
+    assert list(csv.DictReader(path.open())) == rows
     longer = TINY._replace(train="--epochs 2 --fid_samples 0")
     monkeypatch.setitem(SCALES, "quick", longer)
     with pytest.raises(errors.Stop, match=r"ran with --epochs 1, now it is 2"):

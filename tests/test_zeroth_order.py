@@ -9,13 +9,13 @@ from harness import TwoLayers
 from toys import F64, small_upper
 
 import common.upper_level as module
-from common.families import FAMILIES, box_of, complete
+from common.families import FAMILIES, box_of, complete, project
 from common.training import EmaRule
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.weights import flat, seen_by_loss
 from common.zeroth_order import Slope, one_point, two_point
 from model import Diffusion
-from scheduler import Schedule, parted
+from scheduler import Schedule, projected
 
 
 @pytest.mark.parametrize("estimate", [two_point, one_point])
@@ -54,8 +54,8 @@ def test_only_the_published_perturbation_leaves_the_bounds(monkeypatch, perturba
     levels = upper.levels
     upper.levels = lambda q: points.append(q) or levels(q)
     upper.features = lambda net, levels, noise: torch.randn(len(noise), 12, dtype=F64)
-    real, drawn = module.parted, []
-    monkeypatch.setattr(module, "parted", lambda *a: drawn.append(real(*a)) or drawn[-1])
+    real, drawn = module.projected, []
+    monkeypatch.setattr(module, "projected", lambda *a: drawn.append(real(*a)) or drawn[-1])
     two, (low, high) = [], (torch.tensor(x, dtype=F64) for x in box_of(family, list(schedule.q)))
     module_two = module.two_point
     monkeypatch.setattr(module, "two_point", lambda *a: two.append(a[3:]) or module_two(*a))
@@ -75,11 +75,17 @@ def test_only_the_published_perturbation_leaves_the_bounds(monkeypatch, perturba
         assert steps[3] < 0.008 < steps[2]
 
 
-def test_points_whose_end_does_not_exceed_their_start_are_parted():
-    names = ["start", "end", "tau", "epsilon"]
-    points = torch.tensor([[0.5, 0.5, 1, 0.1], [0, 0, 1, 0.1], [1, 0.9, 1, 0.1]], dtype=F64)
-    for point in parted("cosine", names, points).tolist():
-        complete("cosine", dict(zip(names, point, strict=True)))  # raises outside
+@pytest.mark.parametrize("family", [f for f in FAMILIES if FAMILIES[f]])
+def test_many_points_are_projected_as_one_is(family):
+    """Against families.project, far outside the bounds and with start and end in any order."""
+    names = list(FAMILIES[family])
+    random = torch.Generator().manual_seed(0)
+    points = 3 * torch.randn(2000, len(names), dtype=F64, generator=random)
+    inside = projected(family, names, points).tolist()
+    for point, moved in zip(points.tolist(), inside, strict=True):
+        expected = project(family, dict(zip(names, point, strict=True)))
+        assert moved == pytest.approx(list(expected.values()), rel=1e-12, abs=1e-12)
+        complete(family, dict(zip(names, moved, strict=True)))  # raises outside
 
 
 def test_one_point_with_common_noise_has_less_noise_than_with_independent_noise():

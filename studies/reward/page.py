@@ -2,7 +2,7 @@
 
 import statistics
 
-from common.tables import markdown
+from common.tables import markdown, plus_minus
 from studies.reward.tasks import METHODS
 
 LABELS = {
@@ -65,14 +65,8 @@ def of_results(rows: list[dict]) -> str:
 
 
 def cell(values: list, form: str) -> str:
-    """Mean ± standard error, or a dash."""
-    numbers = [value for value in values if value != ""]
-    if not numbers:
-        return "–"
-    if len(numbers) == 1:
-        return f"{numbers[0]:{form}}"
-    error = statistics.stdev(numbers) / len(numbers) ** 0.5
-    return f"{statistics.fmean(numbers):{form}} ± {error:{form.removeprefix('+')}}"
+    """Mean ± standard error of what is there, or a dash."""
+    return plus_minus([value for value in values if value != ""], form)
 
 
 def of_optima(results: list[dict], curves: list[dict]) -> str:

@@ -4,12 +4,14 @@ A task is a command of finetune_reward.py with a folder of its own; comparison/r
 is missing, several at once.
 """
 
-import json
-import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli
+from comparison.cells import slug
+from comparison.jobs import Job
+from comparison.scales import merge
 from studies.reward.options import KIND, check, make_parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -48,15 +50,20 @@ SHARED = {
 }
 
 
-class Task:
+class Task(Job):
     """One command, its folder, and the tasks that must be done before it."""
 
-    def __init__(self, root: Path, name: str, seed: int, flags: str, places: list[str]):
-        slug = re.sub(r"\W+", "-", name)
-        self.method, self.seed = name, seed
-        self.root, self.places = root / f"{slug}-seed{seed}", places
-        self.flags = [*flags.split(), "--seed", str(seed)]
-        self.begins_with: list[Task] = []
+    def __init__(
+        self, root: Path, name: str, seed: int, flags: list[str], places: list[str],
+        earlier: Sequence["Task"] = (),
+    ):  # fmt: skip
+        super().__init__(root / f"{slug(name)}-seed{seed}")
+        self.method, self.seed, self.places = name, seed, places
+        self.flags, self.earlier = [*flags, "--seed", str(seed)], earlier
+
+    @property
+    def begins_with(self) -> Sequence["Task"]:
+        return self.earlier
 
     def argv(self) -> list[str]:
         """The script and its flags: a new run, or the one that was interrupted."""
@@ -70,23 +77,6 @@ class Task:
         """The command without the places of a machine."""
         return shlex.join(["python", "finetune_reward.py", *self.flags])
 
-    @property
-    def folder(self) -> Path | None:
-        begun = sorted(self.root.glob("[0-9]*/args.json"))
-        return begun[-1].parent if begun else None
-
-    @property
-    def done(self) -> bool:
-        return bool(self.folder and (self.folder / "summary.json").exists())
-
-    @property
-    def ready(self) -> bool:
-        return all(task.done for task in self.begins_with)
-
-    @property
-    def summary(self) -> dict:
-        return json.loads((self.folder / "summary.json").read_text())
-
     def parsed(self):
         """The arguments as the script itself reads them."""
         return cli.parse(make_parser(), KIND, check, [*self.flags, *self.places])
@@ -96,31 +86,18 @@ def tasks_of(
     scale: str, folder: Path, seeds: int, methods: list[str], places: list[str]
 ) -> list[Task]:
     """All tasks. Those that draw the shared samples come first, and the others wait for them."""
-    root = folder / scale
-    flags = merged_flags(SHARED[scale])
     tasks: list[Task] = []
+
+    def add(name: str, own: str, earlier: Sequence[Task]) -> None:
+        flags = merge(own, SHARED[scale], own)  # its own, then those that it does not replace
+        tasks.append(Task(folder / scale, name, seed, flags, places, earlier))
+
     for seed in range(seeds):
-        leader = Task(root, BILEVEL, seed, flags(METHODS[BILEVEL]), places)
-        leader.begins_with = tasks[:1]
-        tasks.append(leader)
+        add(BILEVEL, METHODS[BILEVEL], tasks[:1])
+        leader = tasks[-1:]
         for name in methods:
             if name != BILEVEL and not (seed and name in FIRST_SEED_ALONE):
-                task = Task(root, name, seed, flags(METHODS[name]), places)
-                task.begins_with = [leader]
-                tasks.append(task)
+                add(name, METHODS[name], leader)
         for name, own in OTHERS.items() if scale == "page" and not seed else ():
-            task = Task(root, name, 0, flags(own), places)
-            task.begins_with = [leader]
-            tasks.append(task)
+            add(name, own, leader)
     return tasks
-
-
-def merged_flags(shared: str):
-    """A function that puts a method's own flags before the shared ones it does not replace."""
-
-    def merge(own: str) -> str:
-        pairs = re.findall(r"(--\w+)((?: (?!--)\S+)*)", shared)
-        kept = [name + value for name, value in pairs if f"{name} " not in f"{own} "]
-        return " ".join([own, *kept])
-
-    return merge

@@ -18,7 +18,7 @@ Columns = dict[str, list[float]]
 
 
 @dataclass
-class Record:
+class ComparedRun:
     """A run as its files describe it."""
 
     folder: Path
@@ -41,9 +41,9 @@ class Record:
         return self.about.get("arguments") or {}
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path) -> ComparedRun:
     """Everything that is there; `notes` says what is not as it should be."""
-    record = Record(folder, name_of(folder))
+    record = ComparedRun(folder, name_of(folder))
     record.about = _json(record, "args.json")
     record.summary = _json(record, "summary.json")
     record.schedule = _json(record, "schedule.json")
@@ -76,11 +76,11 @@ def parameters_of(schedule: dict) -> dict[str, float]:
     return {n: v for n, v in among(schedule).items() if isinstance(v, int | float)}
 
 
-def _unfinished(record: Record) -> str:
+def _unfinished(record: ComparedRun) -> str:
     """How far a run came, or why a search gave it up."""
     trials = record.folder.parent
     if trials.name == "trials":
-        known = _lines(Record(trials.parent, ""), "search.jsonl")
+        known = _lines(ComparedRun(trials.parent, ""), "search.jsonl")
         row = next((r for r in known if f"{r.get('trial'):03d}" == record.folder.name), {})
         if row.get("status") in ("failed", "pruned"):
             return f"{row['status']} ({row.get('reason')})"
@@ -91,7 +91,7 @@ def _unfinished(record: Record) -> str:
     return f"unfinished, {done:.0f} of {epochs} epochs done" if epochs else "unfinished"
 
 
-def _json(record: Record, name: str) -> dict:
+def _json(record: ComparedRun, name: str) -> dict:
     path = record.folder / name
     if not path.is_file():
         return {}
@@ -105,7 +105,7 @@ def _json(record: Record, name: str) -> dict:
     return {}
 
 
-def _lines(record: Record, name: str) -> list[dict]:
+def _lines(record: ComparedRun, name: str) -> list[dict]:
     """The objects of a file of JSON lines; a line cut short is left out."""
     path, rows = record.folder / name, []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
@@ -118,7 +118,7 @@ def _lines(record: Record, name: str) -> list[dict]:
     return sorted(rows, key=lambda row: row["trial"])
 
 
-def _columns(record: Record, name: str) -> Columns:
+def _columns(record: ComparedRun, name: str) -> Columns:
     """A CSV file as columns of numbers: what is no number is NaN."""
     path = record.folder / name
     if not path.is_file():

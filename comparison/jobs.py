@@ -1,0 +1,44 @@
+"""A command with a folder of its own, of which comparison/running.py runs what is missing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import read_json
+
+
+class Job:
+    """What is known of a command from its folder: begun, done, and whether it may begin."""
+
+    method: str
+    seed: int
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @property
+    def begins_with(self) -> Sequence["Job"]:
+        """The jobs that must be done before it."""
+        return ()
+
+    def argv(self) -> list[str]:
+        """The script and its flags: a new run, or the one that was interrupted."""
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder, once it is there."""
+        begun = sorted(self.root.glob("[0-9]*/args.json"))
+        return begun[-1].parent if begun else None
+
+    @property
+    def done(self) -> bool:
+        return bool(self.folder and (self.folder / "summary.json").exists())
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it begins with is there."""
+        return all(job.done for job in self.begins_with)
+
+    @property
+    def summary(self) -> dict:
+        return read_json(self.folder / "summary.json")
