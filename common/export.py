@@ -35,7 +35,7 @@ from pathlib import Path
 from common import portable
 from common.card import card
 from common.errors import Stop, guarded, read_json
-from common.sampling import ROOT, SamplerSettings, load_any, locate, process_of
+from common.sampling import ROOT, SamplerSettings, load_any, path_of, process_of
 from model import Diffusion
 from scheduler import Schedule
 
@@ -69,7 +69,7 @@ def export_network(args) -> None:
     if args.folder:
         folder = Path(args.folder)
         portable.write_network(folder, net, state)
-        about, summary = provenance(locate(args.run))
+        about, summary = provenance(path_of(args.run))
         parameters = sum(p.numel() for p in net.parameters())
         plain = portable.fits_diffusers(process)
         text = card(folder.name, state, settings, parameters, about, summary, plain)

@@ -136,8 +136,14 @@ def scales_of(family: str, names: Iterable[str]) -> list[float]:
 
 def read_schedule(path: str) -> tuple[str, int, dict[str, float]]:
     """Family, timesteps and parameters of a schedule.json; ValueError names the file."""
+    return _read(path)[0]
+
+
+def _read(path):
+    """What a file says of the schedule, and all of its content."""
     try:
-        return from_content(parse_json(Path(path).read_bytes()))
+        content = parse_json(Path(path).read_bytes())
+        return from_content(content), content
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -165,10 +171,9 @@ def from_content(content) -> tuple[str, int, dict[str, float]]:
 
 def read_sampling_schedule(path: str) -> dict:
     """The content of a schedule.json to sample with; `told` is in it if it was learned that way."""
-    family, timesteps, values = read_schedule(path)
-    told = parse_json(Path(path).read_bytes()).get("told")
-    content = {"family": family, "timesteps": timesteps, **values}
-    return content | ({"told": told} if told else {})
+    (family, timesteps, values), content = _read(path)
+    told = {"told": content["told"]} if content.get("told") else {}
+    return {"family": family, "timesteps": timesteps, **values, **told}
 
 
 def _number(name, value):

@@ -164,7 +164,7 @@ def load_sampler(
     return net, Sampler(process_of(state, device), settings, state["shape"])
 
 
-def locate(run: str | Path) -> Path:
+def path_of(run: str | Path) -> Path:
     """A run's folder or number, or a path: in the current folder, else beside this code.
 
     Of a finished search it is the folder of its best trial.
@@ -180,7 +180,7 @@ def locate(run: str | Path) -> Path:
 
 def load_any(run: str | Path, device: torch.device | str) -> tuple[nn.Module, dict]:
     """The network of a run, a checkpoint or an exported folder, and what belongs to it."""
-    path = locate(run)
+    path = path_of(run)
     if path.is_file():
         return load_network(str(path), device)
     if (path / portable.CONFIG).is_file():

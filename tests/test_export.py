@@ -15,7 +15,7 @@ from harness import Script
 from common import export, portable
 from common.errors import Stop
 from common.optional import optional
-from common.sampling import load_any, load_sampler, locate, process_of, sample
+from common.sampling import load_any, load_sampler, path_of, process_of, sample
 from model import Diffusion
 from scheduler import Schedule
 from unet import UNet
@@ -52,7 +52,7 @@ def test_the_times_and_noise_levels_are_those_of_the_closed_form():
 
 
 def test_the_steps_of_a_schedule_file_are_printed_and_written(tmp_path, capsys):
-    path = "assets/schedules/quick-bilevel-zo-seed0.json"
+    path = "assets/schedules/quick-exact-seed0.json"
     argv = [str(ROOT / path), str(tmp_path / "out"), "--steps", "5", "--tau_type", "quadratic"]
     export.main(export.make_parser().parse_args(argv))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
@@ -120,7 +120,7 @@ def test_a_search_is_represented_by_its_best_trial(tmp_path, run):
     (tmp_path / "trials" / "002").symlink_to(run)
     (tmp_path / "summary.json").write_text('{"best": 2}')
     assert load_any(tmp_path, "cpu")[1]["schedule"]["end"] == 0.9
-    assert export.provenance(locate(tmp_path))[1]["n"] == 20
+    assert export.provenance(path_of(tmp_path))[1]["n"] == 20
 
 
 def test_scaled_data_are_said_to_be_beyond_diffusers(run):

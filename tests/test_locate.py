@@ -9,7 +9,7 @@ import train_mnist_bilevel_ZO
 from common import cli, evaluate
 from common.errors import Stop
 from common.locate import find_checkpoint, find_run, find_schedule, find_trained
-from common.sampling import locate
+from common.sampling import path_of
 
 SCHEDULE = {"family": "cosine", "timesteps": 30, "start": 0, "end": 0.9, "tau": 2, "epsilon": 0.008}
 RUNS = {  # folder -> files beside args.json
@@ -100,7 +100,7 @@ def test_a_run_is_its_newest_checkpoint(runs, name, file):
     if file:
         assert find_checkpoint(name) == f"runs/{file}"
         assert (
-            find_trained(name) == locate(name) == (runs / file).parents[1].relative_to(runs.parent)
+            find_trained(name) == path_of(name) == (runs / file).parents[1].relative_to(runs.parent)
         )
         return
     with pytest.raises(ValueError, match="neither a checkpoint nor a run that has one"):
