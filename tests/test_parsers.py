@@ -9,11 +9,11 @@ import re
 import struct
 
 import pytest
-import sabotage
 import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from removals import removals
 
 import train_mnist
 from benchmarks import faults  # noqa: F401, which finds the tests' modules
@@ -138,7 +138,7 @@ def test_the_page_has_the_campaigns_table():
     assert fill(text, {"faults": render(read_json(FILE))}) == text
 
 
-@pytest.mark.parametrize("removal", sabotage.removals(), ids=lambda removal: removal.name)
+@pytest.mark.parametrize("removal", removals(), ids=lambda removal: removal.name)
 def test_every_protection_is_where_the_sabotage_looks_for_it(removal):
     """Once, so that its removal is of that and nothing else; the tests it names exist."""
     assert (ROOT / removal.file).read_text().count(removal.old) == 1
