@@ -160,9 +160,16 @@ def gpus_to_share(device: str) -> list[str]:
 
 
 def run_all(
-    cells: list[AJob], jobs: int, cost: Callable[[AJob], int], gpus: list[str] | None = None
+    cells: list[AJob],
+    jobs: int,
+    cost: Callable[[AJob], int],
+    gpus: list[str] | None = None,
+    on_done: Callable[[AJob], None] | None = None,
 ) -> Ended:
-    """Run the cells that are not done, until those that are left are not for this process."""
+    """Run the cells that are not done, until those that are left are not for this process.
+
+    `on_done` is called with each cell that this process has run to its end.
+    """
     costs = {cell: cost(cell) for cell in cells}
     waiting, failed = [cell for cell in cells if not cell.done], []
     began, spent, tried = time.monotonic(), 0, -math.inf
@@ -190,6 +197,8 @@ def run_all(
                 hours = (time.monotonic() - began) * left / spent / 3600
                 result = "done" if code == 0 else f"FAILED, see {cell.root}/output.txt"
                 failed += [cell] if code else []
+                if on_done and not code:
+                    on_done(cell)
                 bar.write(f"{cell.method}, seed {cell.seed}: {result}; {hours:.2f} hours left")
     return Ended(failed, [])
 
