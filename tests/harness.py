@@ -21,6 +21,7 @@ SCRIPTS = {
     "bilevel": "train_mnist_bilevel_ZO",
     "search": "train_mnist_bayesian",
     "lr_schedules": "studies.lr_schedules.__main__",
+    "reward": "finetune_reward",
 }
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(

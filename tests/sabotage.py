@@ -6,18 +6,24 @@ are kept in docs/results/sabotage.json: what is recorded there is not tried agai
 in removals.py has changed.
 """
 
+import hashlib
+import importlib
+import multiprocessing
 import os
 import re
+import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
+import pytest
 from removals import ROOT, Removal, removals
 
 sys.path.insert(0, str(ROOT))
@@ -27,6 +33,9 @@ from common import cli
 from common.provenance import commit
 
 FILE = "sabotage"  # docs/results/sabotage.json
+FORK = multiprocessing.get_context("fork")
+# imported once: the processes of the tests are forked with them, and import only the copy's modules
+LIBRARIES = ["torch", "torchvision.utils", "matplotlib.pyplot", "skopt", "sklearn", "hypothesis"]
 
 
 def make_parser() -> cli.Parser:
@@ -46,45 +55,67 @@ def copy_to(folder: Path) -> None:
     shutil.copytree(ROOT, folder, ignore=ignored, symlinks=True)
 
 
+def forget_this_checkout(copy: Path) -> None:
+    """What is imported next is the copy's."""
+    inside = lambda path: Path(path or ".").resolve().is_relative_to(ROOT)  # noqa: E731
+    for name, module in list(sys.modules.items()):
+        if name != "__main__" and inside(getattr(module, "__file__", None) or "/"):
+            del sys.modules[name]
+    sys.path[:] = [str(copy), *(path for path in sys.path if not inside(path))]
+    os.chdir(copy)
+
+
+def run_tests(copy: Path, tests: str, output: Path) -> None:
+    """In a process of its own, in the copy; its exit code is pytest's."""
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.environ.setdefault("MNIST_DIR", str(ROOT.parent / "shared" / "datasets"))
+    os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
+    forget_this_checkout(copy)
+    code = pytest.main(["-q", "-n0", "-x", "-p", "no:cacheprovider", *shlex.split(tests)])
+    sys.stdout.flush()
+    os._exit(code)
+
+
 def tried(removal: Removal, copy: Path) -> dict:
     """Whether the tests fail without the protection, and which; or what pytest says."""
-    path = copy / removal.file
+    path, output = copy / removal.file, copy.with_suffix(".txt")
     whole, began = path.read_text(), time.monotonic()
     path.write_text(whole.replace(removal.old, removal.new))
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider"]
-    data = os.environ.get("MNIST_DIR", str(ROOT.parent / "shared" / "datasets"))
-    environment = {**os.environ, "MNIST_DIR": data, "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            [*command, *removal.tests.split()], cwd=copy, env=environment, capture_output=True,
-            text=True, timeout=removal.seconds,
-        )  # fmt: skip
-        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-        # 1: a test failed; 0: none did; anything else: none was run
-        noticed = done.returncode == 1
-        by = failed[0] if noticed else (done.stdout + done.stderr).strip()[-200:]
-    except subprocess.TimeoutExpired:
-        noticed, by = True, f"{removal.tests}, which hangs"
-    finally:
-        path.write_text(whole)
+    output.write_text("")
+    process = FORK.Process(target=run_tests, args=(copy, removal.tests, output))
+    process.start()
+    process.join(removal.seconds)
+    hangs = process.is_alive()
+    with suppress(ProcessLookupError):  # with whatever the tests have started
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    path.write_text(whole)
+    said = output.read_text()
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    # 1: a test failed; 0: none did; anything else: none was run
+    noticed = hangs or process.exitcode == 1
+    by = f"{removal.tests}, which hangs" if hangs else failed[0] if failed else said[-200:]
     return {"noticed": noticed, "by": by, "seconds": round(time.monotonic() - began, 1)}
+
+
+def entry_of(removal: Removal) -> str:
+    """What was tried, in a few letters: another text or other tests are another removal."""
+    return hashlib.sha256(repr(astuple(removal)[1:5]).encode()).hexdigest()[:12]
 
 
 def known(record: dict, removal: Removal) -> bool:
     """Whether this removal was tried as it is written today, and noticed."""
     result = record["removals"].get(removal.name, {})
-    return result.get("noticed", False) and result["entry"] == list(astuple(removal)[1:5])
-
-
-def counts(record: dict) -> tuple[int, int]:
-    """How many of the removals are noticed, and how many were tried."""
-    results = [record["removals"][r.name] for r in removals() if r.name in record["removals"]]
-    return sum(result["noticed"] for result in results), len(results)
+    return result.get("noticed", False) and result["entry"] == entry_of(removal)
 
 
 def try_all(chosen: list[Removal], record: dict, jobs: int) -> None:
     """Each in one of the copies; the record is written after each."""
     writing = threading.Lock()
+    for name in LIBRARIES:
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
         copies = [Path(folder) / str(i) for i in range(jobs)]
         for copy in copies:
@@ -93,7 +124,7 @@ def try_all(chosen: list[Removal], record: dict, jobs: int) -> None:
         def work(i: int) -> None:
             for removal in chosen[i::jobs]:
                 result = tried(removal, copies[i])
-                result |= {"commit": commit(), "entry": list(astuple(removal)[1:5])}
+                result |= {"commit": commit(), "entry": entry_of(removal)}
                 with writing:
                     record["removals"][removal.name] = result
                     write_json(FILE, record)

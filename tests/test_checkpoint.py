@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from harness import CONTEXT, kill_self, mutated
+from system_calls import MOMENTS, moments
 
 from common import checkpoint
 from common.errors import Stop
@@ -133,44 +134,20 @@ def test_what_a_killed_save_left_is_taken_away(tmp_path):
     assert not torn.exists()
 
 
-def _killed_save(folder, boundary):
-    """Save, and die at the given boundary: before or after one of the system calls of a save."""
-    calls = 0
-
-    def deadly(call):
-        def wrapped(*words, **named):
-            nonlocal calls
-            calls += 1
-            if calls == boundary:
-                kill_self()
-            result = call(*words, **named)
-            calls += 1
-            if calls == boundary:
-                kill_self()
-            return result
-
-        return wrapped
-
-    for name in ("fsync", "replace", "open", "close"):
-        setattr(os, name, deadly(getattr(os, name)))
-    checkpoint.open = deadly(open)
-    checkpoint.Path.unlink = deadly(checkpoint.Path.unlink)
-    checkpoint.save_numbered(folder, 3, {**STATE, "step": 3})
+def _killed_save(folder, moment):
+    with moments(moment, kill_self):
+        checkpoint.save_numbered(folder, 3, {**STATE, "step": 3})
 
 
-def test_killed_at_every_boundary_of_a_save(tmp_path):
-    survived = 0
-    for boundary in range(1, 30):
-        folder = tmp_path / str(boundary)
+def test_killed_at_every_moment_of_a_save(tmp_path):
+    for moment in range(1, MOMENTS + 2):
+        folder = tmp_path / str(moment)
         folder.mkdir()
         for step in (1, 2):
             checkpoint.save_numbered(folder, step, {**STATE, "step": step})
-        process = CONTEXT.Process(target=_killed_save, args=(folder, boundary))
+        process = CONTEXT.Process(target=_killed_save, args=(folder, moment))
         process.start()
         process.join(60)
+        assert process.exitcode == (-9 if moment <= MOMENTS else 0)  # none was left out
         state, _ = checkpoint.load_newest(folder, warn=pytest.fail)
         assert state["step"] in (2, 3)
-        if process.exitcode == 0:
-            break
-        survived += 1
-    assert process.exitcode == 0 and survived >= 12

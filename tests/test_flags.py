@@ -89,6 +89,57 @@ VALUES = [
     *product(COUNTS, [str(10**30)]),
     *product(CHOICES, ["", "x", "cosin", "cpu:0"]),
 ]
+WRONG_BILEVEL = [
+    "--gamma 0", "--gamma -1", "--gamma_end 0", "--delta 0", "--lr_z 0", "--lr_beta 1 1 1",
+    "--lr_beta 1 1 1 1 1", "--lr_beta 1 1 1 -1", "--lr_beta 1 1 1 nan", "--inner_loop 0",
+    "--inner_loop_z 0", "--initial_epoch -1", "--initial_epoch 9", "--initial_epoch 3",
+    "--truncation 0", "--truncation 2", "--ZO_type three",
+    "--zo_samples 1", "--zo_directions 0", "--recipe theirs", "--noise none", "--theta_z lost",
+    "--upper_gradient backward", "--upper_gradient forward --noise independent",
+    "--upper_gradient forward --recipe paper", "--scheduler ddpm", "--initial_end 2",
+    "--initial_start 0.9 --initial_end 0.8", "--scheduler linear --initial_tau 2",
+    "--scheduler sigmoid --initial_tau 3", "--timesteps 50", "--start 0.1",
+]  # fmt: skip
+WRONG_SEARCH = [
+    "--strategy best", "--n_calls 0", "--n_initial 0", "--search_seed -1", "--jobs 0",
+    "--patience -1", "--deadline -1", "--fix gamma", "--fix", "--fix start end tau epsilon",
+    "--scheduler_type ddpm", "--scheduler_type linear --fix tau", "--start_range 0.4 0.1",
+    "--start_range 0.1", "--start_range 0.1 0.1", "--start_range 0.1 0.2", "--tau_range 0 4",
+    "--tau_range 1 4 --fix tau", "--scheduler_type linear --tau_range 1 2", "--end 0.7",
+    "--start_range 0 0.9", "--tau 5", "--no_warm_start --tau_range 0.5 2", "--eval_samples 0",
+    "--prune --epochs 1", "--prune --fid_samples 0", "--sample_only", "--tau_range 1 nan",
+]  # fmt: skip
+WRONG_COMBINATIONS = [
+    "--cpu --device cuda", "--cpu --device cuda:0", "--cpu --device mps", "--device cuda:x",
+    "--backward_steps 1001", "--timesteps 50", "--timesteps 10 --backward_steps 11",
+    "--start 0.5 --end 0.5", "--start 0.6 --end 0.5", "--start 1", "--end 0", "--end 1.1",
+    "--tau 0.9", "--epsilon 1.1", "--epsilon -0.1", "--start 0.5 --end 0.5005",
+    "--scheduler_type sigmoid --tau 2", "--scheduler_type sigmoid --tau 0.05",
+    "--scheduler_type sigmoid --start 4", "--scheduler_type linear --tau 1",
+    "--scheduler_type linear --epsilon 0.1", "--scheduler_type linear --end 2",
+    "--scheduler_type ddpm --start 0", "--scheduler_type ddpm --tau 1",
+    "--scheduler_type ddpm --epsilon 0", "--scheduler_type ddpm --end 1",
+    "--schedule_from no.json", "--schedule_from bad.json", "--schedule_from ckpt.pt",
+    "--schedule_from ok.json --start 0.1", "--schedule_from ok.json --tau 2",
+    "--schedule_from ok.json --timesteps 11", "--schedule_from ok.json --timesteps 1000",
+    "--schedule_from ok.json --backward_steps 11", "--schedule_from .",
+    "--sampling_schedule no.json", "--sampling_schedule bad.json", "--sampling_schedule cos",
+    "--ckpt no.pt", "--ckpt .", "--sample_only", "--sample_only --ckpt no.pt",
+    "--sample_only --ckpt ckpt.pt --resume latest",
+    "--sample_only --ckpt ckpt.pt --eval_samples 5", "--sample_only --ckpt ckpt.pt --dry_run",
+    "--resume latest", "--resume no",
+    "--resume .", "--resume latest --runs_dir no", "--inception_weights ckpt.pt",
+    "--extractor inception --inception_weights no.pth", "--fid_samples 1", "--eval_samples 1",
+    "--model_base_dim 6", "--model_base_dim 65", "--batch_size 1", "--no_such_flag",
+    "--epoch 3",
+    "stray", "--start", "--resume",
+]  # fmt: skip
+
+
+def files_of_the_combinations(folder):
+    (folder / "ok.json").write_text('{"family": "linear", "timesteps": 10}')
+    (folder / "bad.json").write_text('{"family": "linear", "timesteps": 10, "end": 2}')
+    (folder / "ckpt.pt").write_text("")
 
 
 def refused(capsys, *words, script="train"):
@@ -109,30 +160,12 @@ def test_wrong_values_are_one_line(capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [
-    "--gamma 0", "--gamma -1", "--gamma_end 0", "--delta 0", "--lr_z 0", "--lr_beta 1 1 1",
-    "--lr_beta 1 1 1 1 1", "--lr_beta 1 1 1 -1", "--lr_beta 1 1 1 nan", "--inner_loop 0",
-    "--inner_loop_z 0", "--initial_epoch -1", "--initial_epoch 9", "--initial_epoch 3",
-    "--truncation 0", "--truncation 2", "--ZO_type three",
-    "--zo_samples 1", "--zo_directions 0", "--recipe theirs", "--noise none", "--theta_z lost",
-    "--upper_gradient backward", "--upper_gradient forward --noise independent",
-    "--upper_gradient forward --recipe paper", "--scheduler ddpm", "--initial_end 2",
-    "--initial_start 0.9 --initial_end 0.8", "--scheduler linear --initial_tau 2",
-    "--scheduler sigmoid --initial_tau 3", "--timesteps 50", "--start 0.1",
-])  # fmt: skip
+@pytest.mark.parametrize("words", WRONG_BILEVEL)
 def test_wrong_bilevel_flags_are_one_line(capsys, words):
     refused(capsys, *words.split(), script="bilevel")
 
 
-@pytest.mark.parametrize("words", [
-    "--strategy best", "--n_calls 0", "--n_initial 0", "--search_seed -1", "--jobs 0",
-    "--patience -1", "--deadline -1", "--fix gamma", "--fix", "--fix start end tau epsilon",
-    "--scheduler_type ddpm", "--scheduler_type linear --fix tau", "--start_range 0.4 0.1",
-    "--start_range 0.1", "--start_range 0.1 0.1", "--start_range 0.1 0.2", "--tau_range 0 4",
-    "--tau_range 1 4 --fix tau", "--scheduler_type linear --tau_range 1 2", "--end 0.7",
-    "--start_range 0 0.9", "--tau 5", "--no_warm_start --tau_range 0.5 2", "--eval_samples 0",
-    "--prune --epochs 1", "--prune --fid_samples 0", "--sample_only", "--tau_range 1 nan",
-])  # fmt: skip
+@pytest.mark.parametrize("words", WRONG_SEARCH)
 def test_wrong_search_flags_are_one_line(capsys, words):
     refused(capsys, *words.split(), script="search")
 
@@ -183,36 +216,9 @@ def test_a_reader_that_leaves_is_no_error_of_ours():
 
 def test_wrong_combinations_are_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "ok.json").write_text('{"family": "linear", "timesteps": 10}')
-    (tmp_path / "bad.json").write_text('{"family": "linear", "timesteps": 10, "end": 2}')
-    (tmp_path / "ckpt.pt").write_text("")
-    combinations = [
-        "--cpu --device cuda", "--cpu --device cuda:0", "--cpu --device mps", "--device cuda:x",
-        "--backward_steps 1001", "--timesteps 50", "--timesteps 10 --backward_steps 11",
-        "--start 0.5 --end 0.5", "--start 0.6 --end 0.5", "--start 1", "--end 0", "--end 1.1",
-        "--tau 0.9", "--epsilon 1.1", "--epsilon -0.1", "--start 0.5 --end 0.5005",
-        "--scheduler_type sigmoid --tau 2", "--scheduler_type sigmoid --tau 0.05",
-        "--scheduler_type sigmoid --start 4", "--scheduler_type linear --tau 1",
-        "--scheduler_type linear --epsilon 0.1", "--scheduler_type linear --end 2",
-        "--scheduler_type ddpm --start 0", "--scheduler_type ddpm --tau 1",
-        "--scheduler_type ddpm --epsilon 0", "--scheduler_type ddpm --end 1",
-        "--schedule_from no.json", "--schedule_from bad.json", "--schedule_from ckpt.pt",
-        "--schedule_from ok.json --start 0.1", "--schedule_from ok.json --tau 2",
-        "--schedule_from ok.json --timesteps 11", "--schedule_from ok.json --timesteps 1000",
-        "--schedule_from ok.json --backward_steps 11", "--schedule_from .",
-        "--sampling_schedule no.json", "--sampling_schedule bad.json", "--sampling_schedule cos",
-        "--ckpt no.pt", "--ckpt .", "--sample_only", "--sample_only --ckpt no.pt",
-        "--sample_only --ckpt ckpt.pt --resume latest",
-        "--sample_only --ckpt ckpt.pt --eval_samples 5", "--sample_only --ckpt ckpt.pt --dry_run",
-        "--resume latest", "--resume no",
-        "--resume .", "--resume latest --runs_dir no", "--inception_weights ckpt.pt",
-        "--extractor inception --inception_weights no.pth", "--fid_samples 1", "--eval_samples 1",
-        "--model_base_dim 6", "--model_base_dim 65", "--batch_size 1", "--no_such_flag",
-        "--epoch 3",
-        "stray", "--start", "--resume",
-    ]  # fmt: skip
-    assert len(combinations) >= 50
-    for words in combinations:
+    files_of_the_combinations(tmp_path)
+    assert len(WRONG_COMBINATIONS) >= 50
+    for words in WRONG_COMBINATIONS:
         refused(capsys, *words.split())
     assert len(list(tmp_path.iterdir())) == 3
 

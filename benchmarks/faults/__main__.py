@@ -1,9 +1,10 @@
 """Try every fault of docs/reliability.md and count how often its promise holds.
 
+python -m benchmarks.faults              all cases, two hours on two cores; continues where it was
 python -m benchmarks.faults --quick      a few cases of each row, three minutes
-python -m benchmarks.faults              all of them, two hours on two cores; continues where it was
 
-Writes docs/results/faults.json, and from it the table in docs/reliability.md.
+Writes docs/results/faults.json, and from it the table in docs/reliability.md. --quick tries its
+cases anew each time, prints what held, and leaves the table's numbers alone.
 """
 
 from common import cli
@@ -13,8 +14,9 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m benchmarks.faults"
     add = cli.adder(parser)
-    add("quick", False, "a few cases of each row", action="store_true")
-    text = "begin no further case after so many minutes; 0: no limit"
+    text = "try a few cases of each row, anew; the table's numbers are left alone"
+    add("quick", False, text, action="store_true")
+    text = "spend so many minutes, the same on each row that is not complete; 0: no limit"
     add("minutes", 0.0, text, type=cli.number(float, 0))
     add("rows", None, "only rows whose name or fault contains one of these", nargs="+")
     text = "forget what was measured, of all rows or of those of --rows"
@@ -27,33 +29,42 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
+import math
 import sys
 import time
 from collections.abc import Iterator
 
-from benchmarks.faults import commands, files, numbers, runs, surroundings
+from benchmarks.faults import (
+    commands,
+    failures,
+    files,
+    folders,
+    kills,
+    numbers,
+    saving,
+    surroundings,
+)
+from benchmarks.faults.page import PAGE, tables
 from benchmarks.faults.row import DoesNotApply, Row
-from benchmarks.record import ROOT, command_line, machine, read_json, write_json
-from common.tables import fill_file, markdown
+from benchmarks.record import load_average, machine, read_json, write_json
+from common.provenance import commit
+from common.tables import fill_file
 
-FILE, PAGE = "faults", ROOT / "docs" / "reliability.md"
-ROWS: list[Row] = [*runs.ROWS, *files.ROWS, *numbers.ROWS, *surroundings.ROWS, *commands.ROWS]
+FILE = "faults"
+MODULES = (kills, failures, saving, folders, files, numbers, surroundings, commands)
+ROWS: list[Row] = [row for module in MODULES for row in module.ROWS]
 SAVE_SECONDS = 5.0
 KEPT = 20  # failures that are written down for each row
 
 
-def render(record: dict) -> str:
-    """The table: what was done, what is promised, and how often it held."""
-    cells = []
-    for row in ROWS:
-        if found := record["rows"].get(row.name):
-            cells.append([row.fault, row.promise, f"{found['held']:,} of {found['n']:,}"])
-    return markdown(["fault", "promise", "held"], cells)
+def nothing_yet() -> dict:
+    return {"i": 0, "n": 0, "held": 0, "seconds": 0.0, "failures": []}
 
 
 def measure(row: Row, found: dict, target: int, until: float) -> Iterator[None]:
     """Cases of a row from where it stands, counted in `found`; pauses when it is worth saving."""
-    saved = time.monotonic()
+    saved = began = time.monotonic()
+    before = found["seconds"]
     while found["i"] < target and time.monotonic() < until:
         try:
             failure = row.tried(found["i"])
@@ -64,35 +75,67 @@ def measure(row: Row, found: dict, target: int, until: float) -> Iterator[None]:
         except DoesNotApply:
             pass
         found["i"] += 1
-        if found["i"] % 50 == 0 or time.monotonic() > saved + SAVE_SECONDS:
+        found["seconds"] = round(before + time.monotonic() - began, 1)
+        if time.monotonic() > saved + SAVE_SECONDS:
             saved = time.monotonic()
             yield
     yield
 
 
+def say(row: Row, found: dict) -> None:
+    print(f"{row.fault}: {found['held']} of {found['n']} ({found['seconds']:g} s)", flush=True)
+    for failure in found["failures"]:
+        print(f"  {failure}", flush=True)
+
+
+def quick(chosen: list[Row]) -> dict:
+    """The first cases of each row; how many there were, how many held, and what that took."""
+    began, results = time.monotonic(), []
+    for row in chosen:
+        found = nothing_yet()
+        for _ in measure(row, found, row.quick, math.inf):
+            pass
+        results.append(found)
+        say(row, found)
+    total = {name: sum(found[name] for found in results) for name in ("n", "held")}
+    seconds = round(time.monotonic() - began, 1)
+    facts = {"seconds": seconds, "load_average": load_average(), "commit": commit()}
+    print(f"{total['held']} of {total['n']} held, {seconds:.0f} s")
+    return {**total, "rows": len(chosen), **facts}
+
+
+def measure_all(chosen: list[Row], record: dict, minutes: float) -> None:
+    """Each row from where it stands; the record is written every few seconds."""
+    end = time.monotonic() + 60 * minutes
+    left = [r for r in chosen if record["rows"].get(r.name, {"i": 0})["i"] < r.whole]
+    for n, row in enumerate(left):
+        found = record["rows"].setdefault(row.name, nothing_yet())
+        found |= {"commit": commit(), "load_average": load_average()}
+        now = time.monotonic()
+        until = now + (end - now) / (len(left) - n) if minutes else math.inf
+        for _ in measure(row, found, row.whole, until):
+            write_json(FILE, record)
+        say(row, found)
+
+
 def main(args) -> int:
-    record = read_json(FILE) or {"rows": {}}
+    record = {"command": "python -m benchmarks.faults", "machine": machine(), "rows": {}}
+    record |= read_json(FILE) or {}
     chosen = [
         row for row in ROWS
         if not args.rows or any(text in row.name or text in row.fault for text in args.rows)
     ]  # fmt: skip
-    until = time.monotonic() + (60 * args.minutes or 10**9)
-    for row in [] if args.report else chosen:
-        if args.fresh:
-            record["rows"].pop(row.name, None)
-        new = {"i": 0, "n": 0, "held": 0, "seconds": 0.0, "failures": []}
-        found = record["rows"].setdefault(row.name, new)
-        began, before = time.monotonic(), found["seconds"]
-        for _ in measure(row, found, row.quick if args.quick else row.whole, until):
-            found["seconds"] = round(before + time.monotonic() - began, 1)
-            write_json(FILE, {"command": command_line("faults"), "machine": machine(), **record})
-        print(f"{row.fault}: {found['held']} of {found['n']}", flush=True)
-        for failure in found["failures"]:
-            print(f"  {failure}", flush=True)
-    record = {**record, "command": command_line("faults"), "machine": machine()}
+    if args.quick:
+        total = quick(chosen)
+        if chosen == ROWS:
+            write_json(FILE, {**record, "quick": total})
+            fill_file(PAGE, tables(ROWS, {**record, "quick": total}))
+        return int(total["held"] < total["n"])
+    for row in chosen if args.fresh else []:
+        record["rows"].pop(row.name, None)
     if not args.report:
-        write_json(FILE, record)
-    fill_file(PAGE, {"faults": render(record)})
+        measure_all(chosen, record, args.minutes)
+    fill_file(PAGE, tables(ROWS, record))
     return int(any(record["rows"].get(r.name, {}).get("failures") for r in chosen))
 
 

@@ -1,4 +1,4 @@
-"""Random command lines: exit 0 under --dry_run, or exit 2 and one line; never a folder."""
+"""Wrong command lines, and random ones: exit 2 and one line, or exit 0; never a folder."""
 
 import contextlib
 import functools
@@ -6,16 +6,27 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
 import torch
+from test_flags import (
+    VALUES,
+    WRONG_BILEVEL,
+    WRONG_COMBINATIONS,
+    WRONG_SEARCH,
+    files_of_the_combinations,
+)
 
+import finetune_reward
 import reproduce
 import train_mnist
 import train_mnist_bayesian
 import train_mnist_bilevel_ZO
 from benchmarks.faults.row import Row
+from benchmarks.record import ROOT
 from common import cli, errors, estimate
 from common.families import FAMILIES
 from studies.lr_schedules import __main__ as study
@@ -27,7 +38,15 @@ SCRIPTS = {
     "bilevel": train_mnist_bilevel_ZO,
     KIND: study,
     "reproduce": reproduce,
+    "reward": finetune_reward,
 }
+WRONG_LINES = [
+    *(("train_mnist.py", [f"--{name}={value}"]) for name, value in VALUES),
+    *(("train_mnist.py", line.split()) for line in WRONG_COMBINATIONS),
+    *(("train_mnist_bilevel_ZO.py", line.split()) for line in WRONG_BILEVEL),
+    *(("train_mnist_bayesian.py", line.split()) for line in WRONG_SEARCH),
+]
+random.Random(0).shuffle(WRONG_LINES)  # so that a quick run sees some of each kind
 HOSTILE = [
     "", " ", "x", "nan", "inf", "-inf", "-1", "0", "1", "2", "0.5", "1e308", "-1e308", "1e-320",
     "1e400", "9" * 20, "9" * 400, "0x10", "1,5", "1_0", "٣", "--", "-", "\x7f", "\udcff",
@@ -80,6 +99,7 @@ def run_line(kind: str, argv: list[str]) -> tuple[int, str]:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(said),
         mock.patch.object(estimate, "measure", lambda *_: estimate.Rates(1.0, 1.0)),  # minutes
+        mock.patch.object(torch, "set_num_threads"),  # of this process, and of any number
     ):
         try:
             if kind == "reproduce":
@@ -97,7 +117,7 @@ def check_line(rng: random.Random, folder: Path) -> None:
     (folder / "file.json").write_text("{}")
     content = {"family": rng.choice(list(FAMILIES)), "timesteps": 100}
     (folder / "ok.json").write_text(json.dumps(content))
-    before, threads = sorted(folder.rglob("*")), torch.get_num_threads()
+    before = sorted(folder.rglob("*"))
     kind, argv = random_line(rng)
     if kind != KIND:  # which has no plan to print: its lines are parsed only
         argv.append("--dry_run")
@@ -110,7 +130,6 @@ def check_line(rng: random.Random, folder: Path) -> None:
             code, said = run_line(kind, argv)
     finally:
         os.chdir(where)
-        torch.set_num_threads(threads)
     line = f"{kind} {argv!r:.300}: {code} {said[-300:]!r}"
     assert code in (0, 2), line
     assert code == 0 or (said.count("\n") == 1 and "Traceback" not in said), line
@@ -128,11 +147,31 @@ def parsed(argv: list[str]) -> tuple[int, str]:
 
 
 def random_command(i: int, folder: Path) -> None:
-    """Flags of all five scripts, likely and hostile values."""
+    """Flags of every script, likely and hostile values."""
     check_line(random.Random(i), folder)
 
 
+def wrong_line(i: int, folder: Path) -> None:
+    """A value or a combination that is wrong: one line and exit 2, before torch is imported."""
+    script, argv = WRONG_LINES[i]
+    files_of_the_combinations(folder)
+    before = sorted(folder.rglob("*"))
+    code = (
+        f"import runpy, sys\nsys.path[0] = {str(ROOT)!r}\nsys.argv = {[script, *argv]!r}\n"
+        f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
+        "except SystemExit as stopped: sys.exit(99 if 'torch' in sys.modules else stopped.code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    line = f"{script} {argv}: {done.returncode} {done.stderr[-300:]!r}"
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, line
+    assert sorted(folder.rglob("*")) == before, f"left something: {line}"
+
+
 ROWS = [
+    Row("wrong values and combinations of flags", "exit 2 and one line, before torch is imported",
+        wrong_line, len(WRONG_LINES), 10),
     Row("random command lines", "exit 0 under `--dry_run`, or exit 2 and one line; no folder",
-        random_command, 1000, 150),
+        random_command, 1000, 60),
 ]  # fmt: skip

@@ -1,15 +1,11 @@
-"""Faults of files: damaged, foreign or hostile; refused and named, and nothing else is touched."""
+"""Files from anywhere: damaged, foreign or hostile; refused and named, and no code is run."""
 
-import atexit
 import contextlib
-import errno
 import functools
-import io
 import json
 import os
 import pickle
 import random
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,33 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from conftest import MNIST_DIR
-from harness import CONTEXT, Script, mutated
-from test_checkpoint import CALLS, STATE, Payload, _killed_save, same
-from test_runs import TINY, DieAtStep
+from harness import mutated
+from test_checkpoint import CALLS, STATE, Payload
 
-import train_mnist
+from benchmarks.faults.damage import spoiled_content, stopped
 from benchmarks.faults.row import DoesNotApply, Row
-from common import checkpoint, cli, reference_cache
+from common import checkpoint, reference_cache
 from common.data import Source
 from common.datasets import idx_file
-from common.errors import Stop, guarded
+from common.errors import Stop
 from common.extractors import load_extractor
 from common.families import FAMILIES
 from scheduler import Schedule
 from search.ledger import Ledger
-
-ODD = [None, True, -1, 10**400, 1e300, "", "x" * 5000, [], {}, [[]], "../..", "\x00", "nan"]
-
-
-def stopped(work, *names: str) -> str:
-    """The message of the Stop that some work ends in."""
-    try:
-        work()
-    except Stop as error:
-        text = str(error)
-        assert "\n" not in text and all(name in text for name in names), text
-        return text
-    raise AssertionError("it was taken")
 
 
 @functools.cache
@@ -79,117 +61,6 @@ def pickled_code(i: int, folder: Path) -> None:
                 stopped(lambda: load_extractor("inception", "cpu", str(path)), "evil.pt")
     assert sorted(p.name for p in folder.iterdir()) == ["evil.pt", "victim"]
     assert (folder / "victim").read_text() == "here"
-
-
-@functools.cache
-def begun() -> Path:
-    """The folder of a run that was killed after its seventh step; it stays for all cases."""
-    folder = Path(tempfile.mkdtemp(prefix="faults-begun-"))
-    atexit.register(shutil.rmtree, folder)
-    script = Script(folder)
-    assert script.run(*TINY, sabotage=DieAtStep(7)) == -9
-    return folder
-
-
-def leaves(content, place=()):
-    """The places of everything in nested dictionaries and lists."""
-    items = content.items() if isinstance(content, dict) else ()
-    items = enumerate(content) if isinstance(content, list) else items
-    for key, value in items:
-        yield (*place, key)
-        yield from leaves(value, (*place, key))
-
-
-def spoiled_content(content, rng: random.Random) -> None:
-    """Something in it is gone, or something else."""
-    *way, last = rng.choice(list(leaves(content)))
-    for key in way:
-        content = content[key]
-    if rng.random() < 0.3:
-        del content[last]
-    else:
-        content[last] = rng.choice(ODD)
-
-
-def resumed(folder: Path) -> tuple[int, str]:
-    script = Script(folder)
-    code = script.run("--resume", "latest", timeout=60)
-    said = script.said()
-    assert "Traceback" not in said, said[-600:]
-    assert code in (0, 1, 2), (code, said[-300:])
-    return code, said
-
-
-def odd_checkpoint(i: int, folder: Path) -> None:
-    """Sealed by whoever, with something missing or of another type: one line, or no effect."""
-    shutil.copytree(begun() / "runs", folder / "runs")
-    for path in folder.glob("runs/*/checkpoints/*.pt"):
-        state = checkpoint.load(path)
-        spoiled_content(state, random.Random(i))
-        checkpoint.save(path, state)
-    code, said = resumed(folder)
-    assert code == 0 or "checkpoint" in said, said[-300:]
-
-
-def edited_arguments(i: int, folder: Path) -> None:
-    """args.json with something missing or else: one line, or no effect; nothing outside."""
-    shutil.copytree(begun() / "runs", folder / "inner" / "runs")
-    (path,) = folder.glob("inner/runs/*/args.json")
-    rng, text = random.Random(i), path.read_text()
-    if i % 4 == 3:
-        path.write_bytes(mutated(text.encode(), i // 4 % 5, rng))
-    else:
-        content = json.loads(text)
-        spoiled_content(content if i % 4 == 0 else content["arguments"], rng)
-        content.get("arguments", {}).update(cache_dir=str(folder / "elsewhere")) if i % 4 else None
-        path.write_text(json.dumps(content))
-    with contextlib.suppress(ValueError):  # kind may have been spoiled: a folder of another name
-        resumed(folder / "inner")
-    assert {p.name for p in folder.iterdir()} == {"inner"}
-    assert {p.name for p in (folder / "inner").iterdir()} <= {"runs", "output.txt"}
-
-
-LINKED = ["losses.csv", "scores.csv", "log.txt", ".lock", "args.json", "summary.json", "samples",
-    "schedule.json.tmp", "checkpoints/step_00000008.pt.tmp", "figures/loss.png"]  # fmt: skip
-
-
-def link_in_a_run(i: int, folder: Path) -> None:
-    """A symbolic link or a pipe in a shared run folder: refused, its target untouched."""
-    shutil.copytree(begun() / "runs", folder / "inner" / "runs")
-    (run,) = folder.glob("inner/runs/0*")
-    victim, path = folder / "victim", run / LINKED[i % len(LINKED)]
-    victim.write_text((run / "args.json").read_text())
-    before = victim.read_text()
-    path.parent.mkdir(exist_ok=True)
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if i // len(LINKED) % 2 and path.name != "args.json":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(victim)
-    code, said = resumed(folder / "inner")
-    assert code == 2 and path.name in said, said[-300:]
-    assert victim.read_text() == before
-
-
-def damaged_table(i: int, folder: Path) -> None:
-    """A CSV that was cut, saved again by a spreadsheet or edited: refused; deleted: said."""
-    shutil.copytree(begun() / "runs", folder / "runs")
-    (path,) = folder.glob("runs/*/" + ("losses.csv", "scores.csv", "timing.csv")[i % 3])
-    whole, rng = path.read_bytes(), random.Random(i)
-    match i // 3 % 4:
-        case 0:
-            path.write_bytes(whole.replace(b"\n", b"\r\n"))
-        case 1:
-            path.write_bytes(whole[: rng.randrange(len(whole))])
-        case 2:
-            path.write_bytes(mutated(whole, rng.choice((0, 2, 4)), rng))
-        case 3:
-            path.unlink()
-    code, said = resumed(folder)
-    if i // 3 % 4 == 3:
-        assert code == 0 and f"{path.name} is gone" in said, said[-300:]
-    else:
-        assert code == 1 and f"{path.name}: changed" in said, said[-300:]
 
 
 def damaged_data(i: int, folder: Path) -> None:
@@ -287,93 +158,14 @@ def odd_schedule(i: int, folder: Path) -> None:
     assert torch.isfinite(schedule.alpha_bar()).all() and schedule.timesteps <= 10**6
 
 
-def killed_save(i: int, folder: Path) -> None:
-    """SIGKILL before or after one of the system calls of a save; the run resumes."""
-    for step in (1, 2):
-        checkpoint.save_numbered(folder, step, {**STATE, "step": step})
-    process = CONTEXT.Process(target=_killed_save, args=(folder, i + 1))
-    process.start()
-    process.join(60)
-    if process.exitcode == 0:
-        raise DoesNotApply("a save has fewer system calls")
-    found, _ = checkpoint.load_newest(folder, warn=lambda text: None)
-    assert same(found, {**STATE, "step": found["step"]}) and found["step"] in (2, 3)
-
-
-FAILING = [(call, code) for call in ("fsync", "replace", "write", "mkdir", "unlink")
-    for code in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)]  # fmt: skip
-
-
-def failing_call(i: int, folder: Path) -> None:
-    """Each system call of a save that fails is one line, and the old checkpoint is whole."""
-    call, code = FAILING[i % len(FAILING)]
-    for step in (1, 2):
-        checkpoint.save_numbered(folder, step, {**STATE, "step": step})
-    error = OSError(code, os.strerror(code), "somewhere")
-
-    def fail(*_, **__):
-        raise error
-
-    owner = {"mkdir": Path, "unlink": Path}.get(call, checkpoint.os)
-    name = "open" if call == "write" else call
-    before = checkpoint.__dict__.get("open") if call == "write" else getattr(owner, name)
-    said = io.StringIO()
-    try:
-        if call == "write":
-            checkpoint.open = fail
-        else:
-            setattr(owner, name, fail)
-        with contextlib.redirect_stderr(said):
-            state = {**STATE, "step": 3}
-            main = lambda _: checkpoint.save_numbered(folder, 3, state)  # noqa: E731
-            code = guarded(main, None, "prog")
-    finally:
-        if call == "write":
-            del checkpoint.open
-        else:
-            setattr(owner, name, before)
-    assert code == 1 and said.getvalue().count("\n") == 1, said.getvalue()
-    found, _ = checkpoint.load_newest(folder, warn=lambda text: None)
-    assert found["step"] in (2, 3)
-
-
-def shared_arguments(i: int, folder: Path) -> None:
-    """What a stranger's args.json says about places: read only, never written."""
-    place = folder / "elsewhere"
-    run = folder / "00000-train-seed0"
-    run.mkdir()
-    names = ["cache_dir", "runs_dir", "data_dir", "ckpt", "schedule_from", "inception_weights"]
-    arguments = {names[i % len(names)]: str(place), "dataset": ("digits", "mnist")[i // 6 % 2]}
-    (run / "args.json").write_text(json.dumps({"kind": "train", "arguments": arguments}))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        try:
-            argv = ["--resume", str(run)]
-            args = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, argv)
-            assert args.cache_dir == "cache" and args.runs_dir == "runs"
-        except SystemExit as stop:
-            assert stop.code == 2 and said.getvalue().count("\n") == 1
-    assert not place.exists()
-
-
 NAMED = "one line that names the file; no code is run"
 ROWS = [
     Row("damaged checkpoint", NAMED, damaged_checkpoint, 2000, 300),
     Row("code in a pickle: plain, torch's, sealed", NAMED, pickled_code, 30, 30),
-    Row("a sealed checkpoint with odd content", "one line, or no effect", odd_checkpoint, 200, 6),
-    Row("edited or damaged `args.json`", "one line, or no effect; nothing outside is written",
-        edited_arguments, 200, 6),
-    Row("places in a stranger's `args.json`", "nothing is written there", shared_arguments, 12, 12),
-    Row("a link or a pipe in a run's folder", "refused; its target is untouched",
-        link_in_a_run, 20, 3),
-    Row("a CSV file that was edited, cut or deleted", "refused; a deleted one is said",
-        damaged_table, 36, 4),
     Row("damaged data", "refused before the first step", damaged_data, 200, 40),
     Row("damaged ledger", "a torn last line is taken away, another one refused",
         damaged_ledger, 600, 150),
     Row("damaged cache", "computed again", damaged_cache, 300, 60),
     Row("`schedule.json` with odd content", "one error that names it, or a sound schedule",
         odd_schedule, 1000, 200),
-    Row("SIGKILL at every system call of a save", "the run resumes", killed_save, 30, 4),
-    Row("each system call of a save fails", "one line; the old checkpoint is whole",
-        failing_call, len(FAILING), len(FAILING)),
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+SAME_BITS = "resumed, it ends with the bits of an undisturbed run"
 Case = Callable[[int, Path], None]  # number and an empty folder; an error is a promise broken
 
 
