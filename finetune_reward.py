@@ -75,6 +75,8 @@ def fine_tune(args, run: Run, model: Model) -> dict:
     )  # fmt: skip
     if pair := rewards.pair:
         run.log(f"r1: log-probability of class {pair.target_class}; r2: direction {pair.direction}")
+        if not pair.inside:
+            run.log("warning: the weighted mean of r1 has no maximum well inside lambda's range")
     chosen = choose(args, run, sampling, rewards)
     return conclude(args, run, sampling, rewards, chosen)
 
@@ -101,6 +103,8 @@ def descend_by_weights(args, run: Run, sampling: Sampling, rewards: Rewards) -> 
     descent = Descent(Steps(args.lambda0, args.iterations, args.step, args.max_step, low, high))
     run.take_up({"descent": descent}, lambda: {"step": descent.iteration})
     write_csv(run.folder / "curve.csv", estimator.curve(r1, r2, grid))
+    pairs = zip(r1.tolist(), r2.tolist(), strict=True)
+    write_csv(run.folder / "bank.csv", [{"r1": a, "r2": b} for a, b in pairs])
     spent, began = args.bank_samples * sampling.model.passes, time.process_time()
     look = upper.from_bank(args.estimator, r1, r2, args.gamma)
     lam = upper.descend(run, descent, look, lambda _: spent, args.log_freq)
@@ -185,12 +189,15 @@ def conclude(args, run: Run, sampling: Sampling, rewards: Rewards, chosen: Chose
         "estimator": args.estimator if args.method == "bilevel" else None,
         "target_class": pair.target_class if pair else None,
         "direction": pair.direction if pair else None,
+        "choice_lambda": pair.best if pair else None,
+        "choice_gain": pair.gain if pair else None,
         "lambda": chosen.lam,
         "weight": chosen.weight or None,
         **row,
         **(chosen.facts or {}),
         "choosing_evaluations": chosen.evaluations,
         "choosing_cpu_seconds": round(chosen.cpu_seconds, 3),
+        "cpu_seconds": round(time.process_time(), 3),  # of this process, from its start
         "before": first,
     }
     return run.finish(summary, drawn=args.eval_samples * (sampling.model.passes + guided))

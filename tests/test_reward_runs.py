@@ -106,7 +106,7 @@ def interrupted(monkeypatch, polls):
 def kept(folder):
     """What must not depend on interrupts."""
     summary = json.loads((folder / "summary.json").read_text())
-    for name in ("seconds", "choosing_cpu_seconds", "peak_memory"):
+    for name in ("seconds", "cpu_seconds", "choosing_cpu_seconds", "peak_memory"):
         summary.pop(name)
     ignored = ("timing.csv",)
     rows = {p.name: p.read_text() for p in folder.glob("*.csv") if p.name not in ignored}
@@ -215,7 +215,7 @@ def test_the_plans_of_the_study_parse_and_spend_alike(tmp_path):
     """Every row has the budget of the samples for the importance weights, to a trial."""
     names = list(tasks.METHODS)
     made = tasks.tasks_of("page", tmp_path, 2, names, ["--device", "cpu"])
-    expected = 2 * len(names) - len(tasks.FIRST_SEED_ALONE) + len(tasks.OTHERS)
+    expected = 2 * len(names) + len(tasks.STARTS) + 2 * len(tasks.CURVES)
     assert len(made) == expected
     assert all(task.begins_with for task in made[1:]) and not any(task.done for task in made)
     args = {task.method: task.parsed() for task in made if task.seed == 0}

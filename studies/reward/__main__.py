@@ -6,11 +6,13 @@ python -m studies.reward --so_far         write it from the runs that are done
 python -m studies.reward --report         write it again from docs/results
 """
 
+import resource
 import sys
+import time
 from pathlib import Path
 
 from common import cli
-from studies.reward.tasks import METHODS, Task, tasks_of
+from studies.reward.tasks import METHODS, SPENT, Task, tasks_of
 
 FIRST = ("unguided", "grid", "bilevel", "bilevel, published estimator")
 
@@ -41,6 +43,7 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import finetune_reward
 from common.errors import Stop, guarded
+from common.tables import read_csv, write_csv
 from comparison.running import run_all
 from studies.reward import page, report
 
@@ -64,7 +67,7 @@ def main(args) -> None:
         report.gather([task for task in tasks if task.done])
         report.write_page()
         return
-    failed, taken = run_all(tasks, args.jobs, cost)
+    failed, taken = timed(tasks, args.jobs)
     if failed:
         raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
     if taken:
@@ -73,6 +76,22 @@ def main(args) -> None:
         report.gather(tasks)
         report.write_page()
     print(page.of_results([report.row_of(task) for task in tasks if task.method in METHODS]))
+
+
+def timed(tasks: list[Task], jobs: int):
+    """Run what is missing; add what this took, interrupted or not, to spent.csv."""
+    began, before = time.monotonic(), sum(task.done for task in tasks)
+    path = tasks[0].root.parent / SPENT
+    rows = read_csv(path) if path.exists() else []
+    try:
+        return run_all(tasks, jobs, cost)
+    finally:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        row = {"runs": sum(task.done for task in tasks) - before, "jobs": jobs}
+        row["seconds"] = round(time.monotonic() - began, 1)
+        row["cpu_seconds"] = round(used.ru_utime + used.ru_stime, 1)
+        if before < len(tasks):
+            write_csv(path, [*rows, row])
 
 
 def cost(task: Task) -> int:

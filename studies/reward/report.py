@@ -1,15 +1,19 @@
 """The report of the study: its runs' numbers into docs/results, then the page from there."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import Stop
-from common.tables import fill_file, read_csv, write_csv
-from studies.reward import figures, oracles
+from common.tables import fill_file, mean_and_error, read_csv, write_csv
+from studies.reward import estimator, figures, oracles
 from studies.reward.page import all_tables
-from studies.reward.tasks import BILEVEL, CURVE, LINEARISED, METHODS, OTHERS, Task
+from studies.reward.tasks import BILEVEL, GRID, LINEARISED, METHODS, STARTS, Task
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+POINTS = 120  # of the importance-weighted curve
 NAMES = ("results", "curves", "traces", "oracles", "facts")
 NUMBERS = (
     "lambda", "weight", "r1", "r1_se", "r2", "r2_se", "accuracy", "fid", "kid", "n",
@@ -38,7 +42,7 @@ def gather(tasks: list[Task]) -> None:
         raise Stop(f"the page needs the {BILEVEL} run of seed 0, which is not done", code=2)
     leader = by_name[BILEVEL, 0]
     write_csv(results_file("results"), [row_of(t) for t in tasks if t.method in METHODS])
-    write_csv(results_file("curves"), curves(by_name))
+    write_csv(results_file("curves"), curves(tasks))
     write_csv(results_file("traces"), traces(tasks))
     write_csv(results_file("oracles"), oracles.all_rows())
     write_csv(results_file("facts"), facts(leader))
@@ -61,25 +65,41 @@ def row_of(task: Task) -> dict:
     return row | {"torch": about["versions"]["torch"], "threads": about["threads"]}
 
 
-def curves(by_name: dict[tuple[str, int], Task]) -> list[dict]:
-    """Both rewards against lambda: by importance weights, and by guided runs of either mode."""
-    rows = []
-    for kind, method, name in (
-        ("weighted", BILEVEL, "curve"), ("guided", CURVE, "trials"),
-        ("linearised", LINEARISED, "trials"),
-    ):  # fmt: skip
-        task = by_name.get((method, 0))
-        for row in read_csv(task.folder / f"{name}.csv") if task else ():
-            columns = ("lambda", "r1", "r1_se", "r2", "r2_se", "n", "ess", "kl")
-            rows.append({"kind": kind, **{column: row.get(column, "") for column in columns}})
-    return rows
+def curves(tasks: list[Task]) -> list[dict]:
+    """Both rewards against lambda: by the importance weights of all seeds, and in guided runs."""
+    rows = [{"kind": "weighted", **row} for row in weighted_curve(tasks)]
+    for kind, method in (("guided", GRID), ("linearised", LINEARISED)):
+        trials = [read_csv(t.folder / "trials.csv") for t in tasks if t.method == method]
+        rows += [{"kind": kind, **over_seeds(same)} for same in zip(*trials, strict=True)]
+    columns = ("kind", "lambda", "r1", "r1_se", "r2", "r2_se", "seeds", "n", "ess", "kl")
+    return [{column: row.get(column, "") for column in columns} for row in rows]
+
+
+def weighted_curve(tasks: list[Task]) -> list[dict]:
+    """The importance-weighted curve from the samples of all seeds together."""
+    leaders = [task for task in tasks if task.method == BILEVEL]
+    bank = [row for task in leaders for row in read_csv(task.folder / "bank.csv")]
+    r1, r2 = (np.array([row[name] for row in bank]) for name in ("r1", "r2"))
+    args = leaders[0].parsed()
+    low = estimator.smallest_lambda(r2, args.min_ess)
+    grid = estimator.grid(low, args.lambda_max, POINTS)
+    return [row | {"n": len(r1)} for row in estimator.curve(r1, r2, grid)]
+
+
+def over_seeds(trials: Sequence[dict]) -> dict:
+    """One point of a guided curve: the mean of the seeds' trials at the same lambda."""
+    row = {"lambda": trials[0]["lambda"], "seeds": len(trials), "n": sum(t["n"] for t in trials)}
+    for name in ("r1", "r2"):
+        row[name], error = mean_and_error([trial[name] for trial in trials])
+        row[f"{name}_se"] = trials[0][f"{name}_se"] if error is None else error
+    return row
 
 
 def traces(tasks: list[Task]) -> list[dict]:
     """lambda after every step, of seed 0's descents on the same samples."""
     rows = []
     for task in tasks:
-        descent = task.method in METHODS or task.method in OTHERS
+        descent = task.method in METHODS or task.method in STARTS
         if task.seed or not descent or not (task.folder / "iterations.csv").exists():
             continue
         steps = read_csv(task.folder / "iterations.csv")

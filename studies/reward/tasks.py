@@ -14,36 +14,39 @@ from comparison.jobs import Job
 from comparison.scales import merge
 from studies.reward.options import KIND, check, make_parser
 
+SPENT = "spent.csv"  # beside the runs: what each call of the study ran, and how long it took
 ROOT = Path(__file__).resolve().parent.parent.parent
-BILEVEL, CURVE, LINEARISED = "bilevel", "guided curve", "guided curve, linearised"
+BILEVEL, GRID, GUIDED = "bilevel", "grid", "bilevel, guided estimator"
+LINEARISED = "guided curve, linearised"
 # A row of the page's table each, in its order; all have the same budget of network evaluations.
 METHODS = {
     "unguided": "--method unguided",
-    "grid": "--method grid",
+    GRID: "--method grid",  # its trials are the guided curve too
     "random": "--method random",
     "bayesian": "--method bayesian",
     "weighted sum": "--method weighted_sum --lambda0 1",
     BILEVEL: "--method bilevel --lambda0 5",
     "bilevel, published estimator": "--method bilevel --estimator published --lambda0 5",
-    "bilevel, guided estimator": (
+    GUIDED: (
         "--method bilevel --estimator guided --lambda0 5 --max_step 0.4 --step 0.4 "
-        "--iterations 10 --guided_samples 16"  # what the bank's evaluations pay for
+        "--iterations 21 --guided_samples 16"  # what the bank's evaluations pay for
     ),
 }
-FIRST_SEED_ALONE = {"bilevel, guided estimator"}  # a descent for the optima, not for the table
 FEW = " --eval_samples 16 --n_samples 16"  # where the final numbers are not what is wanted
-OTHERS = {  # of the traces and the curves, seed 0 alone
+STARTS = {  # of the traces, seed 0 alone
     "bilevel, other start": "--method bilevel --lambda0 0.7" + FEW,
     "published, other start": "--method bilevel --estimator published --lambda0 0.7" + FEW,
-    CURVE: "--method grid --n_calls 7 --guided_samples 48 --lambda_range 0.2 10" + FEW,
+}
+CURVES = {
     LINEARISED: (
-        "--method grid --lower linearised --n_calls 3 --guided_samples 24 --lambda_range 0.7 5"
-        + FEW
+        "--method grid --lower linearised --n_calls 3 --guided_samples 16 --lambda_range 0.5 5"
+        " --eval_samples 2 --n_samples 2"
     ),
 }
+BY_GUIDED_RUNS = {GRID, "random", "bayesian", "weighted sum", GUIDED, LINEARISED}
 # seconds on one core count: few images and steps
 SHARED = {
-    "page": "--bank_samples 1024 --choice_samples 2048 --guided_samples 32 --eval_samples 64 "
+    "page": "--bank_samples 2048 --choice_samples 2048 --guided_samples 32 --eval_samples 64 "
     "--eval_chunk 64 --iterations 600 --log_freq 100",
     "first": "--bank_samples 256 --choice_samples 512 --min_ess 20 --guided_samples 16 "
     "--eval_samples 32 --n_samples 16 --eval_chunk 32 --log_freq 100 --n_calls 3",
@@ -88,16 +91,17 @@ def tasks_of(
     """All tasks. Those that draw the shared samples come first, and the others wait for them."""
     tasks: list[Task] = []
 
-    def add(name: str, own: str, earlier: Sequence[Task]) -> None:
+    def add(name: str, seed: int, own: str, earlier: Sequence[Task]) -> None:
         flags = merge(own, SHARED[scale], own)  # its own, then those that it does not replace
         tasks.append(Task(folder / scale, name, seed, flags, places, earlier))
 
     for seed in range(seeds):
-        add(BILEVEL, METHODS[BILEVEL], tasks[:1])
+        add(BILEVEL, seed, METHODS[BILEVEL], tasks[:1])
         leader = tasks[-1:]
-        for name in methods:
-            if name != BILEVEL and not (seed and name in FIRST_SEED_ALONE):
-                add(name, METHODS[name], leader)
-        for name, own in OTHERS.items() if scale == "page" and not seed else ():
-            add(name, own, leader)
-    return tasks
+        others = {name: METHODS[name] for name in methods if name != BILEVEL}
+        if scale == "page":
+            others |= CURVES if seed else STARTS | CURVES
+        for name, own in others.items():
+            add(name, seed, own, leader)
+    # what no guided run chooses first: the estimators' rows are soon there
+    return sorted(tasks, key=lambda task: task.method in BY_GUIDED_RUNS)
