@@ -64,7 +64,7 @@ def main(args) -> None:
         return
     if not args.report:
         run_missing(tasks, results, args)
-        report.draw_samples(results.path, tasks)
+    report.draw_samples(results.path, tasks)
     report.write(results.path)
 
 

@@ -1,0 +1,192 @@
+"""The generated tables of docs/noise_schedules.md, each by the name of its mark in the page."""
+
+from collections.abc import Iterable
+
+from common.tables import markdown, plus_minus
+from studies.noise_schedules.claims import (
+    CLAIMS,
+    DOES_NOT,
+    JUDGES,
+    STANDS,
+    Groups,
+    as_a_whole,
+    groups_of,
+    places_of,
+    verdicts,
+)
+from studies.noise_schedules.closed_form import EXACT, input_error, shift_error
+from studies.noise_schedules.plan import (
+    BASE,
+    CROSSED,
+    DATASETS,
+    FUNCTIONS,
+    RECIPES,
+    SCALES,
+    SEEDS,
+    SIZES,
+)
+
+DIGITS = {"first": ".1f", "second": ".2f", "pixels": ".2f"}
+
+
+def tables_of(rows: list[dict]) -> dict[str, str]:
+    """Every table of the page by the name of its mark."""
+    groups = groups_of(rows)
+    return {
+        "noise claims": of_claims(groups),
+        "noise verdicts": of_verdicts(groups, across_sizes=False),
+        "noise verdicts across sizes": of_verdicts(groups, across_sizes=True),
+        "noise runs": of_runs(groups),
+        "noise optima": of_optima(groups),
+        "noise scores": of_scores(rows),
+        "noise crossed": of_crossed(groups),
+        "noise machines": of_machines(rows),
+    }
+
+
+def closed_forms() -> str:
+    """The verdict of the claim that needs no run."""
+    return STANDS if shift_error() < EXACT and input_error() < EXACT else DOES_NOT
+
+
+def of_claims(groups: Groups) -> str:
+    """A row a claim, as a whole."""
+    lines = {
+        number: [number, claim.text, as_a_whole(v.name for v in verdicts(claim, groups).values())]
+        for number, claim in CLAIMS.items()
+    }
+    lines["3"] = ["3", "scaling the input by b shifts log SNR by 2 log b", closed_forms()]
+    return markdown(["", "claim", "verdict"], [lines[number] for number in sorted(lines)])
+
+
+def of_verdicts(groups: Groups, across_sizes: bool) -> str:
+    """The verdicts at every place: a row a claim and data set, a column a size."""
+    lines, head = [], []
+    for number, claim in CLAIMS.items():
+        if claim.across_sizes != across_sizes:
+            continue
+        found = verdicts(claim, groups)
+        head = [" to ".join(map(str, sizes)) for sizes in places_of(claim)]
+        for dataset in DATASETS:
+            at = [found[dataset, sizes] for sizes in places_of(claim)]
+            judges = dict.fromkeys(judge for verdict in at for judge in verdict.judges)
+            texts = [verdict.text for verdict in at]
+            lines.append([number, dataset, *texts, ", ".join(judges) or "–"])
+    return markdown(["claim", "data set", *head, "judges"], lines)
+
+
+def of_runs(groups: Groups) -> str:
+    """How many of the planned runs have rows."""
+    lines = []
+    for dataset in DATASETS:
+        line = [dataset]
+        for size in SIZES:
+            done = sum(
+                len({recipe for recipe, _ in group.rows})
+                for (name, side, _), group in groups.items()
+                if (name, side) == (dataset, size)
+            )
+            line.append(f"{done} of {SEEDS * len(RECIPES)}")
+        lines.append(line)
+    return markdown(["data set", *(f"{size}×{size}" for size in SIZES)], lines)
+
+
+def of_optima(groups: Groups) -> str:
+    """The best b and the best function of every seed, by each judge."""
+    lines = []
+    for (dataset, size, seed), group in sorted(groups.items(), key=by_place):
+        for judge in JUDGES:
+            line = [dataset, size, seed, judge]
+            for recipes in (SCALES, FUNCTIONS):
+                needs = [(recipe, "own") for recipe in recipes]
+                whole = all(need in group.rows for need in needs)
+                if not whole or not group.sees(judge, needs):
+                    line += ["–", "–"]
+                    continue
+                best = group.lowest(recipes, judge)
+                name = "b 1" if recipes is SCALES and best == BASE else best
+                level = float(group.rows[best, "own"]["log_snr_middle"])
+                line.append(f"{name} (log SNR {level:.2f})")
+                line.append(f"{group.fid(best, judge):{DIGITS[judge]}}")
+            if line[4:] != ["–"] * 4:
+                lines.append(line)
+    head = ["data set", "size", "seed", "judge", "best b", "FID", "best function", "FID"]
+    return markdown(head, lines)
+
+
+def by_place(item) -> tuple[int, int, int]:
+    """A key to sort groups by."""
+    dataset, size, seed = item[0]
+    return DATASETS.index(dataset), size, seed
+
+
+def of_scores(rows: list[dict]) -> str:
+    """A row a recipe and place: mean ± standard error over its seeds, by each judge."""
+    lines = []
+    for dataset in DATASETS:
+        for size in SIZES:
+            for recipe in RECIPES:
+                found = [
+                    row
+                    for row in rows
+                    if row["sampled_by"] == "own"
+                    and (row["dataset"], int(row["size"]), row["recipe"]) == (dataset, size, recipe)
+                ]
+                if found:
+                    fids = [fid_cell(found, judge) for judge in JUDGES]
+                    level = f"{float(found[0]['log_snr_middle']):.2f}"
+                    lines.append([dataset, size, recipe, level, len(found), *fids])
+    head = [f"FID by `{judge}`" for judge in JUDGES]
+    return markdown(["data set", "size", "recipe", "log SNR at T/2", "seeds", *head], lines)
+
+
+def fid_cell(rows: Iterable[dict], judge: str) -> str:
+    values = [float(row[f"fid_{judge}"]) for row in rows if row[f"fid_{judge}"]]
+    return plus_minus(values, DIGITS[judge])
+
+
+def of_crossed(groups: Groups) -> str:
+    """FID of images drawn by cosine over that of the own schedule's, mean over the seeds."""
+    lines = []
+    for dataset in DATASETS:
+        for size in SIZES:
+            of_place = [
+                g for (name, side, _), g in groups.items() if (name, side) == (dataset, size)
+            ]
+            for recipe in CROSSED:
+                needs = [(recipe, "own"), (recipe, "cosine")]
+                found = [g for g in of_place if all(need in g.rows for need in needs)]
+                if not found:
+                    continue
+                line = [dataset, size, recipe, len(found)]
+                for judge in JUDGES:
+                    ratios = [
+                        group.fid(recipe, judge, "cosine") / group.fid(recipe, judge)
+                        for group in found
+                        if group.sees(judge, needs)
+                    ]
+                    line.append(plus_minus(ratios, ".2f"))
+                lines.append(line)
+    return markdown(["data set", "size", "trained with", "seeds", *JUDGES], lines)
+
+
+def of_machines(rows: list[dict]) -> str:
+    """Where the rows come from, and what they took."""
+
+    def every(*names):
+        return "; ".join(sorted({" ".join(row[name] for name in names) for row in rows}))
+
+    runs = [row for row in rows if row["sampled_by"] == "own"]
+    hours = sum(float(row["seconds"]) for row in runs) / 3600
+    return markdown(
+        ["", ""],
+        [
+            ["processor", every("device", "processor")],
+            ["threads of a run", every("threads")],
+            ["python, torch", every("python", "torch")],
+            ["commit", every("commit")],
+            ["reference", every("reference")],
+            ["images judged, DDIM steps", every("n", "ddim_steps")],
+            ["hours of the runs, by the clock", f"{hours:.1f}"],
+        ],
+    )
