@@ -29,6 +29,8 @@ MAY_CHANGE = {
     "dry_run",
 }
 NOT_STORED = ("cache_dir", "runs_dir")  # a run's folder, from whoever, does not say where to write
+# what these name is imported, or runs commands: it is not for a run's folder to say alone
+NAMES_CODE = ("lower_reward", "upper_reward", "pipeline", "executor_options")
 KNOT = re.compile(r"knot_\d+")
 
 
@@ -138,6 +140,9 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
                     f"--{other[0]} differs from the value in {folder}/args.json; start a new run "
                     "to change it"
                 )
+            if "executor" in given:  # the options were the other one's
+                stored.pop("executor_options", None)
+            check_code(folder, stored, given)
             if {"device", "cpu"} & set(given):  # one choice in two flags: the new one replaces both
                 stored = {n: v for n, v in stored.items() if n not in ("device", "cpu")}
             given = {**stored, **{n: given[n] for n in given if n in may}}
@@ -203,6 +208,17 @@ def read_arguments(folder: Path, kind: str, parser: Parser) -> dict:
     return known
 
 
+def check_code(folder: Path, stored: dict, given: dict) -> None:
+    """Code that a run's folder names is run only if the command line names it too."""
+    for name in NAMES_CODE:
+        if stored.get(name) is not None and name not in given:
+            parts = stored[name] if isinstance(stored[name], list) else [stored[name]]
+            text = shlex.join(_as_text(part) for part in parts)
+            raise ValueError(
+                f"{folder}/args.json names code to run; if you trust it, add --{name} {text:.200}"
+            )
+
+
 def _from(directory, data_dir: str) -> str:
     """Data that were named relative to the folder in which the run was started."""
     if Path(data_dir).is_dir() or not isinstance(directory, str):
@@ -228,8 +244,13 @@ def _fits(action: argparse.Action, value) -> bool:
     return _fits_one(action, value)
 
 
+def _as_text(value) -> str:
+    """A value as its flag would take it; one of two parts is NAME=VALUE."""
+    return "=".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _fits_one(action, value) -> bool:
-    text = "=".join(map(str, value)) if isinstance(value, list) else str(value)  # NAME=VALUE
+    text = _as_text(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float | list) or value == "":
         return False
     try:

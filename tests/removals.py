@@ -126,6 +126,8 @@ LISTED = [
             "            if False:", f"{FOREIGN} -k args_json"),
     Removal("places are not stored", "common/cli.py",
             "NOT_STORED = (\"cache_dir\", \"runs_dir\")", "NOT_STORED = ()", f"{FOREIGN} -k cache"),
+    Removal("code that a run's folder names", "common/cli.py",
+            "            check_code(folder, stored, given)\n", "", f"{FOREIGN} -k names_it"),
     Removal("no download on resuming", "common/flags.py", "        check_data(args)\n",
             "        pass\n", f"{FOREIGN} -k data_may_have_moved"),
     Removal("numbers of run folders", "common/run.py", "\"[0-9]{1,9}(?=-)\"", "\"[0-9]{5}(?=-)\"",

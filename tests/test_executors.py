@@ -222,9 +222,10 @@ def only_the_third_failed(script, local):
 def test_submitit_kills_preemptions_and_a_search_that_dies(tmp_path, local):
     pytest.importorskip("submitit")
     script = Script(tmp_path, "search")
-    flags = [*FLAGS, "--executor", "submitit", "--executor_options", "cluster=local"]
+    options = ["--executor_options", "cluster=local"]
+    flags = [*FLAGS, "--executor", "submitit", *options]
     assert script.run(*flags, sabotage=partial(killed_at_the_first_row, "preempted")) == -9
-    again = script.run("--resume", "latest", sabotage=partial(elsewhere, "preempted"))
+    again = script.run("--resume", "latest", *options, sabotage=partial(elsewhere, "preempted"))
     assert again == 0, script.said()
     only_the_third_failed(script, local)
 

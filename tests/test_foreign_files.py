@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from itertools import product
@@ -13,6 +14,7 @@ from harness import Script
 from test_checkpoint import CALLS, Payload
 from test_runs import TINY, DieAtStep
 
+import train_mnist_bayesian
 from common import checkpoint, cli
 from common.datasets import idx_file
 from common.errors import NOT_FINITE, Stop
@@ -20,6 +22,7 @@ from common.extractors import load_extractor
 from common.reference_cache import read_statistics
 from common.run import Run
 from common.run_files import Tables, refuse_links
+from studies.reward import options
 from train_mnist import check, make_parser
 
 
@@ -231,6 +234,39 @@ def test_where_a_cache_is_written_is_not_for_a_run_folder_to_say(tmp_path):
     (folder / "args.json").write_text(json.dumps({"kind": "train", "arguments": stored}))
     args = cli.parse(make_parser(), "train", check, ["--resume", str(folder)])
     assert (args.cache_dir, args.runs_dir) == ("cache", "runs")
+
+
+@pytest.mark.parametrize("kind, module, name, words", [
+    ("reward", options, "lower_reward", ["json:dumps"]),
+    ("reward", options, "upper_reward", ["json:dumps"]),
+    ("reward", options, "pipeline", ["some/pipeline"]),
+    ("search", train_mnist_bayesian, "executor_options", ["cluster=local", "setup=echo here"]),
+])  # fmt: skip
+def test_code_that_a_run_folder_names_is_run_if_the_command_line_names_it(
+    tmp_path, kind, module, name, words, capsys
+):
+    def parse(*given):
+        argv = ["--resume", str(folder), *given]
+        return cli.parse(module.make_parser(), kind, module.check, argv)
+
+    folder = tmp_path / f"00000-{kind}-seed0"
+    folder.mkdir()
+    others, engine = ["--dataset", "digits"], ["--executor", "submitit"]
+    if kind == "reward":
+        engine = []
+        rewards = {"lower_reward", "upper_reward"} - {name}
+        others = [word for reward in rewards for word in (f"--{reward}", "json:dumps")]
+    parser = module.make_parser()
+    stored = vars(parser.parse_args([*others, *engine, f"--{name}", *words]))
+    (folder / "args.json").write_text(json.dumps({"kind": kind, "arguments": stored}))
+    with pytest.raises(SystemExit) as stopped:
+        parse(*others)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1
+    assert f"if you trust it, add --{name} {shlex.join(words)}" in said
+    assert getattr(parse(*others, f"--{name}", *words), name) == stored[name]
+    if kind == "search":  # the options were those of another executor
+        assert parse("--executor", "local").executor_options is None
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0].__name__)
