@@ -24,7 +24,7 @@ from common.machine import stream
 DIGITS_TEST_EVERY = 5  # every fifth digit is a test image: 360 of 1797
 FOLDER_TEST_EVERY = 10  # every tenth image of a folder without train/ and test/
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"}
-FRAMED = 32  # MNIST's 28x28 images in a black frame: 8 and 16 divide it
+FRAMED = 32  # MNIST's 28x28 images in a black frame: 8 and 16 divide it, it divides 64
 
 
 class Source(NamedTuple):
@@ -68,10 +68,14 @@ class Source(NamedTuple):
 
 
 def framed_to(images: Tensor, size: int) -> Tensor:
-    """28x28 images, framed in black to 32x32, as the rounded means of blocks."""
+    """28x28 images, framed in black to 32x32, as the rounded means of blocks, or each pixel as a
+    block of the larger image."""
     if size == images.shape[-1]:
         return images
     images = F.pad(images, [(FRAMED - images.shape[-1]) // 2] * 4)
+    if size > FRAMED:
+        k = size // FRAMED
+        return images.repeat_interleave(k, 2).repeat_interleave(k, 3)
     k = FRAMED // size
     blocks = images.unfold(2, k, k).unfold(3, k, k).int().sum((-1, -2), dtype=torch.int32)
     return ((blocks + k * k // 2) // (k * k)).to(torch.uint8)  # (N,1,size,size)

@@ -24,7 +24,7 @@ DATASETS = {
     "mnist": DataSet(
         "28x28 handwritten digits",
         "idx",
-        (28, 8, 16, 32),
+        (28, 8, 16, 32, 64),
         60000,
         "MNIST",
         {
@@ -37,7 +37,7 @@ DATASETS = {
     "fashion": DataSet(
         "28x28 pieces of clothing (Fashion-MNIST)",
         "idx",
-        (28, 8, 16, 32),
+        (28, 8, 16, 32, 64),
         60000,
         "FashionMNIST",
         {

@@ -48,7 +48,7 @@ def add_data(parser):
     add("data_dir", "data", DATA_DIR)
     text = (
         "side of the images in pixels (default: the data set's own, 28 or 8). 8 and 16 are means "
-        "of blocks of the 28x28 image framed in black, which 32 shows whole"
+        "of blocks of the 28x28 image framed in black, which 32 shows whole and 64 enlarged"
     )
     add("image_size", None, text, type=int, choices=IMAGE_SIZES)
     add("cache_dir", "cache", "folder in which reference statistics of the FID are cached")

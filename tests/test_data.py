@@ -123,13 +123,13 @@ def test_a_run_on_damaged_data_ends_before_its_first_step(mnist_dir, tmp_path, s
 # --- splits and conversions ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [8, 16, 32])
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
 def test_a_size_is_the_mean_of_blocks_of_the_framed_image(mnist_dir, size):
-    """Against torch's own pooling of the padded image; 32 shows all of it."""
+    """Against torch's own pooling of the padded image; 32 shows all of it, and 64 enlarged."""
     whole, source = Source("mnist", mnist_dir), Source("mnist", mnist_dir, size)
     images = source.images("test")
     framed = torch.nn.functional.pad(whole.images("test").double(), [2, 2, 2, 2])
-    means = torch.nn.functional.avg_pool2d(framed, 32 // size)
+    means = torch.nn.functional.interpolate(framed, size, mode="area")
     assert images.shape == (10000, 1, size, size) and images.dtype == torch.uint8
     assert (images - means).abs().max() <= 0.5
     assert source.name == f"mnist {size}x{size}" and whole.name == "mnist"

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import threading
 from functools import cache
 
 import pytest
@@ -14,7 +15,7 @@ from comparison.cells import Places
 from model import Diffusion, log_snr
 from scheduler import Schedule
 from studies.noise_schedules import __main__ as study
-from studies.noise_schedules import claims, closed_form, plan, report, tables, tasks
+from studies.noise_schedules import claims, closed_form, plan, report, results, tables, tasks
 from studies.noise_schedules.claims import CLAIMS, PAIRS, groups_of, verdict_at
 from studies.noise_schedules.plan import DATASETS, FUNCTIONS, MATCHED, RECIPES, SCALES, SIZES
 
@@ -40,7 +41,8 @@ def test_every_task_is_a_command_and_has_a_folder_of_its_own():
     assert len(every) == len(DATASETS) * len(SIZES) * plan.SEEDS * len(RECIPES)
     for names in ({t.root for t in every}, {t.command for t in every}, {t.key for t in every}):
         assert len(names) == len(every)
-    for task in all_tasks(seeds=1):
+    enlarged = tasks.tasks_of(Places("cpu", threads=1), DATASETS, [64], RECIPES, [0])
+    for task in [*all_tasks(seeds=1), *enlarged]:
         args = task.parsed()
         assert (args.dataset, args.image_size, args.seed) == (task.dataset, task.size, task.seed)
         assert task.command.startswith("python train_mnist.py --dataset")
@@ -287,3 +289,21 @@ def test_the_plan_is_printed_with_its_hours(tiny, capsys):
 
 def test_functions_and_scales_share_the_plain_cosine_alone():
     assert set(FUNCTIONS) & set(SCALES) == {plan.BASE}
+
+
+def test_rows_that_are_added_at_once_are_all_kept(tmp_path, monkeypatch):
+    path = tmp_path / "noise_schedules.csv"
+    chosen = all_tasks(seeds=1)[:8]
+    line = dict.fromkeys(("sampled_by", "command"), "own")
+    rows = {
+        task.key: dict(zip(("dataset", "size", "seed", "recipe"), task.key, strict=True)) | line
+        for task in chosen
+    }
+    monkeypatch.setattr(results, "rows_of", lambda task: [rows[task.key]])
+    threads = [threading.Thread(target=results.Results(path).take, args=(t,)) for t in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [tuple(row.values())[:4] for row in read_text_csv(path)] == [t.key for t in chosen]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

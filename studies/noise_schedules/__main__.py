@@ -10,7 +10,7 @@ processes that share the folder divide the runs among themselves.
 """
 
 from common import cli
-from studies.noise_schedules.plan import DATASETS, RECIPES, SEEDS, SIZES
+from studies.noise_schedules.plan import ALL_SIZES, DATASETS, RECIPES, SEEDS, SIZES
 
 
 def make_parser() -> cli.Parser:
@@ -18,7 +18,8 @@ def make_parser() -> cli.Parser:
     parser.prog = "python -m studies.noise_schedules"
     add = cli.adder(parser, "study")
     add("datasets", list(DATASETS), "data sets", nargs="+", choices=list(DATASETS))
-    add("sizes", list(SIZES), "image sizes", type=int, nargs="+", choices=list(SIZES))
+    text = "image sizes; 64 is the image of 32 enlarged, which no claim of the page needs"
+    add("sizes", list(SIZES), text, type=int, nargs="+", choices=list(ALL_SIZES))
     add("seeds", SEEDS, "number of seeds, counted from 0", type=cli.number(int, 1, 1000))
     text = f"training schedules (default: all); one or more of: {'; '.join(RECIPES)}"
     add("recipes", None, text, nargs="+", choices=list(RECIPES), metavar="RECIPE")

@@ -5,7 +5,7 @@ from pathlib import Path
 from common.figures import save, subplots
 from studies.noise_schedules.claims import JUDGES
 from studies.noise_schedules.closed_form import curve_of
-from studies.noise_schedules.plan import BASE, DATASETS, FUNCTIONS, RECIPES, SCALES, SIZES
+from studies.noise_schedules.plan import ALL_SIZES, BASE, DATASETS, FUNCTIONS, RECIPES, SCALES
 from studies.noise_schedules.plan import NOT_NORMALISED as WITHOUT
 
 
@@ -38,7 +38,7 @@ def draw_scales(path: Path, rows: list[dict]) -> None:
     ticks = sorted({float(row["input_scale"]) for row in rows})
     for line, dataset in zip(axes, datasets, strict=True):
         for axis, judge in zip(line, JUDGES, strict=True):
-            for color, size in enumerate(SIZES):
+            for color, size in enumerate(ALL_SIZES):
                 for without, style in ((False, "o-"), (True, "x--")):
                     points = mean_and_range(
                         (float(row["input_scale"]), float(row[f"fid_{judge}"]))
@@ -65,7 +65,7 @@ def draw_noise(path: Path, rows: list[dict]) -> None:
     places = [
         (dataset, size)
         for dataset in DATASETS
-        for size in SIZES
+        for size in ALL_SIZES
         if any(row["dataset"] == dataset and int(row["size"]) == size for row in rows)
     ]
     figure, axes = subplots(len(places), len(JUDGES), 4.2, 3.3)

@@ -45,7 +45,7 @@ class Results:
         """Judge a finished task and add its rows, in the place of older ones."""
         new = rows_of(task)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(self.path.with_suffix(".lock")):
+        with alone(self.path.parent):
             rows = [row for row in self.rows() if key_of(row) != task.key]
             part = self.path.with_suffix(".part")
             write_csv(part, sorted([*rows, *new], key=_place))
@@ -63,11 +63,14 @@ def _place(row):
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Waits for its turn: other processes of the study add rows to the same file."""
-    with open(path, "w") as lock:
+def alone(folder: Path) -> Iterator[None]:
+    """Waits for its turn: other processes of the study add rows to a file in the folder."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def rows_of(task: Task) -> list[dict]:

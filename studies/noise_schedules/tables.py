@@ -16,6 +16,7 @@ from studies.noise_schedules.claims import (
 )
 from studies.noise_schedules.closed_form import EXACT, input_error, shift_error
 from studies.noise_schedules.plan import (
+    ALL_SIZES,
     BASE,
     CROSSED,
     DATASETS,
@@ -124,7 +125,7 @@ def of_scores(rows: list[dict]) -> str:
     """A row a recipe and place: mean ± standard error over its seeds, by each judge."""
     lines = []
     for dataset in DATASETS:
-        for size in SIZES:
+        for size in ALL_SIZES:
             for recipe in RECIPES:
                 found = [
                     row
@@ -149,7 +150,7 @@ def of_crossed(groups: Groups) -> str:
     """FID of images drawn by cosine over that of the own schedule's, mean over the seeds."""
     lines = []
     for dataset in DATASETS:
-        for size in SIZES:
+        for size in ALL_SIZES:
             of_place = [
                 g for (name, side, _), g in groups.items() if (name, side) == (dataset, size)
             ]
