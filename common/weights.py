@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +27,33 @@ def set_weights(net: nn.Module, new: Tensor | list[Tensor]) -> None:
 def seen_by_loss(net: nn.Module) -> Tensor:
     """1 for every weight but those that L is blind to, (d,).
 
-    Batch norm takes the bias of the convolution before it away, once its statistics have followed.
-    dF/dtheta, with the statistics as they are, is not 0 there; nothing in L holds such a weight
-    back, and AdamW would take full steps.
+    Batch norm takes the bias of the convolution before it away, once its statistics have followed,
+    and that of another batch norm if only a 1x1 convolution lies between the two: a constant stays
+    one. dF/dtheta, with the statistics as they are, is not 0 there; nothing in L holds such a
+    weight back, and AdamW would take full steps.
     """
-    blind = set()
+    blind: set[Any] = set()
     for block in net.modules():
         if isinstance(block, nn.Sequential):
-            for one, following in pairwise(block):
+            chain = list(_in_order(block))
+            for one, following in pairwise(chain):
                 if isinstance(one, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                    blind.add(one.bias)
+            for one, between, following in zip(chain, chain[1:], chain[2:], strict=False):
+                norms = isinstance(one, nn.BatchNorm2d) and isinstance(following, nn.BatchNorm2d)
+                if norms and isinstance(between, nn.Conv2d) and between.kernel_size == (1, 1):
                     blind.add(one.bias)
     seen = [torch.full_like(p.flatten(), float(p not in blind)) for p in net.parameters()]
     return torch.cat(seen).detach()
+
+
+def _in_order(block: nn.Sequential) -> Iterator[nn.Module]:
+    """Its layers one after the other, without the boxes they come in."""
+    for layer in block:
+        if isinstance(layer, nn.Sequential):
+            yield from _in_order(layer)
+        else:
+            yield layer
 
 
 @contextmanager

@@ -10,12 +10,14 @@ from toys import F64, small_upper
 
 import common.upper_level as module
 from common.families import FAMILIES, box_of, complete, project
+from common.fast_unet import FastUNet
 from common.training import EmaRule
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.weights import flat, seen_by_loss
 from common.zeroth_order import Slope, one_point, two_point
 from model import Diffusion
 from scheduler import Schedule, projected
+from unet import UNet
 
 
 @pytest.mark.parametrize("estimate", [two_point, one_point])
@@ -130,6 +132,19 @@ def test_biases_before_batch_norm_stay():
     )
     assert torch.equal(pulls[0], (1 - blind) / 2) and blind.sum() == 4
     assert torch.equal(seen_by_loss(net), 1 - blind)
+
+
+@pytest.mark.parametrize("network", [UNet, FastUNet])
+def test_what_the_loss_is_blind_to_is_found_by_its_gradient(network):
+    """In the networks of the scripts: no gradient at all there, in float64, and some elsewhere."""
+    net = network(4, timesteps=20).double().train()
+    seen = seen_by_loss(net).split([p.numel() for p in net.parameters()])
+    process = Diffusion(Schedule("cosine", 20), dtype=F64)
+    x0, eps = torch.randn(2, 8, 1, 8, 8, dtype=F64)
+    process.loss(net, x0, torch.randint(1, 21, (8,)), eps).backward()
+    for (name, p), part in zip(net.named_parameters(), seen, strict=True):
+        assert (p.grad.abs().max() > 1e-9) == part.all() == part.any(), name
+    assert sum(not part.any() for part in seen) > 40
 
 
 def test_the_rule_of_the_average():
