@@ -69,7 +69,7 @@ from common.errors import Stop, at, guarded
 from common.judging import Judge, Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
-from common.networks import compiled, load_network, make_network
+from common.networks import check_time_condition, compiled, load_network, make_network
 from common.null_band import null_band
 from common.penalty import Penalty, PenaltySettings
 from common.run import Run
@@ -251,6 +251,8 @@ def freeze_network(args) -> None:
     """Learn how to sample from a trained network; the last line is the schedule's path."""
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     net, state = load_network(args.ckpt, device)
+    if args.time_condition != "index":  # given by hand; otherwise the network's own counts
+        check_time_condition(args.ckpt, state, args.time_condition)
     trained = process_of(state, device)
     if args.backward_steps > trained.schedule.timesteps:
         raise Stop(f"--backward_steps {args.backward_steps} exceeds the T of {args.ckpt}", code=2)

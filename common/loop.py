@@ -100,7 +100,8 @@ def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
         return
     images = source.images("train").to(device)
     if args.ckpt:  # a foreign checkpoint is refused before there is a run
-        make_network(args.model_base_dim, args.timesteps, device, ckpt=args.ckpt)
+        network = args.model_base_dim, args.timesteps, device
+        make_network(*network, ckpt=args.ckpt, time_condition=args.time_condition)
     with (
         one_writes(vars(args)) as arguments,
         Run.open(kind, arguments, device, data=fingerprint(images)) as run,

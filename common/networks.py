@@ -25,8 +25,12 @@ def make_network(
     seed: int = 0,
     ckpt: str = "",
     compile_mode: str = "off",
+    time_condition: str | None = None,
 ) -> nn.Module:
-    """A U-Net with first weights drawn from the seed, or with those of a checkpoint."""
+    """A U-Net with first weights drawn from the seed, or with those of a checkpoint.
+
+    Where a `time_condition` is given, the checkpoint has to have the same.
+    """
     torch.manual_seed(seed)  # the same weights whatever was loaded before
     net = network_class(device)(base, timesteps=timesteps).to(device)
     if ckpt:
@@ -36,7 +40,20 @@ def make_network(
         except RuntimeError:
             sizes = [f"--{n} {state['args'][n]}" for n in ("model_base_dim", "timesteps")]
             raise Stop(f"{ckpt}: was trained with {' '.join(sizes)}", code=2) from None
+        check_time_condition(ckpt, state, time_condition)
     return compiled(net, compile_mode)
+
+
+def check_time_condition(ckpt: str, state: dict, asked: str | None) -> None:
+    """A Stop where the same input would mean another noise level to the network than in training.
+
+    The weights fit either way, so nothing else would notice.
+    """
+    trained = state["args"].get("time_condition", "index")  # older checkpoints have no other
+    if asked not in (None, trained):
+        raise Stop(
+            f"--time_condition {asked}: {ckpt} was trained with --time_condition {trained}", code=2
+        )
 
 
 def load_network(path: str, device: torch.device | str) -> tuple[nn.Module, dict]:

@@ -170,3 +170,26 @@ def test_a_bilevel_run_with_it_resumes_and_is_sampled_from(tmp_path):
     assert sample.run(*words) == 0, sample.said()
     arguments = json.loads((sample.only / "args.json").read_text())["arguments"]
     assert arguments["time_condition"] == "log_snr"
+
+
+@pytest.mark.parametrize("trained", ["index", "log_snr"])
+def test_a_network_that_was_told_other_times_is_refused(tmp_path, trained):
+    """Its weights would fit, so this is the one thing that notices."""
+    first, other = Script(tmp_path), {"index": "log_snr", "log_snr": "index"}[trained]
+    assert first.run(*TRAIN, "--time_condition", trained) == 0, first.said()
+    again = [*TRAIN, "--ckpt", first.only, "--epochs", 1]
+    for script, flags in (("train", again), ("bilevel", [*TINY, *again[len(TRAIN) :][:2]])):
+        next_one = Script(tmp_path / script, script)
+        next_one.folder.mkdir()
+        assert next_one.run(*flags, "--time_condition", other) == 2, next_one.said()
+        line = next_one.last_line()
+        assert f"--time_condition {other}:" in line
+        assert f"trained with --time_condition {trained}" in line
+        assert not (next_one.folder / "runs").exists()
+    frozen = Script(tmp_path / "frozen", "bilevel")
+    frozen.folder.mkdir()
+    flags = ["--cpu", "--threads", 1, "--freeze_network", "--ckpt", first.only, "--backward_steps"]
+    code = frozen.run(*flags, 4, "--zo_samples", 6, "--frozen_updates", 1, "--eval_samples", 0,
+                      "--time_condition", "log_snr")  # fmt: skip
+    assert code == (0 if trained == "log_snr" else 2), frozen.said()
+    assert first.run(*again, "--time_condition", trained) == 0, first.said()
