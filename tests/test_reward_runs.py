@@ -30,6 +30,12 @@ def wrong(x):
 
 def nan(x):
     return x.mean((1, 2, 3)) * float("nan")
+
+def raises(x):
+    return x.mean((1, 2, 3)) + undefined
+
+def steep(x):
+    return (0 * x.sum((1, 2, 3))).sqrt()  # 0, and its gradient is 0 times infinity
 """
 
 
@@ -151,12 +157,20 @@ def test_a_users_rewards_and_what_may_be_wrong_with_them(
     code, folder = tuned(tmp_path / "good", samples, mnist_dir, *words)
     summary = json.loads((folder / "summary.json").read_text())
     assert code == 0 and summary["r2"] > summary["before"]["r2"] + 0.01
-    for name, expected in (("wrong", 2), ("nan", 1), ("missing", 2)):
+    faults = (("wrong", 2), ("nan", 1), ("missing", 2), ("raises", 1), ("steep", 1))
+    for name, expected in faults:
         words[1] = f"own_rewards:{name}"
         capsys.readouterr()
         assert tuned(tmp_path / name, samples, mnist_dir, *words)[0] == expected
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and f"own_rewards:{name}" in lines[0]
+    assert "gradient is NaN" in lines[0]
+    (tmp_path / "unfinished.py").write_text("def bright(x)\n")
+    words[1] = "unfinished:bright"
+    assert tuned(tmp_path / "syntax", samples, mnist_dir, *words)[0] == 2
+    assert re.fullmatch(
+        r"[^\n]+unfinished:bright[^\n]+SyntaxError[^\n]+\n", capsys.readouterr().err
+    )
 
 
 def test_one_effective_sample_is_one_line_and_the_bank_is_kept(

@@ -6,6 +6,7 @@ needs its gradient, so nothing in it may leave the graph.
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from common.machine import stream
 from studies.reward.guidance import Reward
 
 CLASSES = 10
+KEPT = "what was sampled before is kept, --resume continues once it is fixed"
+UNTOUCHED = (Stop, MemoryError, torch.OutOfMemoryError)  # a reward may pass these on
 
 
 class Checked:
@@ -27,7 +30,10 @@ class Checked:
         self.name, self.reward = name, reward
 
     def __call__(self, x: Tensor) -> Tensor:
-        value = self.reward(x)
+        if x.requires_grad:
+            x = x.view_as(x)  # the reward's alone: its gradient is not summed with another's
+            x.register_hook(self.check_gradient)
+        value = self.value_of(x)
         if not isinstance(value, Tensor) or tuple(value.shape) != (len(x),):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise Stop(
@@ -41,10 +47,32 @@ class Checked:
             )  # fmt: skip
         if wrong := int((~value.detach().isfinite()).sum()):
             raise Stop(
-                f"reward {self.name}: NaN or infinite for {wrong} of {len(x)} images; what was "
-                "sampled before is kept, --resume continues once it is fixed"
+                f"reward {self.name}: NaN or infinite for {wrong} of {len(x)} images; {KEPT}"
             )
         return value
+
+    def value_of(self, x: Tensor) -> Tensor:
+        """What the function returns; what it raises becomes one line with the place."""
+        try:
+            return self.reward(x)
+        except UNTOUCHED:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[:2][-1]  # the second is the reward's
+            text = (str(error).strip().splitlines() or ["no message"])[0][:200]
+            raise Stop(
+                f"reward {self.name}: {type(error).__name__} in {Path(place.filename).name}, "
+                f"line {place.lineno}: {text}; {KEPT}"
+            ) from error
+
+    def check_gradient(self, gradient: Tensor) -> None:
+        """NaN here would spread to every image, and another reward would be blamed for it."""
+        wrong = int((~gradient.isfinite().flatten(1).all(1)).sum())
+        if wrong:
+            raise Stop(
+                f"reward {self.name}: its gradient is NaN or infinite for {wrong} of "
+                f"{len(gradient)} images; {KEPT}"
+            )
 
 
 class LogProbability:
@@ -99,8 +127,9 @@ def loaded(spec: str) -> Reward:
         sys.path.insert(0, home)
     try:
         reward = getattr(importlib.import_module(name), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{spec}: cannot be loaded ({error})") from None
+    except Exception as error:  # whatever the module does when it is imported
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{spec}: cannot be loaded ({reason})") from None
     if not callable(reward):
         raise ValueError(f"{spec}: not a function")
     return reward
