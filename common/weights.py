@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,28 +30,22 @@ def seen_by_loss(net: nn.Module) -> Tensor:
     one. dF/dtheta, with the statistics as they are, is not 0 there; nothing in L holds such a
     weight back, and AdamW would take full steps.
     """
-    blind: set[Any] = set()
-    for block in net.modules():
-        if isinstance(block, nn.Sequential):
-            chain = list(_in_order(block))
-            for one, following in pairwise(chain):
-                if isinstance(one, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-                    blind.add(one.bias)
-            for one, between, following in zip(chain, chain[1:], chain[2:], strict=False):
-                norms = isinstance(one, nn.BatchNorm2d) and isinstance(following, nn.BatchNorm2d)
-                if norms and isinstance(between, nn.Conv2d) and between.kernel_size == (1, 1):
-                    blind.add(one.bias)
+    blind = set()
+    for layers in map(in_turn, net.modules()):
+        for layer, conv, norm in zip([None, *layers], layers, layers[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                blind.add(conv.bias)
+                if isinstance(layer, nn.BatchNorm2d) and conv.kernel_size == (1, 1):
+                    blind.add(layer.bias)
     seen = [torch.full_like(p.flatten(), float(p not in blind)) for p in net.parameters()]
     return torch.cat(seen).detach()
 
 
-def _in_order(block: nn.Sequential) -> Iterator[nn.Module]:
-    """Its layers one after the other, without the boxes they come in."""
-    for layer in block:
-        if isinstance(layer, nn.Sequential):
-            yield from _in_order(layer)
-        else:
-            yield layer
+def in_turn(block: nn.Module) -> list[nn.Module]:
+    """The layers of a Sequential, those of the Sequentials in it among them."""
+    if not isinstance(block, nn.Sequential):
+        return []
+    return [layer for child in block for layer in in_turn(child) or [child]]
 
 
 @contextmanager
