@@ -40,6 +40,7 @@ from benchmarks.faults import (
     files,
     folders,
     kills,
+    limits,
     numbers,
     saving,
     surroundings,
@@ -51,7 +52,7 @@ from common.provenance import commit
 from common.tables import fill_file
 
 FILE = "faults"
-MODULES = (kills, failures, saving, folders, files, numbers, surroundings, commands)
+MODULES = (kills, failures, saving, folders, files, numbers, surroundings, limits, commands)
 ROWS: list[Row] = [row for module in MODULES for row in module.ROWS]
 SAVE_SECONDS = 5.0
 KEPT = 20  # failures that are written down for each row

@@ -1,52 +1,17 @@
-"""Odd surroundings of a script: no HOME, no git, other locales, folders and users, limits."""
+"""Odd surroundings of a script: no HOME, no git, other locales, folders and users."""
 
 import os
-import random
-import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from harness import Script
 from test_runs import TINY, DieAtStep
 
+from benchmarks.faults.launch import ENVIRONMENT, FLAGS, case_of, fine, one_line, script
 from benchmarks.faults.row import DoesNotApply, Row
 from benchmarks.record import ROOT
-
-RUN = "--dataset digits --cpu --threads 1 --model_base_dim 4 --epochs 1 --limit_batches 2"
-RUN += " --timesteps 20 --backward_steps 2 --n_samples 2 --fid_samples 0 --eval_samples 0"
-FLAGS = RUN.split()
-SHORT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def script(folder: Path, *flags, python=(), before=None, **options) -> subprocess.CompletedProcess:
-    """train_mnist.py from the command line, in a folder; `before` runs in its process first."""
-    root = options.pop("root", ROOT)
-    command = [sys.executable, *python, str(root / "train_mnist.py"), *map(str, flags)]
-    environment = {**os.environ, **SHORT, **options.pop("env", {})}
-    for name in options.pop("without", ()):
-        environment.pop(name, None)
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run(
-        command, cwd=folder, env=environment, preexec_fn=before, timeout=120, **options
-    )
-
-
-def one_line(done: subprocess.CompletedProcess, code: int) -> str:
-    said = done.stderr.decode(errors="replace")
-    assert done.returncode == code, (done.returncode, said[-300:])
-    lines = [line for line in said.splitlines() if line.startswith("train_mnist.py:")]
-    assert "Traceback" not in said and len(lines) == 1, said[-300:]
-    return lines[0]
-
-
-def fine(done: subprocess.CompletedProcess, runs: Path) -> None:
-    said = (done.stderr or b"").decode(errors="replace")
-    assert done.returncode == 0, (done.returncode, said[-300:])
-    assert len(list(runs.glob("*/summary.json"))) == 1 and "Traceback" not in said, said[-300:]
 
 
 def no_home(folder):
@@ -75,7 +40,8 @@ def ascii_locale(folder):
 def path_in_no_encoding(folder):
     runs = os.fsdecode(os.fsencode(folder) + b"/\xff runs")
     command = [sys.executable, str(ROOT / "train_mnist.py"), *FLAGS, "--runs_dir", runs]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **SHORT}, capture_output=True)
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
     fine(done, Path(runs))
 
 
@@ -105,6 +71,8 @@ def read_only_checkout(folder):
 
 def unprivileged(folder: Path):
     """What a process calls to become user 65534, if it is root."""
+    if sys.platform != "linux":
+        raise DoesNotApply("needs Linux")
     if os.getuid():
         return None
     os.chown(folder, 65534, 65534)
@@ -126,71 +94,6 @@ def other_user(folder):
         assert "denied" in one_line(script(place, *FLAGS, before=before), 1)
     finally:
         place.chmod(0o755)
-
-
-def small_files(folder):
-    """A limit on the size of files, as disk quotas are."""
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
-    assert "too large" in one_line(script(folder, *FLAGS, before=limit), 1)
-    resumed = script(folder, "--resume", "latest")
-    fine(resumed, folder / "runs")
-
-
-def _memory(size: int):
-    return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
-def little_memory(folder):
-    """Enough to import torch, too little to train."""
-    flags = [*FLAGS, "--model_base_dim", "256", "--batch_size", "1000000", "--limit_batches", "1"]
-    line = one_line(script(folder, *flags, before=_memory(3_000_000_000)), 1)
-    assert "out of memory" in line or "annot allocate" in line, line
-
-
-def too_little_to_start(folder):
-    """Too little for the import of torch: one line, whatever the loader says."""
-    done = script(folder, *FLAGS, before=_memory(400_000_000))
-    said = done.stderr.decode()
-    assert done.returncode in (1, 137, -9, -6, -11) and "Traceback" not in said, said[-300:]
-
-
-def few_files(folder):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))  # noqa: E731
-    done = script(folder, *FLAGS, before=limit)
-    said = done.stderr.decode()
-    assert done.returncode in (0, 1) and "Traceback" not in said, said[-300:]
-
-
-def pipe_that_closes(folder):
-    command = f"{sys.executable} {ROOT}/train_mnist.py {RUN} | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, timeout=120
-    )
-    assert done.returncode == 128 + signal.SIGPIPE and b"Traceback" not in done.stderr
-
-
-def early_interrupt(folder):
-    """Ctrl-C while torch is imported."""
-    command = [sys.executable, str(ROOT / "train_mnist.py"), *FLAGS]
-    for wait in (0.5, 1.0, 1.5, 2.0):
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        time.sleep(wait)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode in (0, 130) and b"Traceback" not in said, said[-300:]
-
-
-def folder_deleted_under_a_run(folder):
-    started = Script(folder)
-    process = started.start(*TINY, "--epochs", "2000")
-    while "step" not in started.said():
-        time.sleep(0.02)
-    shutil.rmtree(started.only)
-    process.join(60)
-    said = started.said()
-    assert process.exitcode == 1 and "Traceback" not in said and "train_mnist.py:" in said
 
 
 class ClockBack:
@@ -226,24 +129,9 @@ def after_99999(folder):
     assert (folder / "runs" / "100001-train-seed0" / "summary.json").exists()
 
 
-CASES = [no_home, no_git, closed_output, no_terminal, ascii_locale, path_in_no_encoding, spaces,
-    optimised, read_only_checkout, other_user, small_files, little_memory, too_little_to_start,
-    few_files, pipe_that_closes, early_interrupt, folder_deleted_under_a_run, clock_that_goes_back,
-    after_99999]  # fmt: skip
-random.Random(0).shuffle(CASES)  # so that a quick run sees some of each kind
-
-
-def surroundings(i: int, folder: Path) -> None:
-    """One of CASES."""
-    if CASES[i] in (read_only_checkout, other_user) and sys.platform != "linux":
-        raise DoesNotApply("needs Linux")
-    try:
-        CASES[i](folder)
-    except AssertionError as error:
-        raise AssertionError(f"{CASES[i].__name__}: {error}") from None
-
-
+CASES = [ascii_locale, other_user, after_99999, no_home, no_git, closed_output, no_terminal,
+    path_in_no_encoding, spaces, optimised, read_only_checkout, clock_that_goes_back]  # fmt: skip
 ROWS = [
-    Row("no HOME, git, terminal or output; locales, limits, other users and folders",
-        "it works, or one line", surroundings, len(CASES), 4),
+    Row("no HOME, git, terminal or output; other locales, clocks, folders and users",
+        "it works, or one line", case_of(CASES, "surroundings"), len(CASES), 2),
 ]  # fmt: skip

@@ -1,0 +1,88 @@
+"""Limits on a process, and what other processes do to it: it works, or one line."""
+
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from harness import Script
+from test_runs import TINY
+
+from benchmarks.faults.launch import FLAGS, RUN, case_of, fine, one_line, script
+from benchmarks.faults.row import Row
+from benchmarks.record import ROOT
+
+
+def small_files(folder):
+    """A limit on the size of files, as disk quotas are."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    assert "too large" in one_line(script(folder, *FLAGS, before=limit), 1)
+    resumed = script(folder, "--resume", "latest")
+    fine(resumed, folder / "runs")
+
+
+def _memory(size: int):
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def little_memory(folder):
+    """Enough to import torch, too little to train."""
+    flags = [*FLAGS, "--model_base_dim", "256", "--batch_size", "1000000", "--limit_batches", "1"]
+    line = one_line(script(folder, *flags, before=_memory(3_000_000_000)), 1)
+    assert "out of memory" in line or "annot allocate" in line, line
+
+
+def too_little_to_start(folder):
+    """Too little for the import of torch: one line, whatever the loader says."""
+    done = script(folder, *FLAGS, before=_memory(400_000_000))
+    said = done.stderr.decode()
+    assert done.returncode in (1, 137, -9, -6, -11) and "Traceback" not in said, said[-300:]
+
+
+def few_files(folder):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))  # noqa: E731
+    done = script(folder, *FLAGS, before=limit)
+    said = done.stderr.decode()
+    assert done.returncode in (0, 1) and "Traceback" not in said, said[-300:]
+
+
+def pipe_that_closes(folder):
+    command = f"{sys.executable} {ROOT}/train_mnist.py {RUN} | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, timeout=120
+    )
+    assert done.returncode == 128 + signal.SIGPIPE and b"Traceback" not in done.stderr
+
+
+def early_interrupt(folder):
+    """Ctrl-C while torch is imported."""
+    command = [sys.executable, str(ROOT / "train_mnist.py"), *FLAGS]
+    for wait in (0.5, 1.0, 1.5, 2.0):
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (0, 130) and b"Traceback" not in said, said[-300:]
+
+
+def folder_deleted_under_a_run(folder):
+    started = Script(folder)
+    process = started.start(*TINY, "--epochs", "2000")
+    while "step" not in started.said():
+        time.sleep(0.02)
+    shutil.rmtree(started.only)
+    process.join(60)
+    said = started.said()
+    assert process.exitcode == 1 and "Traceback" not in said and "train_mnist.py:" in said
+
+
+CASES = [little_memory, pipe_that_closes, small_files, early_interrupt, few_files,
+    folder_deleted_under_a_run, too_little_to_start]  # fmt: skip
+ROWS = [
+    Row("limits on memory, files and their size; Ctrl-C amid an import; output that closes",
+        "it works, or one line", case_of(CASES, "limits"), len(CASES), 1),
+]  # fmt: skip
