@@ -154,6 +154,7 @@ def explained(prog: str, error: BaseException) -> int | None:
 
 
 NO_MEMORY = ("can't allocate", "Cannot allocate memory", "can't start new thread", "bad_alloc")
+UNMAPPED = "failed to map segment from shared object"  # without a reason: memory; else it follows
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -162,8 +163,9 @@ def _out_of_memory(error: BaseException) -> bool:
     if {"MemoryError", "OutOfMemoryError"} & names:
         return True
     # an import is refused memory with an ImportError
-    return isinstance(error, RuntimeError | ImportError) and any(
-        text in str(error) for text in NO_MEMORY
+    text = str(error)
+    return isinstance(error, RuntimeError | ImportError) and (
+        text.endswith(UNMAPPED) or any(part in text for part in NO_MEMORY)
     )
 
 

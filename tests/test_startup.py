@@ -30,14 +30,23 @@ def test_an_error_of_the_system_is_one_line_that_names_the_file(code, capsys):
 @pytest.mark.parametrize("error", [
     RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc"),
     ImportError("libtorch.so: failed to map segment from shared object: Cannot allocate memory"),
+    ImportError("libtorch_cuda.so: failed to map segment from shared object"),
 ])  # fmt: skip
 def test_too_little_memory_is_one_line(error, capsys):
     assert errors.explained("prog", error) == 1
     assert capsys.readouterr().err.startswith("prog: out of memory (")
 
 
+NOEXEC = ImportError("x.so: failed to map segment from shared object: Operation not permitted")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
-    for error in (RuntimeError("sizes differ"), ImportError("no such name"), ValueError("x")):
+    for error in (
+        RuntimeError("sizes differ"),
+        ImportError("no such name"),
+        NOEXEC,
+        ValueError("x"),
+    ):
         assert errors.explained("prog", error) is None
 
 
