@@ -9,6 +9,7 @@ Parameters, defaults and bounds stand in families.py.
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -80,7 +81,7 @@ LOG_F = {
 
 def projected(family: str, names: list[str], points: Tensor) -> Tensor:
     """Points (k,p) moved to the nearest inside the bounds, each as families.project moves one."""
-    low, high = (points.new_tensor(bound) for bound in box_of(family, names))
+    low, high = _box(family, tuple(names), points.device, points.dtype)
     inside = points.clamp(low, high)
     if "start" not in names:
         return inside
@@ -93,6 +94,11 @@ def projected(family: str, names: list[str], points: Tensor) -> Tensor:
     inside[:, i] = torch.where(close, start, inside[:, i])
     inside[:, j] = torch.where(close, (start + gap).clamp(max=high[i]), inside[:, j])
     return inside
+
+
+@lru_cache
+def _box(family, names, device, dtype):  # kept: each of the two is a copy to a card
+    return [torch.tensor(bound, device=device, dtype=dtype) for bound in box_of(family, names)]
 
 
 class Schedule(nn.Module):
