@@ -115,6 +115,7 @@ class UNet(nn.Module):
         self, base: int = 64, multipliers=(2, 4), timesteps: int = 1000, channels: int = 1
     ):
         super().__init__()
+        self.sizes = base, multipliers, timesteps, channels
         self.embed = nn.Embedding(timesteps, TIME_DIM)
         self.first = conv_bn_silu(channels, base, 3)
         widths = [base] + [base * m for m in multipliers]

@@ -118,6 +118,7 @@ class FastUNet(nn.Module):
         self, base: int = 64, multipliers=(2, 4), timesteps: int = 1000, channels: int = 1
     ):
         super().__init__()
+        self.sizes = base, multipliers, timesteps, channels
         self.embed = nn.Embedding(timesteps, TIME_DIM)
         self.first = ConvBnSilu(channels, base, 3, stored="halves")
         widths = [base] + [base * m for m in multipliers]

@@ -14,10 +14,12 @@ import math
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from common.batch_norm import has_batch_norm, through_statistics
 from common.data import Batches
 from common.machine import stream
 from common.training import Average, Learner, draw
@@ -28,6 +30,7 @@ from model import Diffusion, Levels
 
 F_OVER_L = 1e-4  # F/gamma as a part of L: small enough for theta_z to stay at argmin L
 LEFT = 0.05  # theta_z has left argmin L where its loss is higher by this part
+STATISTICS_BATCHES = 2  # training batches that say how batch norm's statistics follow the weights
 ROUNDING = 1e-6  # |theta_z - theta_y|/|theta_y| below which the difference is one of rounding
 
 
@@ -41,6 +44,10 @@ class PenaltySettings:
     settle_steps: int = 0  # coupled steps before the schedule moves: the response takes that long
     update_every: int = 1  # steps from one update of the schedule to the next
     batches: int = 1  # of the difference
+
+    def gradients(self, steps: int) -> int:
+        """Exact gradients in so many coupled steps."""
+        return -(-steps // self.exact_every)
 
     def due(self, steps: int, inner_loop: int = 1) -> bool:
         """Whether the schedule moves after so many steps, the last `inner_loop` since it could."""
@@ -117,7 +124,8 @@ class Penalty:
             self.begin()
         if self.pull is None or self.steps % self.settings.exact_every == 0:
             of_q, of_weights = self.upper.slopes(z.net, y.count, "z")
-            self.pull = of_weights.gradient * self.seen
+            whole = self.through_statistics(of_weights.gradient, process, levels)
+            self.pull = whole * self.seen  # 0 where only rounding is left
             self.direct = [of_q] if self.used else [*self.direct, of_q]
             self.used, self.evaluated = False, self.steps
         for ours, theirs in zip(z.optimizer.param_groups, y.optimizer.param_groups, strict=True):
@@ -133,9 +141,22 @@ class Penalty:
         self.losses = [self.losses[0] + self.loss_z, self.losses[1] + loss_y]
         return loss_y
 
+    def through_statistics(self, gradient: Tensor, process: Diffusion, levels: Levels) -> Tensor:
+        """dF/dtheta with batch norm's statistics following, as they do in the next steps."""
+        z = self.theta_z
+        if not has_batch_norm(z.net):
+            return gradient
+        runs = [partial(z.loss, process, levels, z.count + i) for i in range(STATISTICS_BATCHES)]
+        return through_statistics(z.net, gradient, runs)
+
     def training_steps(self, inner_loop: int) -> int:
         """Batches, forward and backward, of an iteration that just ended."""
-        return 2 * inner_loop + 2 * self.settings.batches * self.due(inner_loop)
+        steps = (
+            self.settings.gradients(self.steps),
+            self.settings.gradients(self.steps - inner_loop),
+        )
+        exact = STATISTICS_BATCHES * (steps[0] - steps[1])
+        return 2 * inner_loop + 2 * self.settings.batches * self.due(inner_loop) + exact
 
     def batches(self, data: Batches, iteration: int = 0) -> Iterator[Tensor]:
         """Batches for the difference of one update, in an order that no epoch has."""

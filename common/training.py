@@ -1,5 +1,6 @@
 """What moves the weights: one step, AdamW, the learning-rate schedules, the averaged network."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -190,6 +191,13 @@ class Learner:
             self.lr_schedule.after_step()
         self.count += 1
         return loss
+
+    def loss(self, process: Diffusion, levels: Levels, count: int, net: Callable) -> Tensor:
+        """L of another network, on the batch, times and noise of a step; nothing is moved."""
+        x0 = self.batches(*divmod(count, self.batches.steps))
+        random = stream(x0.device, self.seed, self.name, count)
+        drawn = draw(x0, process.schedule.timesteps, random, self.noise_levels)
+        return process.loss(net, x0, *drawn, levels)
 
     @property
     def images(self) -> int:

@@ -1,7 +1,7 @@
 """What a moving schedule costs, from the flags alone: for --dry_run."""
 
 from common.families import knots_table, table_of
-from common.penalty import PenaltySettings
+from common.penalty import STATISTICS_BATCHES, PenaltySettings
 
 
 def exact_gradient(zo_samples: int, batch_size: int) -> int:
@@ -18,7 +18,8 @@ def cost_from_flags(
     if theta_z == "coupled":
         settings, steps = PenaltySettings.from_flags(**flags), moving * inner_loop
         compared = 2 * settings.updates(moving, inner_loop) * settings.batches
-        return steps + compared, exact * -(-steps // settings.exact_every)
+        gradients = settings.gradients(steps)
+        return steps + compared + STATISTICS_BATCHES * gradients, exact * gradients
     sides = zo_directions * (2 if ZO_type == "two" else 1)
     forward = 1 + len(table_of(scheduler, knots_table(knots)))
     of_q = {"zo": sides, "forward": forward, "exact": exact}[upper_gradient]

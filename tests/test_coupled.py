@@ -34,8 +34,8 @@ def test_a_run_shows_both_terms_and_what_noise_would_do(whole):
     summary = json.loads((whole.only / "summary.json").read_text())
     # 12 coupled steps, 6 exact gradients of 6 images in 4 steps, each worth 4 samplings
     assert summary["network_evaluations"]["upper"] == 6 * 4 * 6 * 4
-    # 5 updates, at steps 4 to 12, each on 2 batches of both networks
-    assert summary["network_evaluations"]["training"] == (24 + 12 + 5 * 2 * 2) * 32
+    # 5 updates, at steps 4 to 12, each on 2 batches of both networks; 2 batches a gradient
+    assert summary["network_evaluations"]["training"] == (24 + 12 + 5 * 2 * 2 + 6 * 2) * 32
 
 
 @pytest.mark.parametrize("step", [14, 21])
