@@ -258,6 +258,21 @@ def test_a_study_runs_gathers_and_fills_its_page(tmp_path, samples, mnist_dir, m
     assert len(before) == 2
     reward_study.main(args)  # nothing is run again
     assert {p: p.stat().st_mtime for p in tmp_path.rglob("summary.json")} == before
+    calls = read_csv(tmp_path / "first" / "spent.csv")
+    assert [call["runs"] for call in calls] == [2] and calls[0]["cpu_seconds"] > 0
+    docs = tmp_path / "docs"
+    monkeypatch.setattr(report, "DOCS", docs)
+    monkeypatch.setattr(report.oracles, "all_rows", lambda: [{"ok": 1}])  # tests of their own
+    places = ["--device", "cpu"]
+    report.gather(tasks.tasks_of("first", tmp_path, 1, list(tasks.METHODS), places))
+    rows = report.stored()
+    assert {row["method"] for row in rows["results"]} == {"unguided", "bilevel"}
+    alone = [row for row in rows["results"] if row["method"] == "bilevel"]
+    assert "| bilevel | 1 |" in page.of_results(alone)  # its seed's unguided run is not done yet
+    assert all(row["n"] == 24 and row["r1_se"] > 0 for row in rows["curves"])
+    facts = {row["name"]: row["value"] for row in rows["facts"]}
+    assert facts["first_runs"] == "2" and float(facts["leader_cpu_seconds"]) > 0
+    assert len(facts["commit"]) >= 7 and "class of r1" in page.of_facts(rows["facts"])
 
 
 def test_the_page_holds_the_tables_of_the_results():

@@ -54,7 +54,7 @@ def add_rewards(parser) -> None:
     add = cli.adder(parser, "rewards")
     text = "digit whose log-probability is r1 (default: chosen by the rule, with the direction)"
     add("target_class", None, text, type=cli.number(int, 0, 9))
-    text = "number of the random feature direction that is r2 (default: chosen by the rule)"
+    text = "index of the random feature direction that serves as r2 (default: chosen by the rule)"
     add("direction", None, text, type=cli.count_or_none)
     add("n_directions", 8, "directions among which the rule chooses", type=cli.count)
     text = "samples without guidance that the rule and the standardisation of r2 use"
@@ -75,8 +75,11 @@ def add_lower_level(parser) -> None:
         "same noise, each guided by the tangent of r2 at the images of the run before"
     )
     add("lower", "direct", text, choices=["direct", "linearised"])
-    add("passes", 7, "guided runs of --lower linearised", type=cli.count)
-    text = "pull r2 to this value with the squared loss of the published code, rather than up"
+    add("passes", 7, "guided passes of --lower linearised", type=cli.count)
+    text = (
+        "value to which the squared loss of the published code pulls r2 (default: none, r2 is "
+        "raised)"
+    )
     add("target", None, text, type=cli.parameter)
     add("beta", 1.0, "weight of the squared loss of --target", type=cli.positive)
 
@@ -85,7 +88,8 @@ def add_upper_level(parser) -> None:
     add = cli.adder(parser, "upper level")
     text = (
         "how lambda is chosen: by the bilevel method, or by a search over guided runs; "
-        "weighted_sum searches the weight in r2 + weight r1, at --lambda0; fixed takes --lambda0"
+        "weighted_sum searches for the weight in r2 + weight * r1, at --lambda0; fixed uses "
+        "--lambda0"
     )
     add("method", "bilevel", text, choices=METHODS)
     text = (
@@ -97,7 +101,7 @@ def add_upper_level(parser) -> None:
     text = "lambda at which the bilevel method starts; the lambda of fixed and weighted_sum"
     add("lambda0", 5.0, text, type=cli.positive)
     add("lambda_max", 100.0, "largest lambda of the bilevel method", type=cli.positive)
-    text = "effective samples that bound lambda from below"
+    text = "smallest effective sample size of the importance weights; it bounds lambda from below"
     add("min_ess", 60.0, text, type=cli.number(float, 2))
     add(
         "gamma",
@@ -114,7 +118,7 @@ def add_upper_level(parser) -> None:
 
 def add_search(parser) -> None:
     add = cli.adder(parser, "search")
-    text = "trials; 0: as many as --bank_samples cost in network evaluations"
+    text = "number of trials; 0: as many as the network evaluations of --bank_samples pay for"
     add("n_calls", 0, text, type=cli.count_or_none)
     text = "images in a trial, and in each run of --estimator guided"
     add("guided_samples", 64, text, type=cli.number(int, 2))
@@ -129,7 +133,7 @@ def add_evaluation(parser) -> None:
     add("backward_steps", 10, "DDIM steps per image", type=cli.count)
     add("tau_type", "linear", "spacing of the DDIM steps", choices=["linear", "quadratic"])
     add("no_clip", False, "do not clip the predicted x_0 to [-1, 1]", action="store_true")
-    text = "images for the final numbers, from noise that chose nothing"
+    text = "images for the final numbers, from held-out noise"
     add("eval_samples", 128, text, type=cli.number(int, 2))
     add("eval_chunk", 64, "images sampled at once", type=cli.count)
     add("n_samples", 36, "images in the grids before and after", type=cli.count)

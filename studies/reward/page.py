@@ -1,6 +1,9 @@
 """The generated tables of docs/reward.md, each by the name of its mark in the page."""
 
+import math
 import statistics
+
+import numpy as np
 
 from common.tables import markdown, plus_minus
 from studies.reward.tasks import METHODS
@@ -8,6 +11,8 @@ from studies.reward.tasks import METHODS
 LABELS = {
     "target_class": "class of r1, chosen by the rule",
     "direction": "direction of r2, chosen by the rule",
+    "choice_lambda": "λ of the maximum, on the rule's samples",
+    "choice_gain": "its height above the higher end, on the half of them in which it is smaller",
     "backward_steps": "DDIM steps",
     "bank_samples": "samples without guidance for the importance weights, a seed",
     "choice_samples": "samples without guidance for the rule",
@@ -26,6 +31,16 @@ LABELS = {
     "device": "device",
     "threads": "CPU threads of a run",
     "started": "started",
+    "leader_seconds": "seconds of the first bilevel run, which also draws the rule's samples",
+    "leader_cpu_seconds": "its CPU seconds",
+    "page_runs": "runs of this page",
+    "page_seconds": "their seconds, on a machine busy with other work",
+    "page_cpu_seconds": "their CPU seconds, user and system, with those of interrupted runs",
+    "page_jobs": "runs at once",
+    "first_runs": "runs of `--scale first`",
+    "first_seconds": "their seconds, on a machine busy with other work",
+    "first_cpu_seconds": "their CPU seconds",
+    "first_jobs": "runs at once, `--scale first`",
 }
 
 
@@ -52,7 +67,7 @@ def of_results(rows: list[dict]) -> str:
         if not of_method:
             continue
         cells = {name: cell([r[name] for r in of_method], form) for name, form in columns.items()}
-        gains = [r["r1"] - plain[r["seed"]]["r1"] for r in of_method]
+        gains = [r["r1"] - plain[r["seed"]]["r1"] for r in of_method if r["seed"] in plain]
         weights = [r["weight"] for r in of_method if r["weight"] != ""]
         lam = cells["lambda"] + (f", w {cell(weights, '.2f')}" if weights else "")
         spent = round(statistics.fmean(r["choosing_evaluations"] for r in of_method))
@@ -70,47 +85,90 @@ def cell(values: list, form: str) -> str:
 
 
 def of_optima(results: list[dict], curves: list[dict]) -> str:
-    """Which lambda each estimator ends at, beside the optima of both curves."""
+    """Which lambda each estimator ends at, beside the optima of the curves."""
+    weighted = of_kind(curves, "weighted")
 
     def of(method, name):
         return [row[name] for row in results if row["method"] == method]
 
-    best, height = of("bilevel", "best_of_curve"), of("bilevel", "best_of_curve_r1")
-    lines = [["optimum of the importance-weighted curve", cell(best, ".3f"), cell(height, ".2f")]]
-    for label, method in (
-        ("weighted estimator", "bilevel"),
-        ("published estimator", "bilevel, published estimator"),
-    ):
-        lam, r1 = of(method, "lambda"), of(method, "weighted_r1")
-        lines.append([label, cell(lam, ".3f"), cell(r1, ".2f")])
-    guided = of("bilevel, guided estimator", "lambda")
-    lines.append(["published estimator, from guided runs", cell(guided, ".3f"), "–"])
-    lows = of("bilevel", "lambda_low")
-    lines.append(["lower bound, by effective samples", cell(lows, ".3f"), "–"])
+    def line(label, lams):
+        heights = [h for lam in lams if (h := at(weighted, lam, "r1_gain")) is not None]
+        return [label, cell(lams, ".3f"), cell(heights, "+.3f") if heights else "–"]
+
+    best = max(weighted, key=lambda row: row["r1"])
+    lines = [
+        [
+            f"optimum of the importance-weighted curve, {best['n']:,} samples",
+            f"{best['lambda']:.3f}",
+            f"{best['r1_gain']:+.3f} ± {best['r1_gain_se']:.3f}",
+        ]
+    ]
+    lines += [
+        line("the same, on the samples of each seed", of("bilevel", "best_of_curve")),
+        line("weighted estimator", of("bilevel", "lambda")),
+        line("published estimator", of("bilevel, published estimator", "lambda")),
+        line("published estimator, from guided runs", of("bilevel, guided estimator", "lambda")),
+        line("lower bound, by effective samples", of("bilevel", "lambda_low")),
+    ]
     for kind in ("guided", "linearised"):
-        rows = [row for row in curves if row["kind"] == kind]
-        if not rows:
+        if rows := of_kind(curves, kind):
+            row = max(rows, key=lambda row: row["r1"])
+            name = f"best of the {kind} curve, {row['n']} images at each λ"
+            lines.append([name, f"{row['lambda']:.3f}", line("", [row["lambda"]])[2]])
+    for name in ("r1", "r2"):
+        lam = parting(curves, name)
+        label = f"{name}: largest λ at which guided and weighted gain differ by 2 standard errors"
+        lines.append([label, "–" if lam is None else f"{lam:.3f}", "–"])
+    return markdown(["", "λ", "gain in r1 on the importance-weighted curve"], lines)
+
+
+def of_kind(curves: list[dict], kind: str) -> list[dict]:
+    return [row for row in curves if row["kind"] == kind]
+
+
+def at(weighted: list[dict], lam: float, name: str) -> float | None:
+    """A column of the importance-weighted curve at a lambda, linear in log lambda; None outside."""
+    xs = [math.log(row["lambda"]) for row in weighted]
+    if not xs[0] <= math.log(lam) <= xs[-1] + 1e-9:
+        return None
+    return float(np.interp(math.log(lam), xs, [row[name] for row in weighted]))
+
+
+def parting(curves: list[dict], name: str) -> float | None:
+    """The largest lambda at which the two gains differ by more than two standard errors."""
+    weighted = of_kind(curves, "weighted")
+    for row in sorted(of_kind(curves, "guided"), key=lambda row: -row["lambda"]):
+        gain, error = (at(weighted, row["lambda"], f"{name}_{x}") for x in ("gain", "gain_se"))
+        if gain is None or "" in (row[f"{name}_gain"], row[f"{name}_gain_se"]):
             continue
-        row = max(rows, key=lambda row: row["r1"])
-        name = f"best of the {kind} curve, seed 0 ({row['n']} images at each λ)"
-        lines.append([name, f"{row['lambda']:.3f}", f"{row['r1']:.2f} (guided)"])
-    return markdown(["", "λ", "importance-weighted r1"], lines)
+        if abs(row[f"{name}_gain"] - gain) > 2 * math.hypot(error, row[f"{name}_gain_se"]):
+            return row["lambda"]
+    return None
 
 
 def of_curves(curves: list[dict]) -> str:
     """Guided r1 and r2 beside the importance-weighted ones, at the guided curves' lambdas."""
-    weighted = [row for row in curves if row["kind"] == "weighted"]
-    lines = []
+    weighted, lines = of_kind(curves, "weighted"), []
     for row in (r for r in curves if r["kind"] != "weighted"):
-        near = min(weighted, key=lambda w: abs(w["lambda"] / row["lambda"] - 1))
-        inside = abs(near["lambda"] / row["lambda"] - 1) < 0.15
-        lines.append(
-            [row["kind"], f"{row['lambda']:.2f}", f"{row['r1']:.2f} ± {row['r1_se']:.2f}",
-             f"{near['r1']:.2f}" if inside else "–", f"{row['r2']:.2f} ± {row['r2_se']:.2f}",
-             f"{near['r2']:.2f}" if inside else "–"]
-        )  # fmt: skip
-    head = ["guidance", "λ", "r1, guided", "r1, weighted", "r2, guided", "r2, weighted"]
-    return markdown(head, lines)
+        cells = []
+        for name in ("r1", "r2", "r1_gain", "r2_gain"):
+            sign = "+" if name.endswith("gain") else ""
+            values = [
+                (row[name], row[f"{name}_se"]),
+                (at(weighted, row["lambda"], name), at(weighted, row["lambda"], f"{name}_se")),
+            ]
+            cells += [with_error(value, error, f"{sign}.2f") for value, error in values]
+        lines.append([row["kind"], f"{row['lambda']:.3g}", row["n"], *cells])
+    names = ("r1", "r2", "gain in r1", "gain in r2")
+    head = [f"{name}, {kind}" for name in names for kind in ("guided", "weighted")]
+    return markdown(["guidance", "λ", "images", *head], lines)
+
+
+def with_error(value, error, form: str) -> str:
+    """A number, ± its error if there is one; a dash if it is empty or None."""
+    if value in ("", None):
+        return "–"
+    return f"{value:{form}}" + ("" if error in ("", None) else f" ± {error:.2f}")
 
 
 def of_oracles(rows: list[dict]) -> str:
@@ -124,4 +182,10 @@ def of_oracles(rows: list[dict]) -> str:
 
 
 def of_facts(rows: list[dict]) -> str:
-    return markdown(["", ""], [[LABELS[r["name"]], r["value"]] for r in rows])
+    return markdown(["", ""], [[LABELS[r["name"]], short(r["value"])] for r in rows])
+
+
+def short(value: str) -> str:
+    """A number of many digits with four of them; anything else as it is."""
+    digits = value.removeprefix("-").replace(".", "")
+    return f"{float(value):.4g}" if "." in value and digits.isdigit() and len(digits) > 6 else value

@@ -1,24 +1,24 @@
 """The report of the study: its runs' numbers into docs/results, then the page from there."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from common.errors import Stop
-from common.tables import fill_file, mean_and_error, read_csv, write_csv
-from studies.reward import estimator, figures, oracles
+from common.tables import fill_file, read_csv, read_text_csv, write_csv
+from studies.reward import curves, figures, oracles
 from studies.reward.page import all_tables
-from studies.reward.tasks import BILEVEL, GRID, LINEARISED, METHODS, STARTS, Task
+from studies.reward.tasks import BILEVEL, METHODS, SPENT, Task
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-POINTS = 120  # of the importance-weighted curve
+PICTURED = (BILEVEL, "bilevel, published estimator", "weighted sum")
+CHOSEN = ("target_class", "direction", "choice_lambda", "choice_gain")  # by the rule
+TOTALS = ("runs", "seconds", "cpu_seconds")  # of a scale's calls
 NAMES = ("results", "curves", "traces", "oracles", "facts")
 NUMBERS = (
     "lambda", "weight", "r1", "r1_se", "r2", "r2_se", "accuracy", "fid", "kid", "n",
     "choosing_evaluations", "choosing_cpu_seconds", "best_of_curve", "best_of_curve_r1",
     "lambda_low", "ends_on_bound", "weighted_r1", "weighted_r2", "weighted_ess", "seconds",
+    "cpu_seconds",
 )  # fmt: skip
 
 
@@ -32,7 +32,9 @@ def stored() -> dict[str, list[dict]]:
     if missing:
         raise Stop(f"{results_file(missing[0])}: not there; python -m studies.reward makes it",
                    code=2)  # fmt: skip
-    return {name: read_csv(results_file(name)) for name in NAMES}
+    rows = {name: read_csv(results_file(name)) for name in NAMES}
+    rows["facts"] = read_text_csv(results_file("facts"))  # a commit such as 1234e5678901 is text
+    return rows
 
 
 def gather(tasks: list[Task]) -> None:
@@ -42,12 +44,12 @@ def gather(tasks: list[Task]) -> None:
         raise Stop(f"the page needs the {BILEVEL} run of seed 0, which is not done", code=2)
     leader = by_name[BILEVEL, 0]
     write_csv(results_file("results"), [row_of(t) for t in tasks if t.method in METHODS])
-    write_csv(results_file("curves"), curves(tasks))
-    write_csv(results_file("traces"), traces(tasks))
+    write_csv(results_file("curves"), curves.of_rewards(tasks))
+    write_csv(results_file("traces"), curves.of_descents(tasks))
     write_csv(results_file("oracles"), oracles.all_rows())
     write_csv(results_file("facts"), facts(leader))
     pictures = {"without guidance": leader.folder / "samples" / "before.png"}
-    for task in (by_name[name, 0] for name in (BILEVEL, "weighted sum") if (name, 0) in by_name):
+    for task in (by_name[name, 0] for name in PICTURED if (name, 0) in by_name):
         title = f"{task.method}: λ = {task.summary['lambda']:.2g}"
         if task.summary["weight"]:
             title += f", w = {task.summary['weight']:.2g}"
@@ -65,64 +67,33 @@ def row_of(task: Task) -> dict:
     return row | {"torch": about["versions"]["torch"], "threads": about["threads"]}
 
 
-def curves(tasks: list[Task]) -> list[dict]:
-    """Both rewards against lambda: by the importance weights of all seeds, and in guided runs."""
-    rows = [{"kind": "weighted", **row} for row in weighted_curve(tasks)]
-    for kind, method in (("guided", GRID), ("linearised", LINEARISED)):
-        trials = [read_csv(t.folder / "trials.csv") for t in tasks if t.method == method]
-        rows += [{"kind": kind, **over_seeds(same)} for same in zip(*trials, strict=True)]
-    columns = ("kind", "lambda", "r1", "r1_se", "r2", "r2_se", "seeds", "n", "ess", "kl")
-    return [{column: row.get(column, "") for column in columns} for row in rows]
-
-
-def weighted_curve(tasks: list[Task]) -> list[dict]:
-    """The importance-weighted curve from the samples of all seeds together."""
-    leaders = [task for task in tasks if task.method == BILEVEL]
-    bank = [row for task in leaders for row in read_csv(task.folder / "bank.csv")]
-    r1, r2 = (np.array([row[name] for row in bank]) for name in ("r1", "r2"))
-    args = leaders[0].parsed()
-    low = estimator.smallest_lambda(r2, args.min_ess)
-    grid = estimator.grid(low, args.lambda_max, POINTS)
-    return [row | {"n": len(r1)} for row in estimator.curve(r1, r2, grid)]
-
-
-def over_seeds(trials: Sequence[dict]) -> dict:
-    """One point of a guided curve: the mean of the seeds' trials at the same lambda."""
-    row = {"lambda": trials[0]["lambda"], "seeds": len(trials), "n": sum(t["n"] for t in trials)}
-    for name in ("r1", "r2"):
-        row[name], error = mean_and_error([trial[name] for trial in trials])
-        row[f"{name}_se"] = trials[0][f"{name}_se"] if error is None else error
-    return row
-
-
-def traces(tasks: list[Task]) -> list[dict]:
-    """lambda after every step, of seed 0's descents on the same samples."""
-    rows = []
-    for task in tasks:
-        descent = task.method in METHODS or task.method in STARTS
-        if task.seed or not descent or not (task.folder / "iterations.csv").exists():
-            continue
-        steps = read_csv(task.folder / "iterations.csv")
-        columns = ("iteration", "lambda", "gradient", "ess", "r1", "r2", "kl")
-        steps = steps if len(steps) < 100 else steps[::5]
-        about = {"estimator": task.summary["estimator"], "start": steps[0]["lambda"]}
-        rows += [about | {name: step[name] for name in columns} for step in steps]
-    return rows
-
-
 def facts(leader: Task) -> list[dict]:
-    """What was run, and what the rule chose."""
+    """What was run, what the rule chose, and what all this took."""
     summary, args = leader.summary, leader.parsed()
     names = (
         "backward_steps", "bank_samples", "choice_samples", "n_directions", "guided_samples",
         "eval_samples", "gamma", "min_ess", "iterations", "step", "max_step",
     )  # fmt: skip
-    rows = {"target_class": summary["target_class"], "direction": summary["direction"]}
+    rows = {name: summary[name] for name in CHOSEN}
     rows |= {name: getattr(args, name) for name in names}
     rows |= {name: summary[name] for name in ("extractor", "reference")}
     about = json.loads((leader.folder / "args.json").read_text())
     rows |= {name: about[name] for name in ("model", "commit", "device", "threads", "started")}
+    rows |= {"leader_seconds": summary["seconds"], "leader_cpu_seconds": summary["cpu_seconds"]}
+    for scale in ("page", "first"):
+        rows |= spent(leader.root.parent.parent / scale / SPENT, scale)
     return [{"name": name, "value": value} for name, value in rows.items()]
+
+
+def spent(path: Path, scale: str) -> dict:
+    """What the calls of the study took at a scale; what the page had before if none are there."""
+    if path.exists():
+        calls = read_csv(path)
+        totals = {name: round(sum(call[name] for call in calls)) for name in TOTALS}
+        totals["jobs"] = max(call["jobs"] for call in calls)
+        return {f"{scale}_{name}": total for name, total in totals.items()}
+    before = read_text_csv(results_file("facts")) if results_file("facts").exists() else []
+    return {r["name"]: r["value"] for r in before if r["name"].startswith(f"{scale}_")}
 
 
 def write_page() -> None:

@@ -39,7 +39,7 @@ STARTS = {  # of the traces, seed 0 alone
 }
 CURVES = {
     LINEARISED: (
-        "--method grid --lower linearised --n_calls 3 --guided_samples 16 --lambda_range 0.5 5"
+        "--method grid --lower linearised --n_calls 4 --guided_samples 16 --lambda_range 0.5 100"
         " --eval_samples 2 --n_samples 2"
     ),
 }
