@@ -107,11 +107,11 @@ def quick(chosen: list[Row]) -> dict:
 
 def measure_all(chosen: list[Row], record: dict, minutes: float) -> None:
     """Each row from where it stands; the record is written every few seconds."""
-    end = time.monotonic() + 60 * minutes
+    end, code = time.monotonic() + 60 * minutes, commit()  # before the record is a change to it
     left = [r for r in chosen if record["rows"].get(r.name, {"i": 0})["i"] < r.whole]
     for n, row in enumerate(left):
         found = record["rows"].setdefault(row.name, nothing_yet())
-        found |= {"commit": commit(), "load_average": load_average()}
+        found |= {"commit": code, "load_average": load_average()}
         now = time.monotonic()
         until = now + (end - now) / (len(left) - n) if minutes else math.inf
         for _ in measure(row, found, row.whole, until):
