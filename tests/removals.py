@@ -18,7 +18,7 @@ class Removal:
     old: str
     new: str
     tests: str
-    seconds: int = 600  # tests that take longer hang, which is noticed too
+    hangs: bool = False  # without the protection the tests come to no end
 
 
 def removals() -> list[Removal]:
@@ -131,7 +131,7 @@ LISTED = [
     Removal("no download on resuming", "common/flags.py", "        check_data(args)\n",
             "        pass\n", f"{FOREIGN} -k data_may_have_moved"),
     Removal("numbers of run folders", "common/run.py", "\"[0-9]{1,9}(?=-)\"", "\"[0-9]{5}(?=-)\"",
-            f"{FOREIGN} -k after_99999", seconds=90),
+            f"{FOREIGN} -k after_99999", hangs=True),
     # --- numbers
     Removal("finite loss", "common/training.py", "    check_finite(value, \"the loss\")\n", "",
             f"{RUNS} -k not_finite"),
@@ -143,6 +143,21 @@ LISTED = [
     Removal("finite exact FID", "common/upper_level.py",
             "        check_finite(slope.value, \"the FID\")\n", "",
             "tests/test_coupled.py -k not_finite"),
+    Removal("finite gradient of a schedule, exact", "common/step_rule.py",
+            "        check_finite(slopes.abs().sum().item(), \"the gradient of the schedule\")\n", "",
+            "tests/test_step_rule.py -k not_finite"),
+    Removal("finite gradient of a schedule, zeroth-order", "common/schedule_optimizer.py",
+            "        check_finite(sum(map(abs, slopes)), \"the gradient of the schedule\")\n", "",
+            "tests/test_step_rule.py -k not_finite"),
+    Removal("finite gradient of lambda", "studies/reward/upper.py",
+            "        check_finite(row[\"gradient\"], \"the gradient of lambda\")\n", "",
+            "tests/test_reward.py -k of_lambda_that_is_not_finite"),
+    Removal("finite loss of the study", "studies/lr_schedules/study.py",
+            "            check_finite(value, \"the loss\")\n", "            pass\n",
+            "tests/test_study_training.py -k not_finite"),
+    Removal("finite gradient of the study", "studies/lr_schedules/study.py",
+            "            check_finite(norm, \"the gradient's norm\")\n", "",
+            "tests/test_study_training.py -k not_finite"),
     Removal("finite features", "metrics.py", "        raise ValueError(\"a feature is not finite\")\n",
             "        pass\n", f"{METRICS} -k refused_before"),
     Removal("weights after a perturbation", "common/weights.py", "        set_weights(net, saved)\n",

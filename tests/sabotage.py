@@ -33,6 +33,7 @@ from common import cli
 from common.provenance import commit
 
 FILE = "sabotage"  # docs/results/sabotage.json
+PATIENCE = {True: 90, False: 1800}  # seconds, whether tests hang without the protection
 FORK = multiprocessing.get_context("fork")
 # imported once: the processes of the tests are forked with them, and import only the copy's modules
 LIBRARIES = ["torch", "torchvision.utils", "matplotlib.pyplot", "skopt", "sklearn", "hypothesis"]
@@ -86,17 +87,18 @@ def tried(removal: Removal, copy: Path) -> dict:
     output.write_text("")
     process = FORK.Process(target=run_tests, args=(copy, removal.tests, output))
     process.start()
-    process.join(removal.seconds)
-    hangs = process.is_alive()
+    process.join(PATIENCE[removal.hangs])
+    late = process.is_alive()
     with suppress(ProcessLookupError):  # with whatever the tests have started
         os.killpg(process.pid, signal.SIGKILL)
     process.join()
     path.write_text(whole)
     said = output.read_text()
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-    # 1: a test failed; 0: none did; anything else: none was run
-    noticed = hangs or process.exitcode == 1
-    by = f"{removal.tests}, which hangs" if hangs else failed[0] if failed else said[-200:]
+    if late:  # where no end is expected, that is what notices; else it is no verdict
+        noticed, by = removal.hangs, f"{removal.tests}: no end in {PATIENCE[removal.hangs]} s"
+    else:  # 1: a test failed; 0: none did; anything else: none was run
+        noticed, by = process.exitcode == 1, failed[0] if failed else said[-200:]
     return {"noticed": noticed, "by": by, "seconds": round(time.monotonic() - began, 1)}
 
 

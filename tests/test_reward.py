@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import Stop
+from common.errors import NotFinite, Stop
 from model import Diffusion
 from scheduler import Schedule
 from studies.reward import choice, estimator, gaussian, oracles, rewards, upper
@@ -271,3 +271,11 @@ def test_the_rule_prefers_a_maximum_inside_that_both_halves_show():
     assert inside[0] > choice.INSIDE * low
     noise = np.random.default_rng(0).normal(size=4000)
     assert choice.interior_gain(noise, r2, low, 100)[1] < 0.1 < inside[1]
+
+
+def test_a_gradient_of_lambda_that_is_not_finite_moves_nothing():
+    descent = upper.Descent(upper.Steps(5.0, 9, 0.1, 0.1, 0.1, 100))
+    look = lambda lam: {"gradient": math.nan, "r1": 0.0}  # noqa: E731
+    with pytest.raises(NotFinite, match="the gradient of lambda"):
+        upper.descend(None, descent, look, lambda steps: steps, 1)
+    assert descent.lam == pytest.approx(5.0, rel=1e-15) and descent.iteration == 0

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from common.errors import NotFinite
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import Moments, SteadySteps, null_paths, sureness
 from scheduler import Schedule
@@ -29,6 +30,16 @@ def moved(rule_class, gradient):
     for i in range(UPDATES):
         rule.step(gradient(i))
     return (schedule.vector() - before) / torch.tensor(RATES, dtype=F64) / UPDATES
+
+
+@pytest.mark.parametrize("rule_class", [SteadySteps, ScheduleOptimizer])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_moves_nothing(rule_class, value):
+    schedule = Schedule("cosine", 20, learned=True, **INSIDE)
+    rule, before = rule_class(schedule, RATES, UPDATES), schedule.vector()
+    with pytest.raises(NotFinite, match="the gradient of the schedule"):
+        rule.step(torch.tensor([0.0, 1.0, value, 0.0], dtype=F64))
+    assert torch.equal(schedule.vector(), before) and rule.count == 0
 
 
 def test_noise_moves_q_by_less_than_a_tenth_of_what_a_slope_does():

@@ -8,10 +8,11 @@ from torch.optim import lr_scheduler
 
 from benchmarks import lr_training
 from benchmarks.lr_training import Plain
+from common.errors import NotFinite
 from common.training import LRSchedule
 from model import Diffusion
 from scheduler import Schedule
-from studies.lr_schedules import judging, stack, together
+from studies.lr_schedules import judging, stack, study, together
 from studies.lr_schedules.recipes import Recipe
 from studies.lr_schedules.together import Together
 
@@ -157,3 +158,12 @@ def test_the_benchmark_counts_the_products():
     shapes = [(384, 256), (256, 256), (256, 256), (256, 256), (256, 2)]
     expected = sum(2 * 256 * i * o * (2 if n == 0 else 3) for n, (i, o) in enumerate(shapes))
     assert lr_training.flops() == expected
+
+
+def test_a_loss_or_a_gradient_that_is_not_finite_is_named_with_its_place():
+    fine, spoiled = torch.ones(3), torch.tensor([1.0, torch.nan, 1.0])
+    assert study.checked(fine, fine, "step 1") == [1.0] * 3
+    with pytest.raises(NotFinite, match="the loss is nan at step 1"):
+        study.checked(spoiled, fine, "step 1")
+    with pytest.raises(NotFinite, match="the gradient's norm is inf at step 1"):
+        study.checked(fine, fine / torch.tensor([1.0, 0.0, 1.0]), "step 1")
