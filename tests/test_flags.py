@@ -80,7 +80,7 @@ def test_the_published_commands_parse():
 WRONG = ["", "x", "nan", "inf", "-inf", "-1", "1e400", "0x10", "1,5", "--"]
 COUNTS = """timesteps epochs batch_size model_ema_steps limit_batches n_samples backward_steps
     fid_samples eval_samples eval_chunk seed threads log_freq model_base_dim knots""".split()
-NUMBERS = "input_scale lr model_ema_decay save_seconds".split()
+NUMBERS = "input_scale lr model_ema_decay ema_memory save_seconds".split()
 CHOICES = "dataset scheduler_type lr_schedule tau_type sampler extractor device".split()
 VALUES = [
     *product(COUNTS, [*WRONG, "1.5"]),
@@ -149,6 +149,12 @@ def refused(capsys, *words, script="train"):
     assert stopped.value.code == 2 and said.out == ""
     assert said.err.count("\n") == 1 and "error: " in said.err
     return said.err
+
+
+def test_every_flag_that_takes_a_number_is_tried_with_wrong_ones():
+    actions = train_mnist.make_parser()._actions
+    typed = {action.dest for action in actions if action.type and not action.choices}
+    assert typed <= {name for name, _ in VALUES}
 
 
 def test_wrong_values_are_one_line(capsys, tmp_path, monkeypatch):
