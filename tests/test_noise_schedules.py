@@ -260,6 +260,11 @@ def test_the_same_command_resumes_and_rows_are_enough(tiny, tmp_path, monkeypatc
     path.unlink()
     tiny()  # the run is there, so its rows are written again
     assert read_text_csv(path) == rows
+    path.unlink()
+    with monkeypatch.context() as patch, pytest.raises(Stop, match=r"ran with --lr 0\.001, now"):
+        patch.setattr(tasks, "SHARED", TINY + " --lr 0.5")
+        tiny()  # a finished run of other flags is not the plan's
+    tiny()
     shutil.rmtree(tmp_path / "runs")
     tiny()  # the rows are there, so the run is not made again
     assert read_text_csv(path) == rows

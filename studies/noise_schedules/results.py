@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common import checkpoint
-from common.errors import read_json
+from common.errors import Stop, read_json
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
 from common.sampling import SamplerSettings
 from common.scores import COLUMNS, JUDGES_COLUMNS
 from common.tables import read_text_csv, write_csv
+from comparison.results import MAY_DIFFER
 from model import log_snr
 from scheduler import Schedule
 from studies.noise_schedules.plan import DATASETS, RECIPES
@@ -77,6 +78,7 @@ def rows_of(task: Task) -> list[dict]:
     """A row for each sampling schedule, with where and by which command it was made."""
     about, summary = read_json(task.folder / "args.json"), task.summary
     arguments, versions = about["arguments"], about["versions"]
+    check_same(task, arguments)
     schedule = Schedule.load(task.folder / "schedule.json")
     b = arguments["input_scale"]
     before = {"dataset": task.dataset, "size": task.size, "seed": task.seed, "recipe": task.recipe}
@@ -95,6 +97,16 @@ def rows_of(task: Task) -> list[dict]:
         _rounded({**before, "sampled_by": by, **made, **scores_of(task, by, arguments), **after})
         for by in task.sampled_by
     ]
+
+
+def check_same(task: Task, ran: dict) -> None:
+    """A Stop if a run's flags are no longer those of the plan."""
+    for name, value in vars(task.parsed()).items():
+        if name not in MAY_DIFFER and value != ran.get(name, value):
+            raise Stop(
+                f"{task.folder}: ran with --{name} {ran[name]}, now it is {value}; move it away, "
+                "and the same command makes it anew"
+            )
 
 
 def _four(schedule):
