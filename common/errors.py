@@ -147,7 +147,7 @@ def explained(prog: str, error: BaseException) -> int | None:
         case KeyboardInterrupt():
             one_line(prog, "interrupted")
             return 130
-    if _out_of_memory(error):
+    if out_of_memory(error):
         one_line(prog, f"out of memory ({first_line(error)}); {LESS_MEMORY}")
         return 1
     return None
@@ -157,7 +157,7 @@ NO_MEMORY = ("can't allocate", "Cannot allocate memory", "can't start new thread
 UNMAPPED = "failed to map segment from shared object"  # without a reason: memory; else it follows
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Of the host or of a GPU: torch's own class is not known here, its name is."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if {"MemoryError", "OutOfMemoryError"} & names:

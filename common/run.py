@@ -6,9 +6,11 @@ the same bits as one that never was. What depends on the clock goes to log.txt a
 """
 
 import fcntl
+import operator
 import re
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from common import checkpoint
 from common.board import Board
-from common.errors import NOT_FINITE, NotFinite, Stop, first_line
+from common.errors import NOT_FINITE, NotFinite, Stop, first_line, out_of_memory
 from common.families import NAMES
 from common.machine import peak_memory
 from common.run_files import Tables, refuse_links
@@ -27,6 +29,11 @@ from common.run_record import Record
 NOT_RESUMED = ("frozen", "sample")  # minutes, and no checkpoint
 # what a sealed checkpoint raises that holds something else than is read from it
 UNFIT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError)
+
+
+def _is_unfit(error: BaseException | None) -> bool:
+    """Whether an error is of odd content, and not of the machine's memory or card."""
+    return isinstance(error, UNFIT) and not (out_of_memory(error) or "CUDA error" in str(error))
 
 
 def forward_passes(evaluations: dict[str, int]) -> int:
@@ -44,6 +51,7 @@ class Run:
         self.evaluations = Counter()  # images through a network, by purpose
         self.elapsed, self.started, self.saved = 0.0, time.monotonic(), time.monotonic()
         self.signal: int | None = None
+        self.untried: Path | None = None  # the checkpoint that is resumed, until a step is done
         self.state: Callable[[], dict] | None = None
         self.board = Board(folder) if arguments.get("tensorboard") else None
         refuse_links(folder)
@@ -79,11 +87,17 @@ class Run:
         return self
 
     def __exit__(self, _, error, __):
+        failure = None
         if isinstance(error, NotFinite):
             self.write_json(NOT_FINITE, {"number": error.fact, "at": list(error.places)})
+        elif self.untried and _is_unfit(error):
+            self.log(f"warning: {traceback.format_exc()}", echo=False)
+            failure = Stop(f"{self.untried}: no step can be made from it ({first_line(error)})")
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._lock.close()
+        if failure:
+            raise failure from None
 
     def _on_signal(self, number, frame):
         if self.signal:  # the second time, leave without saving
@@ -142,9 +156,11 @@ class Run:
             self.tables.go_back(state["files"], self.log)
             self.elapsed = float(state["elapsed"])
             self.evaluations.clear()  # in place: the upper level counts in it
-            self.evaluations.update(state["evaluations"])
+            counts = state["evaluations"].items()
+            self.evaluations.update({name: operator.index(count) for name, count in counts})
         except UNFIT as error:
             raise Stop(f"{path}: not a checkpoint of this run ({first_line(error)})") from None
+        self.untried = path
         self.log(f"resumed from {path.name}")
         if self.board:
             self.board = Board(self.folder, after=state["step"])
@@ -185,6 +201,7 @@ class Run:
 
     def poll(self) -> None:
         """Where the state is whole: save when it is time to, end the run when it was asked to."""
+        self.untried = None
         if self.signal or time.monotonic() - self.saved >= self.save_seconds:
             self.save()
         if self.signal:

@@ -113,6 +113,8 @@ def test_a_flag_of_another_version_is_left_out(tmp_path):
     lambda s: s["theta"].update(optimizer={"state": {}, "param_groups": []}),
     lambda s: s.update(evaluations=1.5), lambda s: s.update(elapsed="long"),
     lambda s: s.update(facts={"data": "another"}), lambda s: s.update(kind="bilevel"),
+    lambda s: s["evaluations"].update(training="many"),
+    lambda s: s["theta"]["optimizer"]["state"][0].pop("exp_avg_sq"),  # missed by the next step
 ])  # fmt: skip
 def test_a_sealed_checkpoint_with_odd_content_is_one_line(copy, spoil):
     for path in (copy.only / "checkpoints").iterdir():
