@@ -103,6 +103,9 @@ class _Starting:
 
 def starting(prog: str) -> None:
     """For a command's first moments, while torch is imported: faults are one line, text prints."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whatever started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, until the process ends
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # ± in an ASCII locale, a path in no encoding
             stream.reconfigure(errors="backslashreplace")

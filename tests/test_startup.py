@@ -97,6 +97,14 @@ def test_any_text_is_printed_in_any_locale():
     assert process.returncode == 0 and out == b"1 \\xb1 2 \\udcff\n", said
 
 
+def test_a_command_whose_output_is_closed_works():
+    """Files that it opens do not become its output, either."""
+    body = "import os\nprint(1)\nprint(2, file=sys.stderr)\nos.fstat(1), os.fstat(2)"
+    body += "\nsys.stderr.isatty()\nsys.exit(7)"
+    process = started(body, preexec_fn=lambda: (os.close(1), os.close(2)))
+    assert process.wait(20) == 7
+
+
 def test_guarded_takes_the_interrupt_over(monkeypatch, capsys):
     """The run's own handler saves; between the two it is a KeyboardInterrupt."""
     before = signal.getsignal(signal.SIGINT)
