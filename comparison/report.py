@@ -47,11 +47,11 @@ def figure_path(csv_path: Path, name: str) -> Path:
     return csv_path.parent.parent / "figures" / f"{csv_path.stem}_{name}.png"
 
 
-def print_plan(costs: list[tuple[int, str, int, int]], rate: float, threads: int) -> None:
+def print_plan(costs: list[tuple[int | None, str, int, int]], rate: float, threads: int) -> None:
     """The runs and how long each should take at `rate` forward passes a second."""
     for cell, method, seed, passes in costs:
         cost = f"{passes:14,d} forward passes  {passes / rate / 60:8.1f} min"
-        print(f"cell {cell:3d}  {method:36s} seed {seed}  {cost}")
+        print(f"cell {'–' if cell is None else cell:>3}  {method:36s} seed {seed}  {cost}")
     total = sum(cost for *_, cost in costs)
     hours = total / rate / 3600
     print(f"{len(costs)} runs, {total:,} forward passes, {hours:.1f} hours one after the other")

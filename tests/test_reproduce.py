@@ -202,6 +202,15 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     assert "5 runs" in capsys.readouterr().out
 
 
+def test_a_plan_has_the_runs_that_a_method_begins_with(tmp_path, capsys):
+    """Here the one that learns the schedule, which --methods does not name: it has no number."""
+    words = ["--dry_run", "--seeds", "1", "--device", "cpu", "--runs_dir", str(tmp_path)]
+    method = "exact's schedule, anew"
+    reproduce.main(reproduce.make_parser().parse_args([*words, "--methods", method]))
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("cell   –  exact ") and second.startswith(f"cell   0  {method} ")
+
+
 def differing(by_seed, **default):
     """Rows of two methods whose scores by every judge are the same numbers."""
     rows = []
