@@ -28,7 +28,7 @@ METHODS = {
     BILEVEL: "--method bilevel --lambda0 5",
     "bilevel, published estimator": "--method bilevel --estimator published --lambda0 5",
     GUIDED: (
-        "--method bilevel --estimator guided --lambda0 5 --max_step 0.4 --step 0.4 "
+        "--method bilevel --estimator guided --lambda0 5 "
         "--iterations 21 --guided_samples 16"  # what the bank's evaluations pay for
     ),
 }
