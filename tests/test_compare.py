@@ -14,11 +14,13 @@ from PIL import Image
 from test_bilevel import TINY
 from test_coupled import EXACT
 
-from common import bilevel_figures, compare, compare_samples, networks
-from common.compare_figures import fid_curves, plot_curves
-from common.compare_records import read_record
-from common.compare_tables import all_tables, differences, over_seeds, scores
-from common.compare_text import Table
+from common import bilevel_figures, networks
+from common.compare import __main__ as compare
+from common.compare import samples
+from common.compare.figures import fid_curves, plot_curves
+from common.compare.records import read_record
+from common.compare.tables import all_tables, differences, over_seeds, scores
+from common.compare.text import Table
 from common.errors import Stop
 from common.figures import title_of
 
@@ -108,9 +110,7 @@ def test_samples_start_from_the_same_noise(at, runs, monkeypatch):
     """The networks of both runs get one noise, so two names of one run give one picture."""
     shutil.copytree(runs / "00000-bilevel-seed0", runs / "00007-bilevel-seed0")
     grids = []
-    monkeypatch.setattr(
-        compare_samples.figures, "grid", lambda x: grids.append(x) or np.zeros((2, 2))
-    )
+    monkeypatch.setattr(samples.figures, "grid", lambda x: grids.append(x) or np.zeros((2, 2)))
     at(0, 7, 2, "--n_samples", 4)
     shutil.rmtree(runs / "00007-bilevel-seed0")
     assert len(grids) == 3 and grids[0].shape == (4, 1, 8, 8)

@@ -9,8 +9,8 @@ import torch
 
 from common import figures
 from common.bilevel_figures import has, legend, marks, plot_paths, plot_slopes
-from common.compare_records import Columns, ComparedRun, parameters_of
-from common.compare_samples import plot_samples
+from common.compare.records import Columns, ComparedRun, parameters_of
+from common.compare.samples import plot_samples
 from scheduler import Schedule
 
 AXES = {"step": "steps", "evaluations": "forward passes", "seconds": "seconds"}

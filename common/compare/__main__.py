@@ -32,10 +32,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from common.compare_figures import draw
-from common.compare_page import page
-from common.compare_records import ComparedRun, read_record
-from common.compare_tables import all_tables
+from common.compare.figures import draw
+from common.compare.page import page
+from common.compare.records import ComparedRun, read_record
+from common.compare.tables import all_tables
 from common.errors import Stop, guarded
 from common.locate import find_run
 from common.machine import setup

@@ -4,8 +4,8 @@ import json
 import math
 from typing import Any
 
-from common.compare_records import ComparedRun, parameters_of
-from common.compare_text import NONE, Table, shown, with_error
+from common.compare.records import ComparedRun, parameters_of
+from common.compare.text import NONE, Table, shown, with_error
 from common.families import NAMES
 from common.run import forward_passes
 from common.tables import mean_and_error

@@ -7,7 +7,7 @@ from torch import nn
 
 from common import figures
 from common.bilevel_figures import axes_for
-from common.compare_records import ComparedRun
+from common.compare.records import ComparedRun
 from common.errors import Stop
 from common.locate import find_trained
 from common.networks import load_network

@@ -5,8 +5,8 @@ import io
 from html import escape
 from pathlib import Path
 
-from common.compare_figures import Picture
-from common.compare_text import Table
+from common.compare.figures import Picture
+from common.compare.text import Table
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 110em; margin: 0 auto; padding: 1em;
