@@ -15,7 +15,16 @@ from comparison.cells import Places
 from model import Diffusion, log_snr
 from scheduler import Schedule
 from studies.noise_schedules import __main__ as study
-from studies.noise_schedules import claims, closed_form, plan, report, results, tables, tasks
+from studies.noise_schedules import (
+    claims,
+    closed_form,
+    figures,
+    plan,
+    report,
+    results,
+    tables,
+    tasks,
+)
 from studies.noise_schedules.claims import CLAIMS, PAIRS, groups_of, verdict_at
 from studies.noise_schedules.plan import DATASETS, FUNCTIONS, MATCHED, RECIPES, SCALES, SIZES
 
@@ -211,8 +220,8 @@ def test_a_claim_as_a_whole(names, whole):
 
 def test_the_page_holds_the_tables_of_its_rows(tmp_path):
     rows, text = read_text_csv(RESULTS), report.PAGE.read_text()
-    figures = {"noise figures": report.pictures(groups_of(rows), RESULTS)}
-    assert fill(text, tables.tables_of(rows) | figures) == text
+    shown = {"noise figures": report.pictures(groups_of(rows), RESULTS)}
+    assert fill(text, tables.tables_of(rows) | shown) == text
     changed = [{**row, "fid_second": "123.4"} for row in rows]
     assert fill(text, tables.tables_of(changed)) != text
 
@@ -292,6 +301,12 @@ def test_the_plan_is_printed_with_its_hours(tiny, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum("min  python train_mnist.py" in line for line in lines) == 2
     assert "judged by first, second, pixels" in lines[2] and lines[3].startswith("2 runs, ")
+
+
+def test_two_recipes_of_the_same_noise_are_two_points():
+    points = [("linear", 0.0, 4.0), ("sigmoid", 0.0, 6.0), ("sigmoid", 0.0, 9.0), ("b", -1.0, 2.0)]
+    expected = [(-1, 2, 0, 0), (0, 4, 0, 0), (0, 7.5, 1.5, 1.5)]
+    assert figures.mean_and_range(points) == expected
 
 
 def test_functions_and_scales_share_the_plain_cosine_alone():

@@ -1,5 +1,6 @@
 """The figures of the study: curves in closed form, FIDs from the rows, samples of the runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.figures import save, subplots
@@ -41,7 +42,7 @@ def draw_scales(path: Path, rows: list[dict]) -> None:
             for color, size in enumerate(ALL_SIZES):
                 for without, style in ((False, "o-"), (True, "x--")):
                     points = mean_and_range(
-                        (float(row["input_scale"]), float(row[f"fid_{judge}"]))
+                        (row["recipe"], float(row["input_scale"]), float(row[f"fid_{judge}"]))
                         for row in rows
                         if row["dataset"] == dataset and int(row["size"]) == size
                         and (WITHOUT in row["recipe"]) == without and row[f"fid_{judge}"]
@@ -76,7 +77,7 @@ def draw_noise(path: Path, rows: list[dict]) -> None:
                 (SCALES, "s-", "strategy 2: b"),
             ):
                 points = mean_and_range(
-                    (float(row["log_snr_middle"]), float(row[f"fid_{judge}"]))
+                    (row["recipe"], float(row["log_snr_middle"]), float(row[f"fid_{judge}"]))
                     for row in rows
                     if row["dataset"] == dataset and int(row["size"]) == size
                     and row["recipe"] in recipes and row["sampled_by"] == "own"
@@ -93,13 +94,19 @@ def draw_noise(path: Path, rows: list[dict]) -> None:
     save(figure, path)
 
 
-def mean_and_range(points) -> list[tuple[float, float, float, float]]:
-    """x, the mean of y over the seeds, and how far its lowest and highest lie from it."""
-    by_x: dict[float, list[float]] = {}
-    for x, y in points:
-        by_x.setdefault(x, []).append(y)
-    means = {x: sum(ys) / len(ys) for x, ys in by_x.items()}
-    return [(x, means[x], means[x] - min(ys), max(ys) - means[x]) for x, ys in sorted(by_x.items())]
+def mean_and_range(
+    points: Iterable[tuple[str, float, float]],
+) -> list[tuple[float, float, float, float]]:
+    """Of each recipe's (recipe, x, y): x, the mean of y over the seeds, how far its lowest and its
+    highest lie from it."""
+    of_recipes: dict[tuple[float, str], list[float]] = {}
+    for recipe, x, y in points:
+        of_recipes.setdefault((x, recipe), []).append(y)
+    lines = []
+    for (x, _), ys in sorted(of_recipes.items()):
+        mean = sum(ys) / len(ys)
+        lines.append((x, mean, mean - min(ys), max(ys) - mean))
+    return lines
 
 
 def draw_points(axis, points, style: str, color: str | None, label: str) -> None:
