@@ -8,6 +8,9 @@ With theta_y = argmin L and theta_z = argmin F/gamma + L the implicit term is th
 Neither argmin is ever reached, and what differs between two networks for any other reason counts
 gamma times. So theta_z begins as theta_y and takes every step beside it: the same batch, times,
 noise, learning rate and optimizer, with the exact dF/dtheta/gamma on top and nothing else.
+
+At a high learning rate training is chaotic: two networks part whatever first set them apart, and
+their difference is no response to F any more. theta_z then begins again as theta_y.
 """
 
 import math
@@ -30,6 +33,7 @@ from model import Diffusion, Levels
 
 F_OVER_L = 1e-4  # F/gamma as a part of L: small enough for theta_z to stay at argmin L
 LEFT = 0.05  # theta_z has left argmin L where its loss is higher by this part
+PARTED = 2e-3  # |theta_z - theta_y|/|theta_y| where it grows by itself: measured, .0003 or .01
 STATISTICS_BATCHES = 2  # training batches that say how batch norm's statistics follow the weights
 ROUNDING = 1e-6  # |theta_z - theta_y|/|theta_y| below which the difference is one of rounding
 
@@ -94,6 +98,7 @@ class Penalty:
         self.settings = settings
         self.gamma: float | None = settings.gamma
         self.steps = 0  # taken side by side
+        self.began = 0  # the step at which theta_z last was theta_y
         decay = 1 - 1 / settings.average_steps
         # without the average, the noise of the last few steps would count gamma times
         self.averages = [Average(learner.net, decay, 1, 0) for learner in (theta_z, theta_y)]
@@ -108,6 +113,7 @@ class Penalty:
 
     def begin(self) -> None:
         """theta_z becomes theta_y: weights, optimizer, draws."""
+        self.began = self.steps
         self.theta_z.load_state_dict(deepcopy(self.theta_y.state_dict()))
         self.pull, self.losses = None, [0.0, 0.0]
         for average in self.averages:
@@ -115,12 +121,13 @@ class Penalty:
 
     def due(self, inner_loop: int = 1) -> bool:
         """Whether the schedule is to move after an iteration of so many steps."""
-        return self.settings.due(self.steps, inner_loop)
+        settled = self.steps - self.began >= self.settings.settle_steps
+        return settled and self.settings.due(self.steps, inner_loop)
 
     def step(self, process: Diffusion, levels: Levels) -> float:
         """One step of both; returns the loss of theta_y."""
         z, y = self.theta_z, self.theta_y
-        if not self.steps:
+        if not self.steps or self.parted():
             self.begin()
         if self.pull is None or self.steps % self.settings.exact_every == 0:
             of_q, of_weights = self.upper.slopes(z.net, y.count, "z")
@@ -140,6 +147,12 @@ class Penalty:
         self.steps += 1
         self.losses = [self.losses[0] + self.loss_z, self.losses[1] + loss_y]
         return loss_y
+
+    def parted(self) -> bool:
+        """Whether theta_z is further away than a gamma chosen from F and L would take it."""
+        if self.settings.gamma is not None or self.steps % self.settings.exact_every:
+            return False
+        return distance(self.theta_z.net, self.theta_y.net) > PARTED
 
     def through_statistics(self, gradient: Tensor, process: Diffusion, levels: Levels) -> Tensor:
         """dF/dtheta with batch norm's statistics following, as they do in the next steps."""
@@ -200,6 +213,11 @@ class Penalty:
         if loss_z > (1 + LEFT) * loss_y:
             part = loss_z / loss_y - 1
             return f"theta_z has left argmin L, its loss is {part:.0%} higher: raise --gamma"
+        if self.began:
+            return (
+                f"theta_z and theta_y parted by themselves, and began again together at step "
+                f"{self.began} of theta_z: a lower --lr keeps them together"
+            )
         if distance(self.theta_z.net, self.theta_y.net) < ROUNDING:
             return "theta_z and theta_y differ by little more than rounding: lower --gamma"
         return None
@@ -209,6 +227,7 @@ class Penalty:
             "averages": [average.state_dict() for average in self.averages],
             "gamma": self.gamma,
             "steps": self.steps,
+            "began": self.began,
             "pull": self.pull,
             "direct": [tuple(slope) for slope in self.direct],
             "used": self.used,
@@ -230,7 +249,7 @@ class Penalty:
             for name in ("direct", "terms")
         )
         self.used, self.losses, self.loss_z = state["used"], list(state["losses"]), state["loss_z"]
-        self.evaluated = state["evaluated"]
+        self.evaluated, self.began = state["evaluated"], state["began"]
 
 
 def gamma_for(fid: float, loss: float) -> float:

@@ -10,6 +10,7 @@ from test_checkpoint import same
 from torch import nn
 from toys import F64, small_upper
 
+from common import penalty as penalties
 from common.data import Batches
 from common.fast_unet import FastUNet
 from common.penalty import Penalty, PenaltySettings, gamma_for, loss_differences, seen_by_loss
@@ -121,7 +122,7 @@ def test_an_infinite_gamma_is_theta_y_to_the_bit_in_a_network(network):
     assert penalty.pull.any()
 
 
-def in_a_network(network, gamma, every=2):
+def in_a_network(network, gamma, every=2, **options):
     torch.manual_seed(0)
     upper, net, schedule, _ = small_upper(network(4, timesteps=40), n=6, upper_gradient="exact")
     process = upper.sampler.process
@@ -138,7 +139,7 @@ def in_a_network(network, gamma, every=2):
     theta_y, theta_z = learners
     for _ in range(3):
         theta_y.step(process)
-    penalty = Penalty(theta_y, theta_z, upper, PenaltySettings(gamma, exact_every=every))
+    penalty = Penalty(theta_y, theta_z, upper, PenaltySettings(gamma, every, **options))
     return penalty, process, process.levels_of(schedule.log_alpha_bar().detach())
 
 
@@ -159,6 +160,24 @@ def test_it_survives_a_checkpoint():
         terms = penalty.slopes(process, [torch.ones(4, 1, 8, 8)], 0, 0)
         states.append([penalty.state_dict(), *[tuple(term) for term in terms]])
     assert same(*states)
+
+
+def test_networks_that_part_by_themselves_begin_again_together(monkeypatch):
+    """With the gamma that is chosen, not with one given by hand; no update until it has settled."""
+    together = [0, 0, 2, 2, 4, 4, 6], [4, 6]
+    for gamma, limit, (began, due) in (
+        (None, 1e-12, together), (None, 1.0, ([0] * 7, [3, 4, 5, 6, 7])),
+        (1e3, 1e-12, ([0] * 7, [3, 4, 5, 6, 7])),
+    ):  # fmt: skip
+        monkeypatch.setattr(penalties, "PARTED", limit)
+        penalty, process, levels = in_a_network(TwoLayers, gamma, settle_steps=2)
+        seen = []
+        for _ in range(7):
+            penalty.step(process, levels)
+            seen.append((penalty.began, penalty.due()))
+        assert [x for x, _ in seen] == began
+        assert [i for i, (_, x) in enumerate(seen, 1) if x] == due
+        assert ("parted" in (penalty.warning() or "")) == (began[-1] > 0)
 
 
 @pytest.mark.parametrize("network", [FastUNet, UNet, TwoLayers])
