@@ -1,10 +1,12 @@
 """The tables of docs/hypergradient.md."""
 
+from itertools import product
 from math import hypot
 from statistics import mean, median
 
+from benchmarks.metric_tables import JUDGED, LARGER
 from benchmarks.record import RESULTS
-from common.tables import markdown, read_csv
+from common.tables import markdown, plus_minus, read_csv
 
 
 def of_cosines(rows: list[dict]) -> str:
@@ -34,6 +36,20 @@ def of_gammas(rows: list[dict]) -> str:
         values = [f"{r['implicit']:.3g}" for r in run]
         lines.append([label, *values, f"{run[0]['cosine_implicit']:.4f}"])
     return markdown(["", *names, "cosine"], lines)
+
+
+def of_unet(rows: list[dict]) -> str:
+    """Both terms for a step h in each parameter, the true ones and ours, a pair of lines a term."""
+    lines = []
+    for seed, point in dict.fromkeys((r["seed"], r["point"]) for r in rows):
+        run = [r for r in rows if (r["seed"], r["point"]) == (seed, point)]
+        for term in ("direct", "implicit", "total"):
+            for label, key in (("training again", f"true_{term}"), ("penalty", term)):
+                values = [f"{r[key]:.3g}" for r in run]
+                agreement = f"{run[0][f'cosine_{term}']:.4f}" if key == term else ""
+                lines.append([seed, point, term, label, *values, agreement])
+    names = list(dict.fromkeys(r["parameter"] for r in rows))
+    return markdown(["seed", "point", "term", "by", *names, "cosine"], lines)
 
 
 def of_seeds(rows: list[dict]) -> str:
@@ -127,11 +143,51 @@ def of_cost(rows: list[dict]) -> str:
     return markdown(head, [[r[key] for key in keys] for r in rows])
 
 
+def of_frozen(rows: list[dict]) -> str:
+    """Mean and standard error over the networks, by every judge: a line a sampler and schedule."""
+    names, about = [n for n in JUDGED if n in rows[0]], ("network", "clip", "steps", "schedule")
+    lines = []
+    for key in sorted({tuple(r[k] for k in about) for r in rows}, key=_in_order):
+        run = [r for r in rows if tuple(r[k] for k in about) == key]
+        clip = {"True": "yes", "False": "no"}.get(key[1], "")
+        cells = [plus_minus([r[name] for r in run], ".3g") for name in names]
+        lines.append([key[0], clip, *key[2:], *cells])
+    head = ["network", "clipping", "steps", "schedule"]
+    return markdown([*head, *(JUDGED[name] for name in names)], lines)
+
+
+def _in_order(key: tuple) -> tuple:
+    """Real images first, then a network after the other, with clipping before without."""
+    network, clip, steps, schedule = key
+    return clip != "", network, clip == "False", steps, schedule
+
+
+def of_frozen_counts(rows: list[dict]) -> str:
+    """In how many cells a judge prefers the learned schedule to another of the same network."""
+    by_key = {
+        tuple(r[k] for k in ("network", "seed", "clip", "steps", "schedule")): r for r in rows
+    }
+    learned = {key[:-1]: r for key, r in by_key.items() if key[-1] == "learned"}
+    names, lines = [name for name in JUDGED if name in rows[0]], []
+    for clip, other in product(("True", "False"), ("default", "end 0.9")):
+        pairs = [(r, by_key[(*k, other)]) for k, r in learned.items() if k[2] == clip]
+        cells = []
+        for name in names:
+            sign = -1 if name in LARGER else 1
+            better = sum(sign * ours[name] < sign * theirs[name] for ours, theirs in pairs)
+            cells.append(f"{better} of {len(pairs)}")
+        lines.append(["yes" if clip == "True" else "no", other, *cells])
+    return markdown(["clipping", "better than", *(JUDGED[name] for name in names)], lines)
+
+
 TABLES = {
+    "frozen": ("frozen.csv", of_frozen),
+    "frozen_counts": ("frozen.csv", of_frozen_counts),
     "cost": ("reverse_cost.csv", of_cost),
     "cosines": ("cosines.csv", of_cosines),
     "gamma": ("hypergradient.csv", of_gammas),
     "seeds": ("hypergradient.csv", of_seeds),
+    "unet": ("hypergradient_unet.csv", of_unet),
     "gradients": ("gradient_table.csv", of_gradients),
     "cleaning": ("data_cleaning.csv", of_cleaning),
     "cleaned": ("data_cleaning_end.csv", of_cleaned),

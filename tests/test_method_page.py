@@ -15,3 +15,20 @@ def test_the_sum_is_right_where_the_terms_do_not_cancel():
     assert len({r["seed"] for r in rows}) >= 4 and all(r["cosine_total"] > 0.9 for r in rows)
     right, alone = (sum(r["true_total"] * r[k] > 0 for r in rows) for k in ("total", "direct"))
     assert right >= 0.9 * len(rows) > 0.5 * len(rows) > alone
+
+
+def test_the_penalty_agrees_with_training_again_on_the_u_net():
+    """In direction and in size: at fixed statistics of batch norm it is many times too large."""
+    rows = read_csv(RESULTS / "hypergradient_unet.csv")
+    assert rows and all(r["cosine_implicit"] > 0.99 for r in rows)
+    assert all(0.7 < r["implicit"] / r["true_implicit"] < 1.4 for r in rows)
+
+
+def test_the_second_network_prefers_the_learned_sampling_schedule_too():
+    rows = read_csv(RESULTS / "frozen.csv")
+    cells = {tuple(r[k] for k in ("seed", "clip", "steps", "schedule")): r for r in rows}
+    learned = {key: r for key, r in cells.items() if key[-1] == "learned"}
+    assert len({key[0] for key in learned}) >= 3 and len({key[2] for key in learned}) >= 3
+    for key, ours in learned.items():
+        theirs = cells[(*key[:-1], "default")]
+        assert all(ours[j] < theirs[j] for j in ("fid_first", "fid_second")), key
