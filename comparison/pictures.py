@@ -14,13 +14,13 @@ from scheduler import Schedule
 # the methods in the figure of schedules, in that of samples and in that of steps
 DRAWN = (
     "default",
+    "end 0.9",
     "tau 4, end 0.9",
     "exact",
     "exact, no clipping",
     "schedule alone",
     "schedule alone, no clipping",
     "min-SNR",
-    "held",
 )
 
 

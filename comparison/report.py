@@ -31,7 +31,7 @@ COSTS = {
     "peak_bytes": ("peak MiB", 0, 2**20),
 }
 LEARNED = ("start", "end", "tau", "epsilon")
-SHORT_METHODS = (DEFAULT, "end 0.9", "tau 4, end 0.9", BILEVEL, "exact, no clipping")
+SHORT_METHODS = (DEFAULT, "end 0.9", BILEVEL, "exact, no clipping", "schedule alone")
 SHORT_COLUMNS = ("fid", "fid_second", "fid_pixels")
 CAPTIONS = {
     "steps": "FID against DDIM steps, with clipping and without: mean and range of the seeds",
