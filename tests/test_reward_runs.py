@@ -57,7 +57,7 @@ def tuned(folder, cache, mnist_dir, *words):
     places = ["--runs_dir", folder, "--cache_dir", cache, "--data_dir", mnist_dir]
     words = [*places, *words] if "--resume" in words else [*TINY, *places, *words]
     if "--resume" in words:
-        words = ["--resume", "latest", "--runs_dir", folder]
+        words = ["--resume", "latest", "--runs_dir", folder, "--cache_dir", cache]
     code = errors.guarded(finetune_reward.main, parse(*words), "finetune_reward.py")
     folders = sorted(folder.glob("[0-9]*"))
     return code, folders[-1] if folders else None
@@ -265,6 +265,8 @@ def test_a_study_runs_gathers_and_fills_its_page(tmp_path, samples, mnist_dir, m
     monkeypatch.setattr(report.oracles, "all_rows", lambda: [{"ok": 1}])  # tests of their own
     places = ["--device", "cpu"]
     report.gather(tasks.tasks_of("first", tmp_path, 1, list(tasks.METHODS), places))
+    begun = tasks.Task(tmp_path / "first", "bilevel", 0, [], ["--cache_dir", str(samples)])
+    assert str(samples) in begun.argv() and "--resume" in begun.argv()
     rows = report.stored()
     assert {row["method"] for row in rows["results"]} == {"unguided", "bilevel"}
     alone = [row for row in rows["results"] if row["method"] == "bilevel"]

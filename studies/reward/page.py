@@ -117,7 +117,7 @@ def of_optima(results: list[dict], curves: list[dict]) -> str:
             lines.append([name, f"{row['lambda']:.3f}", line("", [row["lambda"]])[2]])
     for name in ("r1", "r2"):
         lam = parting(curves, name)
-        label = f"{name}: largest λ at which guided and weighted gain differ by 2 standard errors"
+        label = f"{name}: at this λ and below, the two gains differ by over 2 standard errors"
         lines.append([label, "–" if lam is None else f"{lam:.3f}", "–"])
     return markdown(["", "λ", "gain in r1 on the importance-weighted curve"], lines)
 
@@ -135,15 +135,18 @@ def at(weighted: list[dict], lam: float, name: str) -> float | None:
 
 
 def parting(curves: list[dict], name: str) -> float | None:
-    """The largest lambda at which the two gains differ by more than two standard errors."""
-    weighted = of_kind(curves, "weighted")
-    for row in sorted(of_kind(curves, "guided"), key=lambda row: -row["lambda"]):
+    """The lambda from which on, down to the smallest, the gains differ by two standard errors."""
+    weighted, parted = of_kind(curves, "weighted"), None
+    for row in sorted(of_kind(curves, "guided"), key=lambda row: row["lambda"]):
         gain, error = (at(weighted, row["lambda"], f"{name}_{x}") for x in ("gain", "gain_se"))
-        if gain is None or "" in (row[f"{name}_gain"], row[f"{name}_gain_se"]):
+        if gain is None:
             continue
-        if abs(row[f"{name}_gain"] - gain) > 2 * math.hypot(error, row[f"{name}_gain_se"]):
-            return row["lambda"]
-    return None
+        if row[f"{name}_gain_se"] == "":
+            return None
+        if abs(row[f"{name}_gain"] - gain) <= 2 * math.hypot(error, row[f"{name}_gain_se"]):
+            break
+        parted = row["lambda"]
+    return parted
 
 
 def of_curves(curves: list[dict]) -> str:

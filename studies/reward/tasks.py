@@ -74,7 +74,8 @@ class Task(Job):
         """The script and its flags: a new run, or the one that was interrupted."""
         script, places = str(ROOT / "finetune_reward.py"), ["--runs_dir", str(self.root)]
         if self.folder:
-            return [script, "--resume", "latest", *places]
+            # its places again: a run's folder does not say where its samples are cached
+            return [script, "--resume", "latest", *self.places, *places]
         return [script, *self.flags, *self.places, *places]
 
     @property
