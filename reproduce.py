@@ -41,6 +41,8 @@ def make_parser() -> cli.Parser:
     add("collect", False, text, action="store_true")
     text = "start no run and evaluate nothing; write table and figures from the CSV file"
     add("report", False, text, action="store_true")
+    text = "also run cells whose rows the CSV file has, from other machines or earlier versions"
+    add("fresh", False, text, action="store_true")
     return parser
 
 
@@ -54,13 +56,13 @@ from pathlib import Path
 
 import torch
 
-from common import estimate
+from common import estimate, figures
 from common.data import Source
 from common.errors import Stop, guarded
 from common.machine import setup
 from common.processes import refuse
 from common.run import forward_passes
-from common.tables import read_text_csv, write_csv
+from common.tables import read_text_csv, rounded, write_csv
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
@@ -82,7 +84,7 @@ def main(args) -> None:
             return forward_passes(cell.cost(images))
 
         every = make_cells(args.scale, places, METHODS, range(SCALES[args.scale].seeds), images)
-        kept = Kept(path, every, cells)
+        kept = Kept(path, every, cells, args.fresh)
         if kept.changed:
             print(f"{path}: {kept.changed} rows are of other flags, and go when it is written")
         missing = kept.missing(chosen(cells, args.cell))
@@ -155,17 +157,12 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     runs, scores = results.rows_of(done, args.jobs)
     tables = {"": scores, "runs": runs, "curves": results.curves(done)}
     for name, rows in tables.items():
-        if rows := kept.merged(name, rounded(rows)):
+        if rows := kept.merged(name, list(map(rounded, rows))):
             write_csv(results_path(path, name), rows)
     drawn = [cell for cell in done if cell.seed == 0 and cell.method in pictures.DRAWN]
     if drawn:
-        samples = {cell.method: results.samples_of(cell) for cell in drawn}
-        pictures.plot_samples(report.figure_path(path, "samples"), samples)
-
-
-def rounded(rows: list[dict]) -> list[dict]:
-    """Six significant digits."""
-    return [{k: f"{v:.6g}" if type(v) is float else v for k, v in row.items()} for row in rows]
+        grids = {cell.method: figures.grid(results.samples_of(cell)) for cell in drawn}
+        figures.save_beside(report.figure_path(path, "samples"), grids, 4.2)
 
 
 def write_report(scale: str, path: Path) -> None:

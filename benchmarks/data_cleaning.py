@@ -36,7 +36,7 @@ from benchmarks.record import RESULTS
 from common.data import Source
 from common.machine import stream
 from common.penalty import Penalty, PenaltySettings
-from common.tables import read_csv, write_csv
+from common.tables import read_csv, rounded, write_csv
 from common.training import Learner
 from common.weights import flat
 from common.zeroth_order import Slope
@@ -241,14 +241,10 @@ def end(cleaning: Cleaning, choice: str, updates: int) -> dict:
     return {"least_cosine": "", "f1": "", "auc": ""} | trained(cleaning)
 
 
-def rounded(row: dict) -> dict:
-    return {k: f"{v:.4g}" if type(v) is float else v for k, v in row.items()}
-
-
 def main(args) -> None:
     torch.set_num_threads(1)
     if not TABLE.exists():
-        write_csv(TABLE, [rounded(row) for row in gradients(Cleaning(args.data_dir, 0))])
+        write_csv(TABLE, [rounded(row, 4) for row in gradients(Cleaning(args.data_dir, 0))])
     rows = read_csv(END) if END.exists() else []
     known = {(row["seed"], row["weights"]) for row in rows}
     for seed in range(args.seeds):
@@ -256,7 +252,7 @@ def main(args) -> None:
         for choice in CHOICES:
             if (seed, choice) not in known:
                 found = {"seed": seed, "weights": choice} | end(cleaning, choice, args.updates)
-                rows.append(rounded(found))
+                rows.append(rounded(found, 4))
                 print(rows[-1], flush=True)
                 write_csv(END, rows)
 

@@ -52,7 +52,7 @@ from common.families import NAMES
 from common.judging import Judge
 from common.networks import load_network
 from common.sampling import Sampler, SamplerSettings, process_of
-from common.tables import read_csv, write_csv
+from common.tables import read_csv, rounded, write_csv
 from common.upper_level import UpperLevel, UpperSettings
 from scheduler import Schedule
 
@@ -136,7 +136,7 @@ def measure(args) -> None:
             cells = row(gradients[:, i], *true, cost, cost / full_cost, each)
             rows.append(key | cells | fixed)
             print(line(rows[-1]), flush=True)
-    write_csv(TABLE, [rounded(cells) for cells in rows])
+    write_csv(TABLE, [rounded(cells, 5) for cells in rows])
 
 
 def row(
@@ -155,10 +155,6 @@ def row(
         "seconds": each,
         "std_at_equal_evaluations": std * share**0.5,
     }
-
-
-def rounded(cells: dict) -> dict:
-    return {k: f"{v:.5g}" if type(v) is float else v for k, v in cells.items()}
 
 
 def line(r: dict) -> str:

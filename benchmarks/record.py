@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from common.checkpoint import write_atomically
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 
@@ -15,7 +17,8 @@ RESULTS = ROOT / "docs" / "results"
 def write_json(name: str, content: dict) -> None:
     """docs/results/NAME.json"""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(RESULTS / f"{name}.json", text.encode())
 
 
 def read_json(name: str) -> dict | None:

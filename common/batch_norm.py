@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from common.weights import in_shapes
 from unet import UNet
 
 Pass = Callable[[Callable[..., Tensor]], object]  # a training pass of a given network
@@ -30,8 +31,7 @@ def has_batch_norm(net: nn.Module) -> bool:
 def through_statistics(net: nn.Module, gradient: Tensor, passes: Iterable[Pass]) -> Tensor:
     """The whole dF/dtheta, (d,), from that at fixed statistics and some training passes."""
     parameters: dict[str, Tensor] = dict(net.named_parameters())
-    pieces = gradient.split([p.numel() for p in parameters.values()])
-    parts = dict(zip(parameters, pieces, strict=True))
+    parts = dict(zip(parameters, in_shapes(gradient, list(parameters.values())), strict=True))
     slopes = {
         name: of_statistics(m, parts[f"{name}.weight"], parts[f"{name}.bias"])
         for name, m in net.named_modules()

@@ -34,6 +34,14 @@ COUPLED |= {"difference_batches": 8}
 
 
 def add_bilevel(add) -> None:
+    """Both levels, how the upper one is differentiated, the recipe, and a coupled theta_z."""
+    add_levels(add)
+    add_estimates(add)
+    add_recipe(add)
+    add_coupled(add)
+
+
+def add_levels(add) -> None:
     text = "epochs at the beginning that train the network alone and leave the schedule fixed"
     add("initial_epoch", 2, text, type=cli.count_or_none)
     add("inner_loop", 1, "training steps of theta_y per iteration", type=cli.count)
@@ -49,6 +57,9 @@ def add_bilevel(add) -> None:
     add("lr_z", None, text, type=cli.positive)
     text = "peak learning rates of start, end, tau (or all knots) and epsilon; 0 holds one fixed"
     add("lr_beta", [0.01, 0.01, 0.1, 0.001], text, type=cli.number(float, 0), nargs=4)
+
+
+def add_estimates(add) -> None:
     text = "size of the zeroth-order perturbation (default: 0.01)"
     add("delta", None, text, type=cli.positive)
     text = (
@@ -73,6 +84,9 @@ def add_bilevel(add) -> None:
         "signal is left)"
     )
     add("truncation", None, text, type=cli.number(float, 0, 1, above=True))
+
+
+def add_recipe(add) -> None:
     text = (
         "values of --theta_z, --zo_samples, --noise, --upper_gradient and --gamma, in this order; "
         "exact: coupled 64 common exact auto; ours: kept 128 common zo 1; paper: recopied 36 "
@@ -91,6 +105,9 @@ def add_bilevel(add) -> None:
     add("theta_z", None, text, choices=["kept", "recopied", "coupled"])
     text = "images per FID of the upper level (default: set by --recipe)"
     add("zo_samples", None, text, type=cli.number(int, 2))
+
+
+def add_coupled(add) -> None:
     text = "steps of a coupled theta_z that share one exact gradient of the FID"
     add("exact_every", COUPLED["exact_every"], text, type=cli.count)
     text = "steps of a coupled theta_z between two updates of the schedule"

@@ -1,5 +1,6 @@
 """The pictures a run leaves: sample grids, curves, the schedule, a GIF of the denoising."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,18 @@ def title_of(column: str, columns: dict[str, list]) -> str:
     if column.split("_")[0] not in ("fid", "kid", "is") or not len(counts):
         return column
     return f"{column}, n = {' and '.join(map(str, counts))}"
+
+
+def save_beside(path: Path, pictures: Mapping[str, np.ndarray | Path], width: float) -> None:
+    """Pictures, or files of them, side by side with their titles."""
+    from PIL import Image
+
+    figure, (axes,) = subplots(1, len(pictures), width, 1.08 * width)
+    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+        axis.imshow(Image.open(picture) if isinstance(picture, Path) else picture)
+        axis.set_title(title, fontsize=9)
+        axis.axis("off")
+    save(figure, path)
 
 
 def _pyplot():

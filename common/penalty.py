@@ -115,7 +115,7 @@ class Penalty:
         """theta_z becomes theta_y: weights, optimizer, draws."""
         self.began = self.steps
         self.theta_z.load_state_dict(deepcopy(self.theta_y.state_dict()))
-        self.pull, self.losses = None, [0.0, 0.0]
+        self.losses = [0.0, 0.0]
         for average in self.averages:
             average.model.n_averaged.zero_()  # the next update is a copy
 
@@ -127,9 +127,9 @@ class Penalty:
     def step(self, process: Diffusion, levels: Levels) -> float:
         """One step of both; returns the loss of theta_y."""
         z, y = self.theta_z, self.theta_y
-        if not self.steps or self.parted():
-            self.begin()
-        if self.pull is None or self.steps % self.settings.exact_every == 0:
+        if self.steps % self.settings.exact_every == 0:
+            if not self.steps or self.parted():
+                self.begin()
             of_q, of_weights = self.upper.slopes(z.net, y.count, "z")
             whole = self.through_statistics(of_weights.gradient, process, levels)
             self.pull = whole * self.seen  # 0 where only rounding is left
@@ -141,6 +141,7 @@ class Penalty:
         loss_y = y.step(process, levels)
         if self.gamma is None:
             self.gamma = gamma_for(self.direct[0].value, loss_y)
+        assert self.pull is not None  # from this step or one before
         self.loss_z = z.step(process, levels, self.pull / self.gamma)
         for average, learner in zip(self.averages, (z, y), strict=True):
             average.after_step(learner.net, learner.count)
@@ -150,9 +151,8 @@ class Penalty:
 
     def parted(self) -> bool:
         """Whether theta_z is further away than a gamma chosen from F and L would take it."""
-        if self.settings.gamma is not None or self.steps % self.settings.exact_every:
-            return False
-        return distance(self.theta_z.net, self.theta_y.net) > PARTED
+        chosen = self.settings.gamma is None  # one given by hand may take it anywhere
+        return chosen and distance(self.theta_z.net, self.theta_y.net) > PARTED
 
     def through_statistics(self, gradient: Tensor, process: Diffusion, levels: Levels) -> Tensor:
         """dF/dtheta with batch norm's statistics following, as they do in the next steps."""
@@ -164,12 +164,10 @@ class Penalty:
 
     def training_steps(self, inner_loop: int) -> int:
         """Batches, forward and backward, of an iteration that just ended."""
-        steps = (
-            self.settings.gradients(self.steps),
-            self.settings.gradients(self.steps - inner_loop),
-        )
-        exact = STATISTICS_BATCHES * (steps[0] - steps[1])
-        return 2 * inner_loop + 2 * self.settings.batches * self.due(inner_loop) + exact
+        before = self.settings.gradients(self.steps - inner_loop)
+        exact = self.settings.gradients(self.steps) - before
+        compared = self.settings.batches * self.due(inner_loop)
+        return 2 * inner_loop + 2 * compared + STATISTICS_BATCHES * exact
 
     def batches(self, data: Batches, iteration: int = 0) -> Iterator[Tensor]:
         """Batches for the difference of one update, in an order that no epoch has."""

@@ -7,6 +7,7 @@ In a page a table has its place between two marks, and the text around them is w
 """
 
 import csv
+import os
 import re
 import statistics
 from pathlib import Path
@@ -39,10 +40,17 @@ def _number(text):
 def write_csv(path: Path, rows: list[dict]) -> None:
     """The columns are those of the first row; what another row lacks is empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
+    part = path.with_name(path.name + ".tmp")  # the rows that are there outlive an interrupt
+    with open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
+    os.replace(part, path)
+
+
+def rounded(row: dict, digits: int = 6) -> dict:
+    """A row with its floats as text of so many significant digits."""
+    return {k: f"{v:.{digits}g}" if type(v) is float else v for k, v in row.items()}
 
 
 def markdown(head: list, rows: list[list]) -> str:
@@ -59,10 +67,12 @@ def mean_and_error(values: list[float]) -> tuple[float, float | None]:
 
 def plus_minus(values: list[float], form: str, absent: str = "–") -> str:
     """Mean ± standard error as a cell of a table, in a number's format such as `.2f` or `+.1f`."""
-    if not values:
-        return absent
-    mean, error = mean_and_error(values)
-    text = f"{mean:{form}}"
+    return with_error(*mean_and_error(values), form) if values else absent
+
+
+def with_error(value: float, error: float | None, form: str) -> str:
+    """A number, ± its error if there is one."""
+    text = f"{value:{form}}"
     return text if error is None else f"{text} ± {error:{form.removeprefix('+')}}"
 
 

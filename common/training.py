@@ -15,6 +15,7 @@ from common.light_adamw import AdamW
 from common.machine import stream
 from common.networks import compiled
 from common.noise_levels import NoiseLevels
+from common.weights import in_shapes
 from model import Diffusion, Levels
 
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
@@ -180,8 +181,7 @@ class Learner:
         self, process: Diffusion, levels: Levels | None = None, extra: Tensor | None = None
     ) -> float:
         """One step on L(theta, q); `extra` joins its gradient. Returns the loss."""
-        x0 = self.batches(*divmod(self.count, self.batches.steps))
-        random = stream(x0.device, self.seed, self.name, self.count)
+        x0, random = self.drawn(self.count)
         self.lr = self.optimizer.param_groups[0]["lr"]
         loss = denoising_step(
             process, self.net, self.optimizer, x0, random, self.amp, levels, extra, self.static,
@@ -194,10 +194,14 @@ class Learner:
 
     def loss(self, process: Diffusion, levels: Levels, count: int, net: Callable) -> Tensor:
         """L of another network, on the batch, times and noise of a step; nothing is moved."""
+        x0, random = self.drawn(count)
+        t, eps = draw(x0, process.schedule.timesteps, random, self.noise_levels)
+        return process.loss(net, x0, t, eps, levels)
+
+    def drawn(self, count: int) -> tuple[Tensor, torch.Generator]:
+        """The batch of a step, and the stream of its times and noise."""
         x0 = self.batches(*divmod(count, self.batches.steps))
-        random = stream(x0.device, self.seed, self.name, count)
-        drawn = draw(x0, process.schedule.timesteps, random, self.noise_levels)
-        return process.loss(net, x0, *drawn, levels)
+        return x0, stream(x0.device, self.seed, self.name, count)
 
     @property
     def images(self) -> int:
@@ -291,9 +295,7 @@ def gradients(
         parameter.grad = None
     loss.backward()
     if extra is not None:
-        pieces = extra.split([p.numel() for p in parameters])
-        pieces = [piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)]
-        torch._foreach_add_(_gradients(parameters), pieces)
+        torch._foreach_add_(_gradients(parameters), in_shapes(extra, parameters))
     # one launch for all of them, where the device has it
     norm = torch.stack(torch._foreach_norm(_gradients(parameters))).norm()
     numbers = torch.stack([loss.detach(), norm])

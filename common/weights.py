@@ -1,6 +1,6 @@
 """All weights of a network as one vector, and states of a network that hold for a block."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,9 +17,14 @@ def set_weights(net: nn.Module, new: Tensor | list[Tensor]) -> None:
     """Copy weights into a network, in place: an optimizer keeps its reference."""
     parameters: list[Tensor] = list(net.parameters())
     if isinstance(new, Tensor):
-        pieces = new.split([p.numel() for p in parameters])
-        new = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
+        new = in_shapes(new, parameters)
     torch._foreach_copy_(parameters, new)
+
+
+def in_shapes(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """A vector over all weights as views, each in the shape of its parameter."""
+    pieces = vector.split([p.numel() for p in parameters])
+    return [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
 
 
 def seen_by_loss(net: nn.Module) -> Tensor:

@@ -1,9 +1,13 @@
 """A command with a folder of its own, of which comparison/running.py runs what is missing."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import read_json
+from common.errors import Stop, read_json
+
+# arguments in which a run may differ from its job
+MAY_DIFFER = {"device", "data_dir", "runs_dir", "threads", "resume", "dry_run"}
 
 
 class Job:
@@ -42,3 +46,14 @@ class Job:
     @property
     def summary(self) -> dict:
         return read_json(self.folder / "summary.json")
+
+
+def check_flags(folder: Path, asked: dict, ran: dict) -> None:
+    """A Stop if a run's arguments are no longer those that are asked for."""
+    asked = json.loads(json.dumps(asked))  # as args.json holds them
+    for name in sorted(set(asked) - MAY_DIFFER):
+        if asked[name] != ran.get(name, asked[name]):  # a run may be older than a flag
+            raise Stop(
+                f"{folder}: ran with --{name} {ran[name]}, now it is {asked[name]}; move it away, "
+                "and the same command makes it anew"
+            )

@@ -16,8 +16,12 @@ def results_path(path: Path, name: str) -> Path:
 class Kept:
     """The rows of cells that are not done here, or not asked for, by table."""
 
-    def __init__(self, path: Path, scale: list[Cell], asked: list[Cell]):
-        """`scale` are the cells of all methods and seeds, `asked` those that are wanted now."""
+    def __init__(self, path: Path, scale: list[Cell], asked: list[Cell], fresh: bool = False):
+        """`scale` are the cells of all methods and seeds, `asked` those that are wanted now.
+
+        `fresh`: those are run whatever rows they have, which stay until there are new ones.
+        """
+        self.unwanted = set(map(place, asked)) if fresh else set()
         tables = {name: _rows(results_path(path, name)) for name in TABLES}
         judged = {_place(row) for row in tables[""]}
         commands = {_place(row): row["command"] for row in tables["runs"]}
@@ -34,7 +38,7 @@ class Kept:
         }
 
     def holds(self, cell: Cell) -> bool:
-        return place(cell) in self.places and not cell.done
+        return place(cell) in self.places - self.unwanted and not cell.done
 
     def missing(self, cells: list[Cell]) -> list[Cell]:
         """The cells to run, with those that they begin with."""

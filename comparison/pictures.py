@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from common import figures
 from comparison.report import REGIMES, by_method
@@ -83,16 +82,6 @@ def plot_learned(path: Path, runs: list[dict]) -> None:
     axis.set(xlabel="t/T", title="log SNR")
     if methods:
         _legend_beside(axis)
-    figures.save(figure, path)
-
-
-def plot_samples(path: Path, samples: dict[str, Tensor]) -> None:
-    """Grids side by side of each method's first images (n,1,S,S), all from the same noise."""
-    figure, axes = figures.axes_of(len(samples))
-    for axis, (method, images) in zip(axes, samples.items(), strict=True):
-        axis.imshow(figures.grid(images))
-        axis.set(title=method)
-        axis.axis("off")
     figures.save(figure, path)
 
 

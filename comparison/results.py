@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common import checkpoint
-from common.errors import Stop, read_json
+from common.errors import read_json
 from common.families import among
 from common.judging import Judges, judge_checkpoint
 from common.machine import progress_bar, setup
@@ -18,13 +18,12 @@ from common.sampling import SamplerSettings, load_sampler
 from common.scores import COLUMNS, JUDGES_COLUMNS
 from common.tables import read_text_csv
 from comparison.cells import Cell
+from comparison.jobs import check_flags
 from comparison.scales import SCALES
 
 COSTS = ("training", "upper", "sampling")
 SCHEDULE = ("timesteps", "start", "end", "tau", "epsilon")  # columns of the learned schedule
 SCORES = (*COLUMNS, *JUDGES_COLUMNS)
-# arguments in which a run may differ from its cell
-MAY_DIFFER = {"device", "data_dir", "runs_dir", "threads", "resume", "dry_run"}
 
 
 def regimes(scale: str, steps: int) -> list[tuple[int, bool, int]]:
@@ -90,13 +89,11 @@ def clips(cell: Cell) -> bool:
 
 def check_same(cell: Cell) -> dict:
     """The content of a run's args.json; a Stop if its flags are no longer the cell's."""
-    about = read_json(cell.folder / "args.json")
-    asked, ran = json.loads(json.dumps(vars(cell.parsed()))), about["arguments"]
+    about, asked = read_json(cell.folder / "args.json"), vars(cell.parsed())
     from_elsewhere = {*among(asked), "schedule_from", "scheduler_type"} if cell.source else set()
     from_elsewhere |= {"freeze_network", "ckpt"} if cell.network else set()
-    for name in sorted(set(asked) - MAY_DIFFER - from_elsewhere):
-        if asked[name] != ran.get(name, asked[name]):  # a run may be older than a flag
-            raise Stop(f"{cell.folder}: ran with --{name} {ran[name]}, now it is {asked[name]}")
+    asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
+    check_flags(cell.folder, asked, about["arguments"])
     return about
 
 

@@ -188,10 +188,14 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     reproduce.main(tiny())  # nothing is missing: nothing is run
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
     # on another machine: no run is there, and none is made again
-    elsewhere = tiny("--runs_dir", str(tmp_path / "elsewhere"))
-    reproduce.main(elsewhere)
+    elsewhere = "--runs_dir", str(tmp_path / "elsewhere")
+    reproduce.main(tiny(*elsewhere))
     assert list(csv.DictReader(path.open())) == rows
     assert not list((tmp_path / "elsewhere").rglob("args.json"))
+    for fresh, planned in (((), "0 runs"), (("--fresh",), "5 runs")):
+        capsys.readouterr()
+        reproduce.main(tiny(*elsewhere, "--dry_run", *fresh))
+        assert f"\n{planned}, " in "\n" + capsys.readouterr().out
     reproduce.main(tiny("--methods", "default"))  # what is not asked for stays
     assert list(csv.DictReader(path.open())) == rows
     longer = TINY._replace(train="--epochs 2 --fid_samples 0")

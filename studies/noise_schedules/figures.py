@@ -6,7 +6,7 @@ from pathlib import Path
 from common.figures import save, subplots
 from studies.noise_schedules.claims import JUDGES
 from studies.noise_schedules.closed_form import curve_of
-from studies.noise_schedules.plan import ALL_SIZES, BASE, DATASETS, FUNCTIONS, RECIPES, SCALES
+from studies.noise_schedules.plan import ALL_SIZES, BASE, DATASETS, FUNCTIONS, SCALES
 from studies.noise_schedules.plan import NOT_NORMALISED as WITHOUT
 
 
@@ -33,65 +33,49 @@ def draw_curves(path: Path) -> None:
 def draw_scales(path: Path, rows: list[dict]) -> None:
     """FID against b for every size, by each judge; dashed without normalisation."""
     datasets = [name for name in DATASETS if any(row["dataset"] == name for row in rows)]
+    rows = [row for row in rows if row["recipe"] in SCALES or WITHOUT in row["recipe"]]
     figure, axes = subplots(len(datasets), len(JUDGES), 4.2, 3.3)
-    names = set(SCALES) | {name for name in RECIPES if WITHOUT in name}
-    rows = [row for row in rows if row["recipe"] in names and row["sampled_by"] == "own"]
     ticks = sorted({float(row["input_scale"]) for row in rows})
     for line, dataset in zip(axes, datasets, strict=True):
         for axis, judge in zip(line, JUDGES, strict=True):
             for color, size in enumerate(ALL_SIZES):
+                at = rows_at(rows, dataset, size)
                 for without, style in ((False, "o-"), (True, "x--")):
-                    points = mean_and_range(
-                        (row["recipe"], float(row["input_scale"]), float(row[f"fid_{judge}"]))
-                        for row in rows
-                        if row["dataset"] == dataset and int(row["size"]) == size
-                        and (WITHOUT in row["recipe"]) == without and row[f"fid_{judge}"]
-                    )  # fmt: skip
-                    if points:
-                        label = f"{size}×{size}" + (", not normalised" if without else "")
-                        draw_points(axis, points, style, f"C{color}", label)
-            axis.set(title=f"{dataset}, by {judge}", xlabel="b", ylabel="FID")
-            axis.set(xscale="log", yscale="log")
+                    chosen = [row for row in at if (WITHOUT in row["recipe"]) == without]
+                    label = f"{size}×{size}" + (", not normalised" if without else "")
+                    draw_points(axis, chosen, "input_scale", judge, style, label, f"C{color}")
+            axis.set(title=f"{dataset}, by {judge}", xlabel="b", xscale="log")
             axis.set_xticks(ticks, labels=[f"{b:g}" for b in ticks])
             axis.set_xticks([], minor=True)
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
-            axis.grid(alpha=0.3)
-        legend_beside(line)
+        finish(line)
     save(figure, path)
 
 
 def draw_noise(path: Path, rows: list[dict]) -> None:
     """FID against log SNR at T/2, of both strategies: a row a data set and size."""
-    places = [
-        (dataset, size)
-        for dataset in DATASETS
-        for size in ALL_SIZES
-        if any(row["dataset"] == dataset and int(row["size"]) == size for row in rows)
-    ]
+    places = [(d, s) for d in DATASETS for s in ALL_SIZES if rows_at(rows, d, s)]
     figure, axes = subplots(len(places), len(JUDGES), 4.2, 3.3)
     for line, (dataset, size) in zip(axes, places, strict=True):
+        at = rows_at(rows, dataset, size)
         for axis, judge in zip(line, JUDGES, strict=True):
             for recipes, style, label in (
                 (FUNCTIONS, "o", "strategy 1: functions"),
                 (SCALES, "s-", "strategy 2: b"),
             ):
-                points = mean_and_range(
-                    (row["recipe"], float(row["log_snr_middle"]), float(row[f"fid_{judge}"]))
-                    for row in rows
-                    if row["dataset"] == dataset and int(row["size"]) == size
-                    and row["recipe"] in recipes and row["sampled_by"] == "own"
-                    and row[f"fid_{judge}"]
-                )  # fmt: skip
-                if points:
-                    draw_points(axis, points, style, None, label)
-            axis.set(title=f"{dataset} {size}×{size}, by {judge}", yscale="log")
-            axis.set(xlabel="log SNR at T/2", ylabel="FID")
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
-            axis.grid(alpha=0.3)
-        legend_beside(line)
+                chosen = [row for row in at if row["recipe"] in recipes]
+                draw_points(axis, chosen, "log_snr_middle", judge, style, label)
+            axis.set(title=f"{dataset} {size}×{size}, by {judge}", xlabel="log SNR at T/2")
+        finish(line)
     save(figure, path)
+
+
+def rows_at(rows: list[dict], dataset: str, size: int) -> list[dict]:
+    """Those of a place, sampled by the schedules they were trained with."""
+    return [
+        row
+        for row in rows
+        if (row["dataset"], int(row["size"]), row["sampled_by"]) == (dataset, size, "own")
+    ]
 
 
 def mean_and_range(
@@ -109,9 +93,29 @@ def mean_and_range(
     return lines
 
 
-def draw_points(axis, points, style: str, color: str | None, label: str) -> None:
-    x, y, low, high = zip(*points, strict=True)
-    axis.errorbar(x, y, [low, high], fmt=style, color=color, label=label, capsize=3, markersize=4)
+def draw_points(
+    axis, rows: list[dict], x: str, judge: str, style: str, label: str, color: str | None = None
+) -> None:
+    """A judge's FID against a column, for the recipes that it has scored."""
+    points = mean_and_range(
+        (row["recipe"], float(row[x]), float(row[f"fid_{judge}"]))
+        for row in rows
+        if row[f"fid_{judge}"]
+    )
+    if points:
+        at, y, low, high = zip(*points, strict=True)
+        options = {"color": color, "label": label, "capsize": 3, "markersize": 4}
+        axis.errorbar(at, y, [low, high], fmt=style, **options)
+
+
+def finish(line) -> None:
+    """A row of plots of FIDs: the scale, and the legend beside it."""
+    for axis in line:
+        axis.set(ylabel="FID", yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.grid(alpha=0.3)
+    legend_beside(line)
 
 
 def legend_beside(line) -> None:
@@ -122,15 +126,3 @@ def legend_beside(line) -> None:
         labels |= dict(zip(names, handles, strict=True))
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
     line[-1].legend(labels.values(), labels.keys(), fontsize=7, **place)
-
-
-def draw_samples(path: Path, pictures: dict[str, Path]) -> None:
-    """Sample grids side by side, all from the same starting noise."""
-    from PIL import Image
-
-    figure, axes = subplots(1, len(pictures), 2.6, 2.9)
-    for axis, (title, picture) in zip(axes[0], pictures.items(), strict=True):
-        axis.imshow(Image.open(picture))
-        axis.set_title(title, fontsize=9)
-        axis.axis("off")
-    save(figure, path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.errors import Stop
 from common.extractors import is_made
+from common.figures import save_beside
 from common.scores import JUDGES as MADE
 from common.tables import fill, read_text_csv
 from comparison.cells import ROOT
@@ -42,7 +43,7 @@ def draw_samples(path: Path, tasks: list[Task]) -> None:
     for dataset, size in {(dataset, size) for dataset, size, _ in grids}:
         shown = {r: grids[dataset, size, r] for r in SHOWN if (dataset, size, r) in grids}
         if len(shown) == len(SHOWN):
-            figures.draw_samples(figure_path(path, f"samples_{dataset}_{size}"), shown)
+            save_beside(figure_path(path, f"samples_{dataset}_{size}"), shown, 2.6)
 
 
 def write(path: Path) -> None:

@@ -5,20 +5,19 @@ it came from.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from common import checkpoint
-from common.errors import Stop, read_json
+from common.errors import read_json
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
 from common.sampling import SamplerSettings
 from common.scores import COLUMNS, JUDGES_COLUMNS
-from common.tables import read_text_csv, write_csv
-from comparison.results import MAY_DIFFER
+from common.tables import read_text_csv, rounded, write_csv
+from comparison.jobs import check_flags
 from model import log_snr
 from scheduler import Schedule
 from studies.noise_schedules.plan import DATASETS, RECIPES
@@ -48,9 +47,7 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with alone(self.path.parent):
             rows = [row for row in self.rows() if key_of(row) != task.key]
-            part = self.path.with_suffix(".part")
-            write_csv(part, sorted([*rows, *new], key=_place))
-            os.replace(part, self.path)
+            write_csv(self.path, sorted([*rows, *new], key=_place))
 
 
 def key_of(row: dict) -> Key:
@@ -78,7 +75,7 @@ def rows_of(task: Task) -> list[dict]:
     """A row for each sampling schedule, with where and by which command it was made."""
     about, summary = read_json(task.folder / "args.json"), task.summary
     arguments, versions = about["arguments"], about["versions"]
-    check_same(task, arguments)
+    check_flags(task.folder, vars(task.parsed()), arguments)
     schedule = Schedule.load(task.folder / "schedule.json")
     b = arguments["input_scale"]
     before = {"dataset": task.dataset, "size": task.size, "seed": task.seed, "recipe": task.recipe}
@@ -94,28 +91,14 @@ def rows_of(task: Task) -> list[dict]:
         "command": task.command,
     }  # fmt: skip
     return [
-        _rounded({**before, "sampled_by": by, **made, **scores_of(task, by, arguments), **after})
+        rounded({**before, "sampled_by": by, **made, **scores_of(task, by, arguments), **after})
         for by in task.sampled_by
     ]
-
-
-def check_same(task: Task, ran: dict) -> None:
-    """A Stop if a run's flags are no longer those of the plan."""
-    for name, value in vars(task.parsed()).items():
-        if name not in MAY_DIFFER and value != ran.get(name, value):
-            raise Stop(
-                f"{task.folder}: ran with --{name} {ran[name]}, now it is {value}; move it away, "
-                "and the same command makes it anew"
-            )
 
 
 def _four(schedule):
     values = schedule.values()
     return {name: values.get(name) for name in ("start", "end", "tau", "epsilon")}
-
-
-def _rounded(row):
-    return {k: f"{v:.6g}" if type(v) is float else v for k, v in row.items()}
 
 
 def middle(schedule: Schedule, b: float) -> float:
@@ -146,4 +129,5 @@ def scores_of(task: Task, by: str, arguments: dict) -> dict:
             told="nearest",
         )
         checkpoint.write_json(path, scores)
-    return {name: json.loads(path.read_text())[name] for name in SCORES}
+    scores = read_json(path)
+    return {name: scores[name] for name in SCORES}

@@ -1,8 +1,8 @@
-"""The figures of the study, from the rows of its CSV files; the samples from the runs' pictures."""
+"""The figures of the study, from the rows of its CSV files."""
 
 from pathlib import Path
 
-from common.figures import axes_of, save, subplots
+from common.figures import axes_of, save
 
 CURVES = {"weighted": "C0", "guided": "C1", "linearised": "C2"}
 LABELS = {
@@ -87,16 +87,4 @@ def draw_traces(path: Path, traces: list[dict], best: float, low: float) -> None
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend(fontsize=8)
-    save(figure, path)
-
-
-def draw_samples(path: Path, pictures: dict[str, Path]) -> None:
-    """Sample grids side by side, all from the same starting noise."""
-    from PIL import Image
-
-    figure, axes = subplots(1, len(pictures), 3.4, 3.7)
-    for axis, (title, picture) in zip(axes[0], pictures.items(), strict=True):
-        axis.imshow(Image.open(picture))
-        axis.set_title(title, fontsize=9)
-        axis.axis("off")
     save(figure, path)

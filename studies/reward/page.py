@@ -5,7 +5,7 @@ import statistics
 
 import numpy as np
 
-from common.tables import markdown, plus_minus
+from common.tables import markdown, plus_minus, with_error
 from studies.reward.tasks import METHODS
 
 LABELS = {
@@ -160,18 +160,15 @@ def of_curves(curves: list[dict]) -> str:
                 (row[name], row[f"{name}_se"]),
                 (at(weighted, row["lambda"], name), at(weighted, row["lambda"], f"{name}_se")),
             ]
-            cells += [with_error(value, error, f"{sign}.2f") for value, error in values]
+            cells += [
+                "–" if value in ("", None)
+                else with_error(value, None if error == "" else error, f"{sign}.2f")
+                for value, error in values
+            ]  # fmt: skip
         lines.append([row["kind"], f"{row['lambda']:.3g}", row["n"], *cells])
     names = ("r1", "r2", "gain in r1", "gain in r2")
     head = [f"{name}, {kind}" for name in names for kind in ("guided", "weighted")]
     return markdown(["guidance", "λ", "images", *head], lines)
-
-
-def with_error(value, error, form: str) -> str:
-    """A number, ± its error if there is one; a dash if it is empty or None."""
-    if value in ("", None):
-        return "–"
-    return f"{value:{form}}" + ("" if error in ("", None) else f" ± {error:.2f}")
 
 
 def of_oracles(rows: list[dict]) -> str:

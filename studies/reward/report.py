@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from common.errors import Stop
+from common.figures import save_beside
 from common.tables import fill_file, read_csv, read_text_csv, write_csv
 from studies.reward import curves, figures, oracles
 from studies.reward.page import all_tables
@@ -54,7 +55,7 @@ def gather(tasks: list[Task]) -> None:
         if task.summary["weight"]:
             title += f", w = {task.summary['weight']:.2g}"
         pictures[title] = task.folder / "samples" / "after.png"
-    figures.draw_samples(DOCS / "figures" / "reward_samples.png", pictures)
+    save_beside(DOCS / "figures" / "reward_samples.png", pictures, 3.4)
 
 
 def row_of(task: Task) -> dict:
