@@ -161,8 +161,7 @@ class Measurement:
         settings = UpperSettings(steps, self.noises, upper_gradient="exact")
         learn(Silent(), net, sampler, self.objective, settings, RATES, self.updates)
         fixed = process.replaced(sampling_schedule=Schedule.from_dict(schedule.to_dict()))
-        spent = {"updates": self.updates, "noises": self.noises}
-        return spent | self.scores(net, Sampler(fixed, sampler.settings, sampler.shape))
+        return self.scores(net, Sampler(fixed, sampler.settings, sampler.shape))
 
     def scores(self, net: nn.Module, sampler: Sampler) -> dict:
         """By every judge, with the sigmas of the steps, the noisiest first."""
@@ -178,12 +177,15 @@ def main(args) -> None:
     rows = read_text_csv(TABLE) if TABLE.exists() else []
 
     def add(key: tuple, scores: Callable[[], dict]) -> None:
-        """A row, unless the file has it."""
-        cell = dict(zip(KEY, map(str, key), strict=True))
+        """A row, unless the file has it, on as many images and after as many updates."""
+        spent = {"updates": args.updates, "noises": args.noises}
+        if key[-1] != "learned":
+            spent = dict.fromkeys(spent, "")
+        values = *key, args.images, *spent.values()
+        cell = dict(zip((*KEY, "n", *spent), map(str, values), strict=True))
         if any(row | cell == row for row in rows):
             return
         found = scores()
-        cell |= {name: found.get(name, "") for name in ("n", "updates", "noises")}
         cell |= {name: f"{found[name]:.6g}" for name in JUDGES_COLUMNS}
         rows.append(cell | {"sigmas": found.get("sigmas", "")})
         write_csv(TABLE, rows)

@@ -195,6 +195,25 @@ def test_weights_that_the_loss_is_blind_to_are_not_pulled(network):
     assert moved < set(parameters)
 
 
+def test_the_pull_follows_statistics_and_leaves_alone_what_the_loss_is_blind_to(monkeypatch):
+    """dF/dtheta goes through batch norm's statistics, of the batches of the next steps."""
+    penalty, process, levels = in_a_network(FastUNet, None)
+    net, z, losses = penalty.theta_z.net, penalty.theta_z, []
+
+    def through(asked, gradient, passes):
+        assert asked is net
+        asked.train()
+        losses.extend(run(asked).item() for run in passes)
+        return torch.ones_like(gradient)
+
+    monkeypatch.setattr(penalties, "through_statistics", through)
+    penalty.begin()
+    expected = [z.loss(process, levels, z.count + i, net.train()).item() for i in range(2)]
+    penalty.step(process, levels)
+    assert torch.equal(penalty.pull, seen_by_loss(net)) and losses == expected
+    assert penalty.loss_z == pytest.approx(expected[0], rel=1e-4)  # its own step saw that batch
+
+
 def test_gamma_is_chosen_from_the_sizes_of_both_levels():
     assert gamma_for(30.0, 0.15) == 2e6
     assert gamma_for(300.0, 0.15) == 2e7

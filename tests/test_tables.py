@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import Stop
-from common.tables import fill, fill_file, markdown, read_csv, write_csv
+from common.tables import fill, fill_file, markdown, read_csv, read_text_csv, rounded, write_csv
 
 PAGE = "Before.\n\n<!-- table: a -->\nold\n<!-- end of table -->\n\nBetween.\n\n<!-- table: b -->\n"
 PAGE += "<!-- end of table -->\nAfter.\n"
@@ -33,3 +33,20 @@ def test_rows_of_a_csv_file_keep_their_kinds(tmp_path):
     rows = [{"name": "a, b", "n": 3, "fid": 1e-3}, {"name": "", "n": 4, "fid": 2.0}]
     write_csv(tmp_path / "new" / "t.csv", rows)
     assert read_csv(tmp_path / "new" / "t.csv") == rows
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    class Unprintable:
+        def __str__(self):
+            raise OSError("no space left")
+
+    path = tmp_path / "rows.csv"
+    write_csv(path, [{"a": 1}])
+    with pytest.raises(OSError, match="no space"):
+        write_csv(path, [{"a": n} for n in range(10**4)] + [{"a": Unprintable()}])
+    assert read_text_csv(path) == [{"a": "1"}]
+
+
+def test_rounded_rows():
+    row = {"x": 1 / 3, "n": 123456789, "text": "0.123456789", "flag": True}
+    assert rounded(row) == row | {"x": "0.333333"} and rounded(row, 2) == row | {"x": "0.33"}
