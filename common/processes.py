@@ -37,8 +37,9 @@ def refuse(command: str) -> None:
 
 
 def leave() -> None:
-    """Part from them; a process that ends does so by itself."""
+    """Part from them, all at once; a process that ends does so by itself."""
     if distributed.is_initialized():
+        distributed.barrier()  # or one would close what another still listens to
         distributed.destroy_process_group()
 
 
