@@ -42,10 +42,11 @@ def check(args) -> None:
     if args.freeze_network:
         bilevel_flags.check_frozen(args)
     flags.check_common(args)
-    given = {name: getattr(args, f"initial_{name}") for name in NAMES}
-    given = flags.with_knots(args.scheduler, args.knots, given)
-    for name, value in complete(args.scheduler, given).items():
-        setattr(args, f"initial_{name}", value)
+    if not args.freeze_network:  # that begins with another schedule's values
+        given = {name: getattr(args, f"initial_{name}") for name in NAMES}
+        given = flags.with_knots(args.scheduler, args.knots, given)
+        for name, value in complete(args.scheduler, given).items():
+            setattr(args, f"initial_{name}", value)
     bilevel_flags.apply_recipe(args)
     flags.check_steps(args)
     bilevel_flags.check_combinations(args)
@@ -74,7 +75,7 @@ from common.null_band import null_band
 from common.penalty import Penalty, PenaltySettings
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
-from common.sampling_only import run_frozen
+from common.sampling_only import first_of, run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps
 from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
@@ -256,11 +257,12 @@ def freeze_network(args) -> None:
     trained = process_of(state, device)
     if args.backward_steps > trained.schedule.timesteps:
         raise Stop(f"--backward_steps {args.backward_steps} exceeds the T of {args.ckpt}", code=2)
-    own = trained.sampling_schedule
-    values = own.to_dict() if args.scheduler != "knots" else own.as_knots(args.knots).to_dict()
-    schedule = Schedule.from_dict(values, learned=True)
-    if not schedule.learned:
-        raise Stop(f"{own.family} has no parameter to learn; --scheduler knots has", code=2)
+    given = {name: getattr(args, f"initial_{name}") for name in NAMES}
+    knots = args.knots if args.scheduler == "knots" else None
+    try:
+        schedule = first_of(trained.sampling_schedule, given, knots)
+    except ValueError as error:
+        raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
     drawn_by = ("backward_steps", "no_clip", "tau_type")
     judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
     flags_of_run = state["args"] | {n: getattr(args, n) for n in (*drawn_by, *judged_by)}

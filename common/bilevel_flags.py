@@ -1,7 +1,7 @@
 """The flags of the bilevel script and its recipes: what a recipe sets, and which flags it reads."""
 
 from common import cli
-from common.families import NAMES, TOLD
+from common.families import TOLD
 
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES: dict[str, dict[str, object]] = {
@@ -121,7 +121,11 @@ def add_coupled(add) -> None:
 
 
 def add_frozen(add) -> None:
-    text = "learn a sampling schedule for the trained network of --ckpt, and move no weight"
+    text = (
+        "learn a sampling schedule for the trained network of --ckpt, and move no weight; it "
+        "begins as that network's schedule, but for the values that --initial_start and the like "
+        "give"
+    )
     add("freeze_network", False, text, action="store_true")
     add("frozen_updates", 200, "updates of the schedule with --freeze_network", type=cli.count)
     text = (
@@ -139,11 +143,9 @@ def check_frozen(args) -> None:
     for flag in ("resume", "dry_run"):
         if getattr(args, flag):
             raise ValueError(f"--freeze_network and --{flag} contradict each other")
-    others = [f"initial_{name}" for name in NAMES if getattr(args, f"initial_{name}") is not None]
-    others += ["scheduler"] if args.scheduler in ("linear", "sigmoid") else []
-    if others:
+    if args.scheduler in ("linear", "sigmoid"):
         raise ValueError(
-            f"--{others[0]} is not used with --freeze_network, which begins with the schedule of "
+            "--scheduler is not used with --freeze_network, which begins with the schedule of "
             "--ckpt, as it is or as knots"
         )
 

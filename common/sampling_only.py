@@ -22,6 +22,19 @@ from common.upper_level import UpperLevel, UpperSettings
 from scheduler import Schedule
 
 
+def first_of(own: Schedule, given: dict[str, float | None], knots: int | None) -> Schedule:
+    """Where the descent begins: a network's own schedule but for the given values, maybe as knots.
+
+    A ValueError says which of the values cannot be.
+    """
+    changed = {name: value for name, value in given.items() if value is not None}
+    own = Schedule.from_dict(own.to_dict() | changed)
+    schedule = Schedule.from_dict((own.as_knots(knots) if knots else own).to_dict(), learned=True)
+    if not schedule.learned:
+        raise ValueError(f"{own.family} has no parameter to learn; --scheduler knots has")
+    return schedule
+
+
 def learn(
     run: Run,
     net: nn.Module,

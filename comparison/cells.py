@@ -67,9 +67,11 @@ class Cell(Job):
         return flags if threads is None else [*flags, "--threads", str(threads)]
 
     def parsed(self):
-        """The arguments as the script itself reads them; of a frozen run without its network."""
+        """The arguments as the script itself reads them; of a frozen run with another network."""
         script = script_of(self.kind)
         argv = [*self.flags, *self.place_flags, "--data_dir", self.places.data_dir]
+        if self.network:  # its own may not be trained yet
+            argv += ["--freeze_network", "--ckpt", str(ROOT / "assets" / "mnist.pt")]
         return cli.parse(script.make_parser(), self.kind, script.check, argv)
 
     def argv(self) -> list[str]:

@@ -91,7 +91,7 @@ def check_same(cell: Cell) -> dict:
     """The content of a run's args.json; a Stop if its flags are no longer the cell's."""
     about, asked = read_json(cell.folder / "args.json"), vars(cell.parsed())
     from_elsewhere = {*among(asked), "schedule_from", "scheduler_type"} if cell.source else set()
-    from_elsewhere |= {"freeze_network", "ckpt"} if cell.network else set()
+    from_elsewhere |= {"ckpt"} if cell.network else set()
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
     return about

@@ -79,19 +79,26 @@ BILEVEL = "exact"  # the method whose cost is every other method's budget
 EXACT = "--recipe exact"
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
+# the schedule moves while the rate falls, when theta_z and theta_y stay together; more images
+LATE = "--initial_epoch 4 --update_every 20 --exact_every 20 --zo_samples 256"
 
 # Each method that optimises does so for one sampler, with clipping or without; all are judged in
 # both. What a method learns for the unclipped sampler has its name with that ending.
 METHODS = {
     "default": Method("train"),
     "schedule alone": Method("frozen", KNOTS, network_from="default"),
-    "schedule alone, no clipping": Method("frozen", f"{KNOTS} {NO_CLIP}", network_from="default"),
+    "schedule alone, no clipping": Method(
+        "frozen", f"{KNOTS} {NO_CLIP} --initial_end 0.98", network_from="default"
+    ),
     "end 0.9": Method("train", "--end 0.9"),
+    "end 0.98": Method("train", "--end 0.98"),
     "tau 4, end 0.9": Method("train", "--tau 4 --end 0.9"),
     "min-SNR": Method("train", "--loss_weighting min_snr"),
     "held": Method("bilevel", f"{EXACT} --lr_beta 0 0 0 0"),
     BILEVEL: Method("bilevel", EXACT),
     "exact, no clipping": Method("bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98"),
+    "exact, late": Method("bilevel", f"{EXACT} {LATE}"),
+    "exact, late, no clipping": Method("bilevel", f"{EXACT} {LATE} {NO_CLIP} --initial_end 0.98"),
     "adaptive times": Method("train", "--time_sampling adaptive"),
     "exact knots": Method("bilevel", f"{EXACT} {KNOTS}"),
     "exact's schedule, anew": Method("train", schedule_from=BILEVEL),
@@ -102,6 +109,9 @@ METHODS = {
     "tau 2": Method("train", "--tau 2"),
     "input scale 0.5": Method("train", "--input_scale 0.5"),
     "default, exact's budget": Method("train", equal="passes"),
+    "default, 30 epochs": Method("train", "--epochs 30"),
+    "end 0.9, 30 epochs": Method("train", "--end 0.9 --epochs 30"),
+    "schedule alone, 30 epochs": Method("frozen", KNOTS, network_from="default, 30 epochs"),
     "random": Method("search", "--strategy random"),
     "grid": Method("search", "--strategy grid"),
     "bayesian": Method("search", "--strategy bayesian"),

@@ -232,13 +232,36 @@ def test_a_frozen_network_needs_a_checkpoint(tmp_path, flags, named):
     assert named in script.last_line()
 
 
-@pytest.mark.parametrize("flags", ["--dry_run", "--resume latest", "--scheduler sigmoid",
-                                   "--initial_end 0.9"])  # fmt: skip
+@pytest.mark.parametrize("flags", ["--dry_run", "--resume latest", "--scheduler sigmoid"])
 def test_a_flag_that_a_frozen_network_does_not_read_is_refused(tmp_path, flags):
     script = Script(tmp_path, "bilevel")
     (tmp_path / "runs" / "00000-bilevel-seed0").mkdir(parents=True)
     assert script.run(*FROZEN, "--freeze_network", "--ckpt", "assets/mnist.pt", *flags.split()) == 2
     assert flags.split()[0] in script.last_line()
+
+
+@pytest.mark.parametrize("family", ["cosine", "knots"])
+def test_a_frozen_network_may_begin_with_another_schedule(tmp_path, family):
+    """At end 1 nearly all unclipped pixels are cut, and no gradient leads away from it."""
+    train, frozen = Script(tmp_path, "train"), Script(tmp_path, "bilevel")
+    assert train.run(*TRAIN) == 0, train.said()
+    flags = ["--ckpt", train.only, "--eval_samples", 40, "--no_clip", "--initial_end", 0.9]
+    flags += ["--scheduler", family, "--lr_beta", 0, 0, 0, 0]
+    assert frozen.run(*FROZEN, "--freeze_network", *flags) == 0, frozen.said()
+    (folder,) = (tmp_path / "runs").glob("*-frozen-*")
+    ours, its = Schedule.load(folder / "schedule.json"), Schedule("cosine", 20, end=0.9)
+    its = its.as_knots(12) if family == "knots" else its
+    torch.testing.assert_close(ours.log_alpha_bar(), its.log_alpha_bar())
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [("--initial_end 2", "end is 2"), ("--initial_start 1", "must exceed start")],
+)
+def test_where_a_frozen_network_begins_is_checked(tmp_path, learned, flags, named):
+    frozen, network = Script(tmp_path, "bilevel"), ["--freeze_network", "--ckpt", learned.trained]
+    assert frozen.run(*FROZEN, *network, *flags.split()) == 2, frozen.said()
+    assert named in frozen.last_line()
 
 
 def test_a_schedule_without_parameters_is_refused(tmp_path):
