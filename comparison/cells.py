@@ -148,7 +148,8 @@ def make_cell(
     method, sizes = METHODS[name], SCALES[scale]
     trained = "train" if method.kind == "search" else method.kind  # a trial is a training
     parts = [sizes.shared, getattr(sizes, trained)]
-    parts += [sizes.coupled if EXACT in method.flags else "", method.flags]
+    parts += [sizes.coupled if EXACT in method.flags else "", sizes.late if method.late else ""]
+    parts.append(method.flags)
     if budget and method.kind == "search":
         n_initial = max(2, budget.trials // 3)
         parts.append(f"--n_calls {budget.trials} --n_initial {n_initial}")
