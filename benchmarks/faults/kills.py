@@ -51,16 +51,16 @@ def _killed(kind: str):
     return case
 
 
-BILEVEL = 'bilevel="--epochs 2 --initial_epoch 1 --zo_samples 4 --limit_batches 3"'
+CELLS = ["default", "end 0.9"]
 
 
 def killed_comparison(i: int, folder: Path) -> None:
     """reproduce.py is killed; its runs end with it, and the same command finishes them."""
     number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[i % 3]
     places = ["--runs_dir", folder / "runs", "--results_dir", folder / "docs" / "results"]
-    methods = ["default", "zeroth-order"][: 1 + i % 2]
+    methods = CELLS[: 1 + i // 3 % 2]
     flags = ["--methods", *methods, "--seeds", "1", "--device", "cpu", *places]
-    code = LONG.replace("{EPOCHS}", "3").replace("train=", f"judged=50, {BILEVEL}, train=")
+    code = LONG.replace("{EPOCHS}", "2").replace("train=", "judged=20, train=")
     command = [sys.executable, "-c", code, *map(str, flags)]
     with open(folder / "output.txt", "w") as output:
         first = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
@@ -69,9 +69,23 @@ def killed_comparison(i: int, folder: Path) -> None:
         time.sleep(random.Random(i).random())
         first.send_signal(number)
         assert first.wait(60) in (-9, 128 + number, 0)
+        end = time.monotonic() + 30
+        while running := processes_of(folder):
+            assert time.monotonic() < end, f"still running: {running}"
+            time.sleep(0.05)
+        ended = list(folder.glob("runs/quick/*/0*/summary.json"))
         again = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output)
     assert again.returncode == 0, (folder / "output.txt").read_text()[-500:]
-    assert len(list(folder.glob("runs/quick/*/0*/summary.json"))) == len(methods)
+    logs = {log.parent: log.read_text() for log in folder.glob("runs/quick/*/0*/log.txt")}
+    assert len(logs) == len(methods) and all("finished: " in log for log in logs.values())
+    (begun,) = folder.glob("runs/quick/default-seed0/0*")
+    assert ("resumed from" in logs[begun]) == (begun / "summary.json" not in ended)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the runs in a folder."""
+    lines = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
+    return [line for line in lines.splitlines() if f"{folder}/runs/quick/" in line]
 
 
 def interrupted(i: int, folder: Path) -> None:
