@@ -113,7 +113,7 @@ def add_upper_level(parser) -> None:
     add("step", 0.1, "step size of log lambda", type=cli.positive)
     add("max_step", 0.1, "largest change of log lambda in a step", type=cli.positive)
     text = "samples without guidance for the importance weights; they also set the budget"
-    add("bank_samples", 2048, text, type=cli.number(int, 2))
+    add("bank_samples", 4096, text, type=cli.number(int, 2))
 
 
 def add_search(parser) -> None:

@@ -29,7 +29,7 @@ METHODS = {
     "bilevel, published estimator": "--method bilevel --estimator published --lambda0 5",
     GUIDED: (
         "--method bilevel --estimator guided --lambda0 5 "
-        "--iterations 21 --guided_samples 16"  # what the bank's evaluations pay for
+        "--iterations 42 --guided_samples 16"  # what the bank's evaluations pay for
     ),
 }
 FEW = " --eval_samples 16 --n_samples 16"  # where the final numbers are not what is wanted
@@ -46,9 +46,9 @@ CURVES = {
 # Where the costly ones come, after the rows of all seeds that no guided run chooses: an interrupted
 # study soon has both curves.
 PLACE = {GRID: 1, "random": 2, "bayesian": 2, "weighted sum": 2, GUIDED: 2, LINEARISED: 2}
-# seconds on one core count: few images and steps
+# As the bank grows so do a trial's images, so that the searches keep their number of trials.
 SHARED = {
-    "page": "--bank_samples 2048 --choice_samples 2048 --guided_samples 32 --eval_samples 64 "
+    "page": "--bank_samples 4096 --choice_samples 2048 --guided_samples 64 --eval_samples 64 "
     "--eval_chunk 64 --iterations 600 --log_freq 100",
     "first": "--bank_samples 256 --choice_samples 512 --min_ess 20 --guided_samples 16 "
     "--eval_samples 32 --n_samples 16 --eval_chunk 32 --log_freq 100 --n_calls 3",
