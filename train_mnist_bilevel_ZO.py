@@ -72,6 +72,7 @@ from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
 from common.networks import check_time_condition, compiled, load_network, make_network
 from common.null_band import null_band
+from common.objective import UpperSettings
 from common.penalty import Penalty, PenaltySettings
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
@@ -81,7 +82,7 @@ from common.step_rule import FEWEST, SteadySteps
 from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.upper_cost import cost_from_flags
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from scheduler import Schedule
 
 

@@ -40,8 +40,9 @@ import torch
 from benchmarks.record import ROOT, command_line, machine, write_json
 from common.checkpoint import load, newest
 from common.judging import Judge, evaluate
+from common.objective import UpperSettings
 from common.sampling import load_sampler
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from common.weights import evaluating
 from scheduler import Schedule
 

@@ -41,10 +41,11 @@ from torch import Tensor, nn
 from benchmarks.estimators import Estimator
 from benchmarks.live_memory import LiveMemory
 from benchmarks.record import RESULTS
+from common.objective import UpperSettings
 from common.sampling import Sampler
 from common.tables import write_csv
 from common.training import draw
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from common.weights import evaluating
 
 TABLE = RESULTS / "cosines.csv"

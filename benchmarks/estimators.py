@@ -51,9 +51,10 @@ from common import figures
 from common.families import NAMES
 from common.judging import Judge
 from common.networks import load_network
+from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings, process_of
 from common.tables import read_csv, rounded, write_csv
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from scheduler import Schedule
 
 TABLE = RESULTS / "estimators.csv"

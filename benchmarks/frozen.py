@@ -49,12 +49,12 @@ from benchmarks.record import RESULTS, ROOT
 from common.data import Batches, Source
 from common.errors import Stop
 from common.judging import Judge, Judges, evaluate, real_batches
+from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings, load_any, process_of
 from common.sampling_only import learn, steps_table
 from common.scores import JUDGES_COLUMNS
 from common.tables import read_text_csv, write_csv
 from common.training import Average, Learner, LRSchedule, make_optimizer
-from common.upper_level import UpperSettings
 from model import Diffusion
 from scheduler import Schedule
 

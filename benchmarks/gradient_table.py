@@ -35,9 +35,10 @@ from benchmarks.cosines import ESTIMATES, Cost, Yardstick, cosine_of_pairs
 from benchmarks.hypergradient import rounded, table_of
 from benchmarks.problem import STEP, Problem, cosine
 from benchmarks.record import RESULTS
+from common.objective import UpperSettings
 from common.penalty import PenaltySettings
 from common.tables import read_csv, write_csv
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from common.zeroth_order import Slope
 
 TABLE = RESULTS / "gradient_table.csv"

@@ -27,11 +27,12 @@ import torch
 
 from benchmarks.problem import DDIM_STEPS, Mlp, Problem
 from benchmarks.record import RESULTS
+from common.objective import UpperSettings
 from common.penalty import Penalty, PenaltySettings
 from common.step_rule import SteadySteps
 from common.tables import write_csv
 from common.training import Average
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 
 KINDS = ("held", "direct", "direct and implicit")
 RATES = [0.01, 0.01, 0.1, 0.004]

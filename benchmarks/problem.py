@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from common.data import Batches, Source, to_unit
 from common.fast_unet import FastUNet
 from common.judging import Judge
+from common.objective import UpperSettings
 from common.penalty import Penalty, PenaltySettings
 from common.sampling import Sampler, SamplerSettings
 from common.training import Average, Learner, make_optimizer
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from common.weights import evaluating
 from metrics import Reference, frechet_distance
 from model import Diffusion

@@ -41,9 +41,10 @@ from benchmarks.record import RESULTS
 from common.extractors import load_extractor
 from common.fast_unet import FastUNet
 from common.judging import Judge
+from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
 from common.tables import read_csv, write_csv
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from metrics import Reference
 from model import Diffusion
 from scheduler import Schedule

@@ -20,9 +20,10 @@ from common.fast_unet import FastUNet
 from common.inception import FidInception
 from common.judging import Judge
 from common.machine import stream
+from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
 from common.training import denoising_step, make_optimizer
-from common.upper_level import Slope, UpperLevel, UpperSettings
+from common.upper_level import Slope, UpperLevel
 from common.weights import evaluating
 from metrics import Reference
 from model import Diffusion

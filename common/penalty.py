@@ -121,8 +121,11 @@ class Penalty:
 
     def due(self, inner_loop: int = 1) -> bool:
         """Whether the schedule is to move after an iteration of so many steps."""
-        settled = self.steps - self.began >= self.settings.settle_steps
-        return settled and self.settings.due(self.steps, inner_loop)
+        return self.settled() and self.settings.due(self.steps, inner_loop)
+
+    def settled(self) -> bool:
+        """Whether theta_z has had the time to respond to F since it last was theta_y."""
+        return self.steps - self.began >= self.settings.settle_steps
 
     def step(self, process: Diffusion, levels: Levels) -> float:
         """One step of both; returns the loss of theta_y."""
@@ -216,7 +219,7 @@ class Penalty:
                 f"theta_z and theta_y parted by themselves, and began again together at step "
                 f"{self.began} of theta_z: a lower --lr keeps them together"
             )
-        if distance(self.theta_z.net, self.theta_y.net) < ROUNDING:
+        if self.settled() and distance(self.theta_z.net, self.theta_y.net) < ROUNDING:
             return "theta_z and theta_y differ by little more than rounding: lower --gamma"
         return None
 

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from common.bilevel_figures import leave_frozen_figures
-from common.errors import Stop
 from common.judging import Judge, Judges, evaluate
 from common.null_band import null_band
+from common.objective import UpperSettings
 from common.portable import sampling_steps
 from common.run import Run
 from common.sampling import Sampler
 from common.schedule_optimizer import ScheduleOptimizer
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from scheduler import Schedule
 
 
@@ -51,12 +51,9 @@ def learn(
     q = ScheduleOptimizer(schedule, lr_beta, updates)
     best: tuple[float, dict] = (float("inf"), {})
     for i in range(updates):
-        try:
-            slope = upper.slope_of_schedule(net, 0)
-        except Stop as error:
-            if not i:
-                raise
-            run.log(f"update {i + 1}: {error}; the best schedule so far is kept")
+        slope = upper.slope_of_schedule(net, 0)
+        if not slope.gradient.any():
+            run.log(f"update {i + 1}: the gradient is 0; the best schedule so far is kept")
             break
         if slope.value < best[0]:
             best = slope.value, schedule.to_dict()

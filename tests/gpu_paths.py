@@ -22,13 +22,14 @@ from common.data import Batches, to_unit
 from common.extractors import load_extractor
 from common.judging import Judge
 from common.networks import make_network
+from common.objective import UpperSettings
 from common.penalty import Penalty, PenaltySettings
 from common.sampling import Sampler, SamplerSettings
 from common.schedule_optimizer import ScheduleOptimizer
 from common.tables import fill_file, markdown
 from common.training import Average, Learner, make_optimizer
 from common.uncoupled import loss_difference
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from metrics import Reference
 from model import Diffusion
 from scheduler import Schedule

@@ -405,9 +405,9 @@ class PoisonFid:
         self.call, self.images = call, images
 
     def __call__(self):
-        from common import upper_level
+        from common import objective
 
-        real, seen = upper_level.frechet_distance, 0
+        real, seen = objective.frechet_distance, 0
 
         def poisoned(features, reference, *largest):
             nonlocal seen
@@ -418,7 +418,7 @@ class PoisonFid:
                 return real(features * torch.inf, reference)
             return real(features, reference) * torch.nan
 
-        upper_level.frechet_distance = poisoned
+        objective.frechet_distance = poisoned
 
 
 @pytest.mark.parametrize("images", [False, True])

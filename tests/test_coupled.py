@@ -64,6 +64,13 @@ def test_with_an_infinite_gamma_there_is_no_implicit_term(tmp_path):
     assert (state["penalty"]["terms"][1][0] == 0).all()
 
 
+def test_the_first_steps_of_theta_z_are_no_sign_of_rounding(tmp_path):
+    script = Script(tmp_path, "bilevel")
+    flags = ["--gamma", "1e300", "--settle_steps", "1000"]
+    assert script.run(*TINY, *EXACT, *flags) == 0, script.said()
+    assert "rounding" not in script.said()
+
+
 def test_theta_y_takes_the_steps_that_it_takes_alone(tmp_path):
     """Coupling costs theta_y nothing: with q held still, to the last bit."""
     states = []

@@ -10,7 +10,7 @@ from toys import F64, small_upper
 from benchmarks.live_memory import LiveMemory
 from common.errors import Stop
 from common.fast_unet import FastUNet
-from common.upper_level import UpperSettings
+from common.objective import UpperSettings
 from common.weights import flat, set_weights, weights_kept
 from train_mnist_bilevel_ZO import check, make_parser
 
@@ -173,6 +173,29 @@ def test_a_gradient_of_zero_is_an_error_that_says_why(named, mode):
         upper.judge.extractor = lambda x: features(0 * x)
     with pytest.raises(Stop, match=named):
         upper.slope_of_schedule(net, 0)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_gradient_of_zero_amid_a_run_is_a_gradient(restarted):
+    """Only a run that begins with one is wrong."""
+
+    def fresh():
+        upper, net, _, _ = small_upper(TwoLayers(timesteps=40), upper_gradient="exact")
+        upper.sampler.noise = lambda n, *_: torch.randn(n, 1, 8, 8, dtype=F64)
+        return upper, net
+
+    upper, net = fresh()
+    assert upper.slope_of_schedule(net, 0).gradient.any()
+    if restarted:
+        state = upper.state_dict()
+        upper, net = fresh()
+        upper.load_state_dict(state)
+    features = upper.judge.extractor
+    upper.judge.extractor = lambda x: features(0 * x)
+    assert not upper.slope_of_schedule(net, 1).gradient.any()
+    upper.sloped = False
+    with pytest.raises(Stop, match="extractor"):
+        upper.slope_of_schedule(net, 1)
 
 
 class SimpleSampler:

@@ -19,9 +19,10 @@ from common.data import Batches
 from common.errors import NotFinite
 from common.fast_unet import FastUNet
 from common.graphs import Static, restored, run_eagerly
+from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
 from common.training import Average, Learner, LRSchedule, make_optimizer
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from common.weights import flat, set_weights
 from model import Diffusion
 from scheduler import Schedule

@@ -4,8 +4,9 @@ import torch
 
 from common.fast_unet import FastUNet
 from common.judging import Judge
+from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from metrics import Reference
 from model import Diffusion
 from scheduler import Schedule

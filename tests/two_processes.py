@@ -8,8 +8,9 @@ from harness import TwoLayers
 from common import processes
 from common.judging import Judge
 from common.machine import setup
+from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
-from common.upper_level import UpperLevel, UpperSettings
+from common.upper_level import UpperLevel
 from model import Diffusion
 from scheduler import Schedule
 
