@@ -97,6 +97,7 @@ def choose(args, run: Run, sampling: Sampling, rewards: Rewards) -> Chosen:
 def descend_by_weights(args, run: Run, sampling: Sampling, rewards: Rewards) -> Chosen:
     """The inference-only upper level: every step reads the same pre-trained samples."""
     r1, r2, drawing = bank(sampling, rewards, args.bank_samples)
+    upper.refuse_constant(r1, "upper", "no lambda is better than another")
     low, high = upper.bounds(r2, args.min_ess, args.lambda0, args.lambda_max)
     run.log(f"lambda from {low:.4g}, where {args.min_ess:g} effective samples are left")
     grid = estimator.grid(low, high, CURVE_POINTS)

@@ -25,6 +25,9 @@ def bright(x):
 def fills(x):
     return -(x.mean((1, 2, 3)) + 0.5).square()
 
+def constant(x):
+    return 0 * x.mean((1, 2, 3))
+
 def wrong(x):
     return x.mean()
 
@@ -200,6 +203,23 @@ def test_wrong_flags_are_one_line(words, capsys):
         parse(*words.split())
     said = capsys.readouterr()
     assert stopped.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("level", ["lower", "upper"])
+def test_a_reward_that_is_the_same_for_all_samples_is_refused(
+    level, tmp_path, samples, mnist_dir, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "constant_rewards.py").write_text(REWARD)
+    words = [
+        "--lower_reward",
+        "constant_rewards:bright",
+        "--upper_reward",
+        "constant_rewards:fills",
+    ]
+    words[1 if level == "lower" else 3] = "constant_rewards:constant"
+    assert tuned(tmp_path, samples, mnist_dir, *words, "--lambda0", 3)[0] == 1
+    assert f"the {level} reward is the same for all samples" in capsys.readouterr().err
 
 
 def test_more_steps_than_the_network_has_are_one_line(tmp_path, mnist_dir, capsys):

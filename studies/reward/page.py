@@ -34,11 +34,11 @@ LABELS = {
     "leader_seconds": "seconds of the first bilevel run, which also draws the rule's samples",
     "leader_cpu_seconds": "its CPU seconds",
     "page_runs": "runs of this page",
-    "page_seconds": "their seconds, on a machine busy with other work",
+    "page_seconds": "their seconds",
     "page_cpu_seconds": "their CPU seconds, user and system, with those of interrupted runs",
     "page_jobs": "runs at once",
     "first_runs": "runs of `--scale first`",
-    "first_seconds": "their seconds, on a machine busy with other work",
+    "first_seconds": "their seconds",
     "first_cpu_seconds": "their CPU seconds",
     "first_jobs": "runs at once, `--scale first`",
 }

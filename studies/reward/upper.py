@@ -72,8 +72,7 @@ def bounds(
     if len(r2) < min_ess:
         raise Stop(f"--bank_samples {len(r2)} is below --min_ess {min_ess:g}", code=2)
     low = estimator.smallest_lambda(r2, min_ess)
-    if not np.ptp(r2):
-        raise Stop("the lower reward is the same for all samples: lambda has no effect")
+    refuse_constant(r2, "lower", "lambda has no effect")
     if low > lambda_max:
         raise Stop(
             f"--lambda_max {lambda_max:g}: its weights leave "
@@ -87,6 +86,12 @@ def bounds(
             f"--min_ess wants {min_ess:g}; the smallest lambda that has them is {low:.4g}", code=2
         )  # fmt: skip
     return low, lambda_max
+
+
+def refuse_constant(values: np.ndarray, level: str, consequence: str) -> None:
+    """A Stop if a reward does not tell one sample from another."""
+    if not np.ptp(values):
+        raise Stop(f"the {level} reward is the same for all samples: {consequence}")
 
 
 def descend(
