@@ -58,8 +58,8 @@ with torch.inference_mode():
         x = ddim.step(eps, t, x, use_clipped_model_output=$clip).prev_sample
 ```""")
 NO_DIFFUSERS = """This network was trained on scaled data, samples with another schedule than it was
-trained with, or receives another time than the step's. diffusers' scheduler knows the betas alone;
-`sample` does all of it, and sampling.json lists the times that the network receives."""
+trained with, or is told another time than the step's. diffusers' scheduler knows only the betas;
+`sample` does the rest, and sampling.json lists the times that the network is told."""
 
 
 def card(
@@ -99,7 +99,7 @@ def evaluation(summary: dict) -> str:
     if summary.get("fid") is None:
         return "No final evaluation is recorded with this network."
     rows = [f"| {key} | {value} |" for key, value in flat(summary).items()]
-    lines = ["An FID compares only with one of the same n, extractor and reference.", ""]
+    lines = ["An FID can be compared only with one of the same n, extractor and reference.", ""]
     return "\n".join([*lines, "| number | value |", "|---|---|", *rows])
 
 

@@ -5,6 +5,7 @@ what counts as a failure stay with the search. All machines share the run's fold
 """
 
 import fcntl
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.2
 TIMEOUT_MIN = 24 * 60  # of a SLURM job, unless an option says otherwise
 RETRIES = 1  # of Ray, for a process or a machine that is lost
+LISTS = ("setup", "teardown", "srun_args")  # options that submitit wants as a list
 Outcome = dict | BaseException | None  # a result, an error that ends the search, or killed
 
 
@@ -69,16 +71,27 @@ class Submitit:
     def __init__(self, folder: Path, jobs: int, options: dict):
         self.submitit = optional("submitit", "--executor submitit")
         options = {"timeout_min": TIMEOUT_MIN} | options
-        cluster = options.pop("cluster", None)
-        self.executor = self.submitit.AutoExecutor(folder, cluster=cluster)
+        options |= {name: [value] for name, value in options.items() if name.endswith(LISTS)}
+        first = {name: options.pop(name) for name in self.of_constructor() & options.keys()}
         try:
+            self.executor = self.submitit.AutoExecutor(folder, **first)
             self.executor.update_parameters(**options)
-        except (NameError, ValueError) as error:
+        except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
             raise Stop(f"--executor_options: {first_line(error)}", code=2) from None
 
+    def of_constructor(self) -> set[str]:
+        """The options that an executor must have when it is made, such as slurm_max_num_timeout."""
+        kinds = self.submitit.core.plugins.get_executors()
+        names = {f"{k}_{name}" for k in kinds for name in inspect.signature(kinds[k]).parameters}
+        return {"cluster", *names} - {f"{k}_folder" for k in kinds}
+
     def submit(self, *task):
-        with importable():
-            return self.executor.submit(Resumable(JOB), *task)
+        errors = self.submitit.core.utils
+        try:
+            with importable():
+                return self.executor.submit(Resumable(JOB), *task)
+        except (errors.FailedJobError, errors.FailedSubmissionError) as error:  # of sbatch
+            raise Stop(f"--executor submitit: no job was queued ({first_line(error)})") from None
 
     def done(self, job) -> bool:
         return job.done()
@@ -107,11 +120,16 @@ class Ray:
         if unknown := options.keys() - known:
             raise Stop(f"--executor_options {unknown.pop()}: not one of {sorted(known)}", code=2)
         address = options.pop("address", None)
-        cpus = jobs * options.get("num_cpus", 1)
+        options = {"num_cpus": 1, "max_retries": RETRIES} | options
+        try:
+            self.remote = self.ray.remote(**options)(JOB)
+            cpus = int(max(1, jobs * options["num_cpus"]))
+        except (TypeError, ValueError) as error:
+            raise Stop(f"--executor_options: {first_line(error)}", code=2) from None
         try:
             self.ray.init(
                 address=address,
-                num_cpus=None if address else int(max(1, cpus)),
+                num_cpus=None if address else cpus,
                 runtime_env={"env_vars": {"PYTHONPATH": python_path()}},
                 include_dashboard=None if address else False,
                 log_to_driver=False,
@@ -120,8 +138,6 @@ class Ray:
         except Exception as error:  # of several kinds, Exception itself among them
             reason = first_line(error)
             raise Stop(f"--executor ray: no cluster ({reason})") from None
-        options = {"num_cpus": 1, "max_retries": RETRIES} | options
-        self.remote = self.ray.remote(**options)(JOB)
 
     def submit(self, *task):
         return self.remote.remote(*task)

@@ -55,10 +55,12 @@ def add_search(add) -> None:
 
 
 def option(text: str) -> list:
-    """An argparse type: NAME=VALUE, the value a number where it is one."""
+    """An argparse type: NAME=VALUE, the value a number, True or False where it is one."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    if value in ("True", "False"):
+        return [name, value == "True"]
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return [name, kind(value)]

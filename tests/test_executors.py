@@ -16,6 +16,7 @@ from search import executors
 from search.asynchronous import search_asynchronously
 from search.executors import Elsewhere
 from search.ledger import Ledger
+from search.options import option as parse_option
 from search.points import Points
 
 RANGES = {"start": (0.0, 0.4), "tau": (1.0, 4.0)}
@@ -152,10 +153,10 @@ def test_an_error_or_an_interrupt_ends_the_search_and_its_jobs(monkeypatch):
 
 
 def test_the_options_of_an_executor(capsys, tmp_path):
-    words = ["cluster=local", "timeout_min=2.5", "gpus_per_node=1", "--executor", "submitit"]
-    args = parse("search", "--executor_options", *words)
+    words = "cluster=local mem_gb=2.5 gpus_per_node=1 slurm_use_srun=False".split()
+    args = parse("search", "--executor", "submitit", "--executor_options", *words)
     assert args.executor_options == [
-        ["cluster", "local"], ["timeout_min", 2.5], ["gpus_per_node", 1]
+        ["cluster", "local"], ["mem_gb", 2.5], ["gpus_per_node", 1], ["slurm_use_srun", False]
     ]  # fmt: skip
     assert "NAME=VALUE" in refused(capsys, "--executor_options", "x", script="search")
     assert "submitit or ray" in refused(capsys, "--executor_options", "x=1", script="search")
@@ -178,6 +179,69 @@ def hidden(name):
 
 
 # the engines themselves
+
+
+WRONG = {
+    "submitit": {
+        "cluster=moon": "named moon",
+        "cluster=slurm": "srun",
+        "timeout_min=2.5": "timeout_min",
+        "colour=red": "colour",
+        "slurm_colour=red": "slurm_colour",
+        "slurm_folder=x": "slurm_folder",
+        "nodes=2": "one node",
+    },
+    "ray": {
+        "memory=1": "memory",
+        "num_cpus=many": "num_cpus",
+        "num_gpus=-1": "num_gpus",
+        "max_retries=1.5": "max_retries",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "engine, option, word", [(e, o, w) for e in WRONG for o, w in WRONG[e].items()]
+)
+def test_a_wrong_option_of_an_engine_is_one_line(monkeypatch, tmp_path, engine, option, word):
+    pytest.importorskip(engine)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no srun
+    if engine == "ray":
+        monkeypatch.setattr("ray.init", lambda **_: pytest.fail("a cluster is started"))
+    options = {} if engine == "ray" else {"cluster": "local"}
+    with pytest.raises(Stop, match=f"^--executor_options.*{word}") as stop:
+        executors.ENGINES[engine](tmp_path, 1, options | dict([parse_option(option)]))
+    assert stop.value.code == 2 and "\n" not in str(stop.value)
+
+
+def a_program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_what_slurm_is_asked_for(monkeypatch, tmp_path):
+    """Options of the constructor, lists and truth values, as far as the file that sbatch gets."""
+    pytest.importorskip("submitit")
+    a_program(tmp_path / "srun", "exit 1")
+    a_program(tmp_path / "sbatch", f"cp $1 {tmp_path}/job.sh; echo Submitted batch job 7")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = (
+        "cluster=slurm", "slurm_max_num_timeout=5", "slurm_python=other_python",
+        "slurm_partition=gpu", "timeout_min=600", "slurm_setup=module load cuda",
+        "slurm_use_srun=False", "slurm_exclusive=True",
+    )  # fmt: skip
+    engine = executors.Submitit(tmp_path / "jobs", 1, dict(map(parse_option, words)))
+    job = engine.submit("home", "folder", "args", None)
+    lines = (tmp_path / "job.sh").read_text().splitlines()
+    assert {"#SBATCH --partition=gpu", "#SBATCH --time=600", "#SBATCH --exclusive"} <= {*lines}
+    assert "module load cuda" in lines and not any(line.startswith("srun") for line in lines)
+    assert any(line.startswith("other_python ") for line in lines)
+    assert job.submission()._timeout_countdown == 5
+
+    a_program(tmp_path / "sbatch", "echo sbatch: error: invalid partition >&2; exit 1")
+    with pytest.raises(Stop, match="invalid partition") as stop:
+        engine.submit("home", "folder", "args", None)
+    assert stop.value.code == 1
 
 
 def elsewhere(job):
@@ -228,6 +292,18 @@ def test_submitit_kills_preemptions_and_a_search_that_dies(tmp_path, local):
     again = script.run("--resume", "latest", *options, sabotage=partial(elsewhere, "preempted"))
     assert again == 0, script.said()
     only_the_third_failed(script, local)
+
+
+def test_submitit_gives_up_a_trial_that_times_out_too_often(tmp_path, local):
+    pytest.importorskip("submitit")
+    script = Script(tmp_path, "search")
+    # with so short a limit a preemption counts as a time-out
+    options = "cluster=local timeout_min=1 local_max_num_timeout=0".split()
+    flags = [*FLAGS, "--executor", "submitit", "--executor_options", *options]
+    assert script.run(*flags, sabotage=partial(elsewhere, "preempted")) == 0, script.said()
+    rows = map(json.loads, (script.only / "search.jsonl").read_text().splitlines())
+    reasons = {row["trial"]: row["reason"] or "" for row in rows}
+    assert not reasons[0] and "timed-out too many times" in reasons[1]
 
 
 def test_ray_retries_what_is_lost_and_waits_for_no_slow_trial(tmp_path, local):
