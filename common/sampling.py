@@ -203,7 +203,7 @@ def sample(
     settings = SamplerSettings.from_flags(**state["args"])
     if steps and steps > state["args"]["timesteps"]:
         raise ValueError(f"steps {steps} exceeds the run's T = {state['args']['timesteps']}")
-    sampler = Sampler(
-        process_of(state, home), replace(settings, steps=steps or settings.steps), state["shape"]
-    )
+    amp = settings.amp and home.type != "cpu"  # most CPUs emulate bfloat16: slower than float32
+    settings = replace(settings, steps=steps or settings.steps, amp=amp)
+    sampler = Sampler(process_of(state, home), settings, state["shape"])
     return torch.cat([x.clone() for x in sampler.many(net, n, f"sample {seed}")]).cpu()

@@ -114,6 +114,16 @@ def test_one_line_draws_in_any_folder(run, exported, tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=exported.parent, env=environment, check=True)
 
 
+def test_one_line_samples_in_float32_on_a_cpu(exported, tmp_path):
+    """Whatever the run was trained in: a CPU that emulates bfloat16 takes five times as long."""
+    for path in exported.glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((exported / "config.json").read_text())
+    config["args"]["amp"] = True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert sample(tmp_path, 6, device="cpu").equal(sample(exported, 6, device="cpu"))
+
+
 def test_a_search_is_represented_by_its_best_trial(tmp_path, run):
     (tmp_path / "trials").mkdir()
     (tmp_path / "args.json").write_text("{}")
