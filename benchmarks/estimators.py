@@ -26,7 +26,7 @@ def make_parser() -> cli.Parser:
     add("backward_steps", 10, "DDIM steps per sampled image", type=cli.count)
     add("delta", 0.01, "size of the perturbation", type=cli.positive)
     add("directions", 8, "directions of the estimate with several", type=cli.count)
-    add("threads", 0, "CPU threads; 0: as many as torch takes", type=cli.count_or_none)
+    add("threads", 0, "CPU threads; 0: as many as torch takes", type=cli.threads)
     add("figure", False, "only draw what is in the CSV file", action="store_true")
     return parser
 

@@ -16,7 +16,7 @@ def make_parser() -> cli.Parser:
     parser.prog = "python -m benchmarks.lr_training"
     add = cli.adder(parser)
     add("quick", False, "take 2 turns of 2 steps and write nothing", action="store_true")
-    add("threads", 0, "CPU threads; 0: as many as torch takes", type=cli.count_or_none)
+    add("threads", 0, "CPU threads; 0: as many as torch takes", type=cli.threads)
     return parser
 
 

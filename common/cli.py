@@ -61,7 +61,15 @@ class Parser(argparse.ArgumentParser):
         """Also the start of a command, if it is the command line that is parsed."""
         if args is None:
             errors.starting(self.prog)
-        return super().parse_args(args, namespace)
+        parsed = super().parse_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            values = value if isinstance(value, list) else [value]
+            # an unset shell variable, more often than a wish; a namespace holds no defaults
+            if "" in values and (namespace is not None or value != action.default):
+                name = action.option_strings[-1] if action.option_strings else action.dest
+                self.error(f"argument {name}: the value is empty")
+        return parsed
 
     def error(self, message):
         message = " ".join(message.split())  # a file's name may hold a line break
@@ -122,9 +130,6 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
     for action in parser._actions:
         if given.get(action.dest) == [] and action.nargs != "*":  # "--flag=--" in Python 3.11
             parser.error(f"argument --{action.dest}: '--' is not a value")
-    for name, value in given.items():  # an unset shell variable, more often than a wish
-        if value == "":
-            parser.error(f"argument --{name}: the value is empty")
     defaults = {name: parser.get_default(name) for name in dests}
     try:
         if given.get("resume"):

@@ -59,7 +59,18 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def read_json(path: Path) -> dict:
+class JsonObject(dict):
+    """The object in a JSON file; what is asked for and not in it is a Stop that names the file."""
+
+    def __init__(self, content: dict, path: Path):
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, name):
+        raise Stop(f"{self.path}: damaged (no {name!r})")
+
+
+def read_json(path: Path) -> JsonObject:
     """The object in a JSON file; a Stop names the file if it is missing, damaged or not one."""
     try:
         content = parse_json(path.read_bytes())
@@ -69,7 +80,7 @@ def read_json(path: Path) -> dict:
         raise Stop(f"{path}: damaged ({error})") from None
     if not isinstance(content, dict):
         raise Stop(f"{path}: damaged (holds no object)")
-    return content
+    return JsonObject(content, path)
 
 
 def one_line(prog: str, error: Exception | str) -> None:

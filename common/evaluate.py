@@ -3,7 +3,13 @@
 from argparse import Namespace
 
 from common import cli
-from common.flags import EXTRACTOR_TEXT, EXTRACTORS, add_sampling_schedule, check_sampling
+from common.flags import (
+    EXTRACTOR_TEXT,
+    EXTRACTORS,
+    add_sampling_schedule,
+    check_data,
+    check_sampling,
+)
 
 
 def make_parser() -> cli.Parser:
@@ -46,6 +52,8 @@ from common.machine import setup
 from common.networks import network_in
 from common.sampling import SamplerSettings
 
+UNSET = {"data_dir": "data", "extractor": None, "inception_weights": None}
+
 
 def judge_again(args) -> None:
     """FID and IS of a run's newest whole checkpoint, added to its summary.json if there is one."""
@@ -56,7 +64,9 @@ def judge_again(args) -> None:
     given = {name: value for name, value in vars(args).items() if value is not None}
     network_in(state, "cpu", str(path))  # refuses what is not a checkpoint of a run
     # not the run's cache: a folder from someone else does not say where to write
-    flags = {**state["args"], "cache_dir": "cache", **given}
+    flags = {**UNSET, **state["args"], "cache_dir": "cache", **given}
+    if "data_dir" not in given:
+        check_place(flags)
     if flags["backward_steps"] > flags["timesteps"]:
         raise Stop(
             f"--backward_steps {flags['backward_steps']} exceeds the run's T = "
@@ -77,8 +87,19 @@ def judge_again(args) -> None:
         changed = {name: given[name] for name in ("backward_steps", "no_clip") if name in given}
         changed |= other if "sampling_schedule" in given else {}
         entry = {**scores, **changed, "checkpoint": path.name}
-        summary.setdefault("judged_again", []).append(entry)
+        earlier = summary.get("judged_again", [])
+        if not isinstance(earlier, list):
+            raise Stop(f"{summary_path}: damaged (judged_again is no list)")
+        summary["judged_again"] = [*earlier, entry]
         checkpoint.write_json(summary_path, summary)
+
+
+def check_place(flags: dict) -> None:
+    """A run's folder, from whoever, does not say where its data are downloaded to."""
+    try:
+        check_data(Namespace(**flags))
+    except ValueError as error:
+        raise Stop(str(error), code=2) from None
 
 
 def sampling_of(flags: dict, given: dict) -> dict:

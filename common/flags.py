@@ -31,7 +31,7 @@ EXTRACTOR_TEXT = (
 EXTRACTOR_DEFAULT = (
     "mnist for 28x28 MNIST and for digits, else first, or pixels where there is no such network"
 )
-WIDTH = number(int, 1, 4096)
+WIDEST = 4096  # channels of the first layer
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
     "start": "start of the interval of the family's curve",
@@ -56,7 +56,12 @@ def add_data(parser):
 
 def add_network(parser):
     add = adder(parser, "network")
-    add("model_base_dim", 64, "channels of the first layer; a multiple of 4", type=WIDTH)
+    add(
+        "model_base_dim",
+        64,
+        "channels of the first layer; a multiple of 4",
+        type=number(int, 1, WIDEST),
+    )
 
 
 def add_process(group, timesteps_from=""):

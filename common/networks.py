@@ -1,12 +1,19 @@
 """Networks: the U-Net of a run, the one in a checkpoint, compiled or not."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
 from common import checkpoint
+from common.cli import MANY
+from common.datasets import DATASETS, IMAGE_SIZES, check_size
 from common.errors import Stop, first_line
-from common.families import FAMILIES, from_content
+from common.families import FAMILIES, MAX_TIMESTEPS, TOLD, from_content
 from common.fast_unet import FastUNet
+from common.flags import EXTRACTORS, WIDEST
 from unet import UNet
 
 
@@ -75,20 +82,42 @@ def network_in(state: dict, device: torch.device | str, name: str) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
+def _of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in kinds
+
+
+def _among(*choices) -> Callable[[Any], bool]:
+    return lambda value: value in choices
+
+
+def _count(most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 1 <= value <= most
+
+
+# whether a flag could have had a value: of flags that a sampler needs, and that judging reads too
 NEEDED = {
-    "model_base_dim": int, "timesteps": int, "backward_steps": int, "input_scale": float,
-    "no_normalise": bool, "no_clip": bool, "amp": bool, "sampler": str, "tau_type": str,
-    "dataset": str,
+    "model_base_dim": _count(WIDEST), "timesteps": _count(MAX_TIMESTEPS),
+    "backward_steps": _count(MAX_TIMESTEPS), "no_normalise": _of(bool), "no_clip": _of(bool),
+    "input_scale": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    "amp": _of(bool), "sampler": _among("ddim", "ddpm"), "tau_type": _among("linear", "quadratic"),
+    "dataset": _among(*DATASETS),
+}  # fmt: skip
+MAY_BE_MISSING = {
+    "image_size": _among(None, *IMAGE_SIZES), "data_dir": _of(str), "eval_chunk": _count(MANY),
+    "extractor": _among(None, *EXTRACTORS), "inception_weights": _of(str, type(None)),
+    "told": _among(None, *TOLD), "time_condition": _among("index", "log_snr"),
+    "compile": _among("off", "fused", "graphs"),
 }  # fmt: skip
 
 
 def check_content(state: dict) -> None:
     """An error if a checkpoint, whoever sealed it, lacks what a sampler is made of."""
     args = state["args"]
-    for name, kind in NEEDED.items():
-        if type(args[name]) not in (kind, int if kind is float else kind):
+    for name, is_value in (NEEDED | MAY_BE_MISSING).items():
+        if (name in NEEDED or name in args) and not is_value(args[name]):
             raise ValueError(f"its {name} is {args[name]!r:.40}")
-    if not 1 <= args["backward_steps"] <= args["timesteps"]:
+    check_size(args["dataset"], args.get("image_size"))
+    if args["backward_steps"] > args["timesteps"]:
         raise ValueError(f"its backward_steps are {args['backward_steps']!r:.40}")
     _, timesteps, _ = from_content(state["schedule"])
     if timesteps != args["timesteps"]:

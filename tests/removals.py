@@ -133,6 +133,13 @@ LISTED = [
             "            check_code(folder, stored, given)\n", "", f"{FOREIGN} -k names_it"),
     Removal("no download on resuming", "common/flags.py", "        check_data(args)\n",
             "        pass\n", f"{FOREIGN} -k data_may_have_moved"),
+    Removal("no download to where a checkpoint says", "common/evaluate.py",
+            "        check_place(flags)\n", "        pass\n", "tests/test_judge.py -k downloaded"),
+    Removal("flags in a checkpoint", "common/networks.py", " and not is_value(args[name]):",
+            " and False:", "tests/test_judge.py -k odd_flags"),
+    Removal("what a JSON file lacks", "common/errors.py",
+            "        raise Stop(f\"{self.path}: damaged (no {name!r})\")\n",
+            "        raise KeyError(name)\n", "tests/test_startup.py -k json_file"),
     Removal("numbers of run folders", "common/run.py", "\"[0-9]{1,9}(?=-)\"", "\"[0-9]{5}(?=-)\"",
             f"{FOREIGN} -k after_99999", hangs=True),
     # --- numbers
@@ -226,7 +233,8 @@ LISTED = [
             "        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)\n", "        pass\n",
             "tests/test_reproduce_running.py -k outlives"),
     # --- the command line
-    Removal("empty values", "common/cli.py", "        if value == \"\":\n", "        if False:\n",
+    Removal("empty values", "common/cli.py",
+            "if \"\" in values and (namespace is not None or value != action.default):", "if False:",
             f"{FLAGS} -k empty"),
     Removal("finite numbers", "common/cli.py", "if not (finite and low", "if not (low",
             f"{FLAGS} -k wrong_values"),

@@ -1,5 +1,6 @@
 """The command line: published flags, wrong values, and no flag that nothing reads."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -197,6 +198,34 @@ def test_the_argv_of_arguments_parses_to_the_same_arguments():
 def test_an_empty_value_is_an_error(capsys, flag):
     """As of an unset shell variable: it neither starts a new run nor is it overlooked."""
     assert "empty" in refused(capsys, f"--{flag}=")
+
+
+# commands whose arguments cli.parse does not see, and what they need at least
+OTHERS = {
+    "common.evaluate": ["--run", "x"], "common.export": ["x"], "common.compare.__main__": ["x"],
+    "reproduce": [], "studies.noise_schedules.__main__": [], "studies.reward.__main__": [],
+    "benchmarks.faults.__main__": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", OTHERS)
+def test_every_command_refuses_empty_values_and_too_many_threads(module, capsys):
+    parser = importlib.import_module(module).make_parser()
+    texts = [
+        action.option_strings[-1] for action in parser._actions
+        if action.option_strings and action.nargs != 0 and not (action.type or action.choices)
+    ]  # fmt: skip
+    needed = OTHERS[module]
+    wrong = [[*needed, f"{name}="] for name in texts] + ([[""]] if needed == ["x"] else [])
+    if any(action.dest == "threads" for action in parser._actions):
+        wrong.append([*needed, "--threads", "100000"])
+    assert wrong
+    for words in wrong:
+        with pytest.raises(SystemExit) as stopped:
+            parser.parse_args(words)
+        said = capsys.readouterr().err
+        reason = "is not a whole number" if "--threads" in words else "the value is empty"
+        assert stopped.value.code == 2 and reason in said and said.count("\n") == 1, said
 
 
 @pytest.mark.parametrize("flag", ["ckpt", "schedule_from", "resume", "sampling_schedule"])

@@ -10,7 +10,7 @@ import torch
 from harness import Script, TwoLayers
 from test_runs import TINY
 
-from common import errors, evaluate, networks
+from common import checkpoint, errors, evaluate, networks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,6 +113,51 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(trained, judge
     code, stderr = judge("--run", tmp_path / "00000", "--eval_samples", 20)
     assert code == 0 and "step_00000010.pt: damaged" in stderr and "going back" in stderr
     assert json.loads(judge.out)["n"] == 20
+
+
+@pytest.mark.parametrize("name, value", [
+    ("dataset", "nan"), ("image_size", 3), ("data_dir", 10**400), ("extractor", "x" * 5000),
+    ("eval_chunk", 0), ("sampler", ""), ("input_scale", -1.0), ("model_base_dim", 10**400),
+    ("told", []), ("inception_weights", True),
+])  # fmt: skip
+def test_odd_flags_of_a_checkpoint_are_one_line(trained, judge, tmp_path, name, value):
+    code, said = judge("--run", with_flags(trained, tmp_path, **{name: value}))
+    assert code == 1 and f"its {name} is" in said and said.count("\n") == 1
+
+
+def with_flags(trained, folder, **flags):
+    """A folder with the run's last checkpoint, sealed with other flags."""
+    state, path = checkpoint.load_newest(trained / "00000-train-seed0" / "checkpoints")
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    state["args"] |= flags
+    checkpoint.save(folder / "run" / "checkpoints" / path.name, state)
+    return folder / "run"
+
+
+def test_nothing_is_downloaded_to_where_a_checkpoint_says(trained, judge, tmp_path):
+    place = tmp_path / "elsewhere"
+    run = with_flags(trained, tmp_path, dataset="mnist", data_dir=str(place))
+    code, said = judge("--run", run, "--eval_samples", 20)
+    assert code == 2 and "--data_dir names the folder" in said and said.count("\n") == 1
+    assert not place.exists()
+
+
+def test_a_checkpoint_may_be_older_than_a_flag(trained, judge, tmp_path):
+    run = with_flags(trained, tmp_path)
+    (path,) = (run / "checkpoints").iterdir()
+    state = checkpoint.load(path)
+    for name in ("extractor", "inception_weights", "told", "image_size", "time_condition"):
+        del state["args"][name]
+    checkpoint.save(path, state)
+    assert judge("--run", run, "--eval_samples", 20) == (0, "")
+
+
+def test_a_damaged_summary_is_named(trained, judge, tmp_path):
+    run = with_flags(trained, tmp_path)
+    (run / "summary.json").write_text('{"judged_again": 3}')
+    code, said = judge("--run", run, "--eval_samples", 20)
+    assert code == 1 and "summary.json: damaged" in said and said.count("\n") == 1
+    assert (run / "summary.json").read_text() == '{"judged_again": 3}'
 
 
 def test_sampling_is_as_asked(trained, judge):

@@ -105,7 +105,7 @@ class DieAtStep:
     def __call__(self):
         def poll(self_):
             real(self_)
-            if self_.state()["step"] == self.step:
+            if self_.state and self_.state()["step"] == self.step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         real, run.Run.poll = run.Run.poll, poll

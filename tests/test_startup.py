@@ -52,6 +52,14 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         assert errors.explained("prog", error) is None
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "\\xff", "[" * 10**5, '{"b": 1}'])
+def test_a_damaged_json_file_is_named(content, tmp_path):
+    """Also where it lacks what is read from it, as a summary of another version does."""
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(errors.Stop, match=r"summary\.json: damaged"):
+        errors.read_json(tmp_path / "summary.json")["a"]
+
+
 STARTED = """
 import sys, time
 sys.path.insert(0, {root!r})

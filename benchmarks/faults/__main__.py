@@ -35,7 +35,9 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.faults import (
+    checkpoints,
     commands,
+    comparisons,
     failures,
     files,
     folders,
@@ -52,7 +54,8 @@ from common.provenance import commit
 from common.tables import fill_file
 
 FILE = "faults"
-MODULES = (kills, failures, saving, folders, files, numbers, surroundings, limits, commands)
+MODULES = (kills, comparisons, failures, saving, checkpoints, folders, files, numbers)
+MODULES += (surroundings, limits, commands)
 ROWS: list[Row] = [row for module in MODULES for row in module.ROWS]
 SAVE_SECONDS = 5.0
 KEPT = 20  # failures that are written down for each row
@@ -111,7 +114,8 @@ def measure_all(chosen: list[Row], record: dict, minutes: float) -> None:
     left = [r for r in chosen if record["rows"].get(r.name, {"i": 0})["i"] < r.whole]
     for n, row in enumerate(left):
         found = record["rows"].setdefault(row.name, nothing_yet())
-        found |= {"commit": code, "load_average": load_average()}
+        commits = dict.fromkeys([*found.get("commit", code).split(", "), code])
+        found |= {"commit": ", ".join(commits), "load_average": load_average()}
         now = time.monotonic()
         until = now + (end - now) / (len(left) - n) if minutes else math.inf
         for _ in measure(row, found, row.whole, until):
@@ -122,6 +126,7 @@ def measure_all(chosen: list[Row], record: dict, minutes: float) -> None:
 def main(args) -> int:
     record = {"command": "python -m benchmarks.faults", "machine": machine(), "rows": {}}
     record |= read_json(FILE) or {}
+    record["rows"] = {r.name: record["rows"][r.name] for r in ROWS if r.name in record["rows"]}
     chosen = [
         row for row in ROWS
         if not args.rows or any(text in row.name or text in row.fault for text in args.rows)

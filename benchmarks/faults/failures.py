@@ -146,7 +146,7 @@ FAILURES = {
 def failed_trial(i: int, folder: Path) -> None:
     """The ledger says which trial failed and why; the search goes on with the others."""
     which, (why, sabotage) = FAILED_TRIALS[i % 5], list(FAILURES.items())[i // 5 % 3]
-    jobs = ["--jobs", str(1 + i // 15 % 2)]
+    jobs = ["--jobs", str(1 + i % 2)]
     script, process = start("search", folder, *jobs, sabotage=sabotage(which))
     process.join(120)
     rows = rows_of(script)
@@ -164,5 +164,5 @@ ROWS = [
     Row("loss, gradient, zeroth-order difference or FID not finite",
         "exit 1 before it is saved; " + SAME_BITS, not_finite, len(NOT_FINITE), 2),
     Row("a trial fails, dies or has no FID", "the ledger says why; the search goes on",
-        failed_trial, 30, 2),
+        failed_trial, 15, 2),
 ]  # fmt: skip

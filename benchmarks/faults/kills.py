@@ -4,13 +4,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 from harness import Script
-from test_reproduce_running import LONG
 from test_runs import DieAtStep
+from test_search import rows_of
 
 from benchmarks.faults.row import SAME_BITS, Row
 from benchmarks.faults.scripts import (
@@ -24,7 +23,6 @@ from benchmarks.faults.scripts import (
     undisturbed,
     until_free,
 )
-from benchmarks.record import ROOT
 
 
 def killed(i: int, folder: Path, kind: str) -> None:
@@ -51,43 +49,6 @@ def _killed(kind: str):
     return case
 
 
-CELLS = ["default", "end 0.9"]
-
-
-def killed_comparison(i: int, folder: Path) -> None:
-    """reproduce.py is killed; its runs end with it, and the same command finishes them."""
-    number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[i % 3]
-    places = ["--runs_dir", folder / "runs", "--results_dir", folder / "docs" / "results"]
-    methods = CELLS[: 1 + i // 3 % 2]
-    flags = ["--methods", *methods, "--seeds", "1", "--device", "cpu", *places]
-    code = LONG.replace("{EPOCHS}", "2").replace("train=", "judged=20, train=")
-    command = [sys.executable, "-c", code, *map(str, flags)]
-    with open(folder / "output.txt", "w") as output:
-        first = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
-        while first.poll() is None and not list(folder.glob("runs/quick/*/0*/checkpoints/*.pt")):
-            time.sleep(0.05)
-        time.sleep(random.Random(i).random())
-        first.send_signal(number)
-        assert first.wait(60) in (-9, 128 + number, 0)
-        end = time.monotonic() + 30
-        while running := processes_of(folder):
-            assert time.monotonic() < end, f"still running: {running}"
-            time.sleep(0.05)
-        ended = list(folder.glob("runs/quick/*/0*/summary.json"))
-        again = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output)
-    assert again.returncode == 0, (folder / "output.txt").read_text()[-500:]
-    logs = {log.parent: log.read_text() for log in folder.glob("runs/quick/*/0*/log.txt")}
-    assert len(logs) == len(methods) and all("finished: " in log for log in logs.values())
-    (begun,) = folder.glob("runs/quick/default-seed0/0*")
-    assert ("resumed from" in logs[begun]) == (begun / "summary.json" not in ended)
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of the runs in a folder."""
-    lines = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
-    return [line for line in lines.splitlines() if f"{folder}/runs/quick/" in line]
-
-
 def interrupted(i: int, folder: Path) -> None:
     """SIGINT or SIGTERM at a random moment: exit 130 or 143 after a save, or the run's end."""
     kind, number = KINDS[i % len(KINDS)], (signal.SIGINT, signal.SIGTERM)[i // len(KINDS) % 2]
@@ -106,6 +67,37 @@ def interrupted(i: int, folder: Path) -> None:
         return
     assert "--resume" in script.last_line(), script.last_line()
     finish(script, kind)
+
+
+def process_of_a_search(i: int, folder: Path) -> None:
+    """One worker gets SIGKILL and the search goes on, or all processes get SIGTERM at once."""
+    kind, rng = ("search", "search, two jobs")[i // 2 % 2], random.Random(i)
+    seconds = undisturbed(kind)[1]
+    script, process = start(kind, folder)
+    while process.is_alive() and not any(text in script.said() for text in SEEN):
+        process.join(0.01)
+    process.join(seconds * rng.random())
+    workers = children_of(process.pid)
+    if i % 2:
+        for pid in (*workers, process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        process.join(60)
+        assert process.exitcode in (0, 143), (process.exitcode, script.said()[-300:])
+        finish(script, kind) if process.exitcode else check(script, kind)
+        return
+    if workers:
+        os.kill(rng.choice(workers), signal.SIGKILL)
+    process.join(120)
+    rows = rows_of(script)
+    failed = [row["reason"] for row in rows if row["status"] != "ok"]
+    assert process.exitcode == 0 and len(rows) == 5, (process.exitcode, script.said()[-300:])
+    assert len(failed) <= 1 and all("its process was killed" in text for text in failed), failed
+
+
+def children_of(pid: int | None) -> list[int]:
+    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
+    return list(map(int, subprocess.run(command, capture_output=True, text=True).stdout.split()))
 
 
 def two_at_once(i: int, folder: Path) -> None:
@@ -128,22 +120,22 @@ def two_at_once(i: int, folder: Path) -> None:
 
 
 KILLED = {
-    "train": ("`train_mnist.py`", 50),
-    "coupled": ("`train_mnist_bilevel_ZO.py --recipe exact`", 30),
-    "uncoupled": ("`train_mnist_bilevel_ZO.py --recipe ours`", 30),
-    "search": ("`train_mnist_bayesian.py`", 25),
-    "search, two jobs": ("`train_mnist_bayesian.py --jobs 2`", 25),
-    "study": ("`python -m studies.lr_schedules`", 20),
-    "reward": ("`finetune_reward.py`", 20),
+    "train": ("`train_mnist.py`", 20),
+    "coupled": ("`train_mnist_bilevel_ZO.py --recipe exact`", 12),
+    "uncoupled": ("`train_mnist_bilevel_ZO.py --recipe ours`", 12),
+    "search": ("`train_mnist_bayesian.py`", 8),
+    "search, two jobs": ("`train_mnist_bayesian.py --jobs 2`", 8),
+    "study": ("`python -m studies.lr_schedules`", 8),
+    "reward": ("`finetune_reward.py`", 8),
 }
 ROWS = [
     Row(f"{script} killed at a random moment, and again", SAME_BITS, _killed(kind), whole, 1)
     for kind, (script, whole) in KILLED.items()
 ]
 ROWS += [
-    Row("`reproduce.py` killed or interrupted", "its runs end with it; the same command finishes",
-        killed_comparison, 6, 1),
     Row("SIGINT or SIGTERM at a random moment", "exit 130 or 143 after a save; " + SAME_BITS,
-        interrupted, 42, 2),
+        interrupted, 28, 2),
+    Row("a process of a search is killed, or all get SIGTERM",
+        "it goes on without the trial; or exit 143, and " + SAME_BITS, process_of_a_search, 8, 2),
     Row("two processes resume one run", "one goes on, the other exits 2", two_at_once, 20, 1),
 ]  # fmt: skip

@@ -21,7 +21,7 @@ def make_parser() -> cli.Parser:
     add("n_samples", 16, text, type=cli.count_or_none)
     text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"
     add("device", "auto", text, type=cli.device)
-    add("threads", 0, "CPU threads; 0: torch's default", type=cli.count_or_none)
+    add("threads", 0, "CPU threads; 0: torch's default", type=cli.threads)
     return parser
 
 

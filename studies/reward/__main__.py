@@ -32,7 +32,7 @@ def make_parser() -> cli.Parser:
     add("cache_dir", "cache", "folder in which samples and reference statistics are cached")
     add("runs_dir", "runs/reward", "folder of the runs")
     add("jobs", 2, "runs at once", type=cli.count)
-    add("threads", 1, "CPU threads of a run", type=cli.count)
+    add("threads", 1, "CPU threads of a run", type=cli.threads)
     add("device", "cpu", "cpu, mps, cuda or cuda:N", type=cli.device)
     add("dry_run", False, "list the runs and their cost, then exit", action="store_true")
     return parser
