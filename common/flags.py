@@ -245,6 +245,7 @@ def check_common(args) -> None:
         raise ValueError("--inception_weights requires --extractor inception")
     if args.resume:
         check_data(args)
+    Path(args.cache_dir).exists()  # an OSError here, before there is a run, if the name is too long
     path = args.inception_weights
     if path and not Path(path).is_file():
         raise ValueError(f"--inception_weights {path}: no such file")

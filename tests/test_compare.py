@@ -259,6 +259,21 @@ def test_what_is_missing_or_damaged_is_a_line(at, runs, tmp_path, capsys):
     assert "Left out" in text and "nan" in text
 
 
+@pytest.mark.parametrize("name, content", [
+    ("summary.json", {"peak_memory": [3]}), ("summary.json", {"network_evaluations": "many"}),
+    ("summary.json", {"judged_again": [1]}), ("summary.json", {"fid": 10**400}),
+    ("summary.json", {"n": [8]}), ("args.json", {"arguments": [1]}),
+    ("summary.json", {"peak_memory": {"host": None}}),
+])  # fmt: skip
+def test_odd_content_is_damage(tmp_path, name, content):
+    folder = written(tmp_path / "00000-train-seed0", {"fid": 9.0, "n": 8})
+    whole = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(whole | content))
+    record = read_record(folder)
+    assert f"{name} is damaged" in record.notes
+    assert all(table.text(100) for table in all_tables([record]))
+
+
 def test_a_wrong_name_is_one_line(at):
     for name in ("77", "nowhere", "runs"):
         with pytest.raises(Stop, match=f"^{name}: not a run folder") as stopped:

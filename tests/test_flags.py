@@ -228,7 +228,9 @@ def test_every_command_refuses_empty_values_and_too_many_threads(module, capsys)
         assert stopped.value.code == 2 and reason in said and said.count("\n") == 1, said
 
 
-@pytest.mark.parametrize("flag", ["ckpt", "schedule_from", "resume", "sampling_schedule"])
+@pytest.mark.parametrize(
+    "flag", ["ckpt", "schedule_from", "resume", "sampling_schedule", "cache_dir"]
+)
 def test_a_name_that_is_too_long_is_one_line(capsys, flag):
     assert "too long" in refused(capsys, f"--{flag}={'a' * 5000}")
 

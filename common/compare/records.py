@@ -14,6 +14,9 @@ from typing import Any
 from common.families import among
 
 TABLES = ("scores", "timing", "iterations")
+MEASURED = ("n", "extractor", "reference", "splits")
+COUNTS = ("network_evaluations", "peak_memory")
+MOST_DIGITS = 300
 Columns = dict[str, list[float]]
 
 
@@ -96,13 +99,32 @@ def _json(record: ComparedRun, name: str) -> dict:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_bytes())
-        if isinstance(content, dict):
+        content = json.loads(path.read_bytes(), parse_int=_whole_number)
+        if isinstance(content, dict) and _is_of_a_run(content):
             return content
     except (OSError, ValueError, RecursionError):
         pass
     record.notes.append(f"{name} is damaged")
     return {}
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MOST_DIGITS:  # it would be no float
+        raise ValueError("a number of too many digits")
+    return int(text)
+
+
+def _is_of_a_run(content: dict) -> bool:
+    """Whether what the tables take apart has the type that a run writes."""
+    arguments, *counts = (content.get(name) or {} for name in ("arguments", *COUNTS))
+    again = content.get("judged_again") or []
+    return (
+        all(isinstance(part, dict) for part in (arguments, *counts))
+        and all(isinstance(value, int | float) for part in counts for value in part.values())
+        and isinstance(again, list)
+        and all(isinstance(entry, dict) for entry in again)
+        and not any(isinstance(content.get(name), dict | list) for name in MEASURED)
+    )
 
 
 def _lines(record: ComparedRun, name: str) -> list[dict]:

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from common.compare.records import ComparedRun, parameters_of
+from common.compare.records import MEASURED, ComparedRun, parameters_of
 from common.compare.text import NONE, Table, shown, with_error
 from common.families import NAMES
 from common.run import forward_passes
@@ -23,7 +23,6 @@ COSTS = {
     "learning_seconds", "judged_again", "loss",
     "ema_memory",
 }  # fmt: skip
-MEASURED = ("n", "extractor", "reference", "splits")
 
 
 def all_tables(records: list[ComparedRun]) -> list[Table]:
@@ -132,11 +131,11 @@ def costs(records: list[ComparedRun]) -> Table:
 
 def over_seeds(records: list[ComparedRun]) -> Table:
     """Runs that differ in nothing but the seed as one column; then differences, seed by seed."""
-    groups: dict[str, dict[object, ComparedRun]] = {}
+    groups: dict[str, dict[str, ComparedRun]] = {}
     for record in records:
         if record.summary:
             by_seed = groups.setdefault(flags_without_seed(record), {})
-            by_seed[record.arguments.get("seed")] = record
+            by_seed[repr(record.arguments.get("seed"))] = record
     parts = [list(by_seed.values()) for by_seed in groups.values()]
     table = Table("over seeds", [f"{p[0].name} × {len(p)}" for p in parts])
     if max(map(len, parts), default=0) < 2:
