@@ -56,12 +56,8 @@ def add_data(parser):
 
 def add_network(parser):
     add = adder(parser, "network")
-    add(
-        "model_base_dim",
-        64,
-        "channels of the first layer; a multiple of 4",
-        type=number(int, 1, WIDEST),
-    )
+    text = "channels of the first layer; a multiple of 4"
+    add("model_base_dim", 64, text, type=number(int, 1, WIDEST))
 
 
 def add_process(group, timesteps_from=""):
