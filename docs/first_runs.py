@@ -26,7 +26,7 @@ COMMANDS = [
 ]
 SLOWER = SMALL.replace("--lr 0.03", "--lr 0.01")  # theta_z and theta_y stay together
 TUNED = f"""python train_mnist_bilevel_ZO.py {SLOWER} --epochs 12 --initial_epoch 6
-    --settle_steps 10 --exact_every 10 --update_every 2 --zo_samples 128"""
+    --settle_steps 10 --exact_every 10 --update_every 4 --zo_samples 128"""
 KNOBS = ["--lr_beta 0 0 0 0", "", "--gamma 100000", "--lr_beta 0.03 0.03 0.3 0.003"]
 SEEDS = 0, 1
 LEARNED = 1  # of KNOBS: the run whose last lines are shown
