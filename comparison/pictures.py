@@ -14,12 +14,13 @@ from scheduler import Schedule
 DRAWN = (
     "default",
     "end 0.9",
-    "tau 4, end 0.9",
+    "end 0.98",
     "exact",
     "exact, no clipping",
+    "exact, late",
+    "exact, late, no clipping",
     "schedule alone",
     "schedule alone, no clipping",
-    "min-SNR",
 )
 
 
@@ -51,7 +52,8 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
         rows = [row for row in scores if row["clip"] == clip]
         fewest = min((int(row["n"]) for row in rows), default=0)
         rows = [row for row in rows if int(row["n"]) == fewest]
-        for color, method in enumerate(m for m in DRAWN if m in by_method(rows)):
+        drawn = [method for method in DRAWN if method in by_method(rows)]
+        for color, method in enumerate(drawn):
             of_steps: dict[int, list[float]] = {}
             for row in by_method(rows)[method]:
                 of_steps.setdefault(int(row["steps"]), []).append(float(row["fid"]))
@@ -59,11 +61,12 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
             mean = np.array([np.mean(of_steps[k]) for k in steps])
             low = mean - [min(of_steps[k]) for k in steps]
             high = np.array([max(of_steps[k]) for k in steps]) - mean
+            beside = np.array(steps) * 1.03 ** (color - len(drawn) / 2)  # no point hides another
             axis.errorbar(
-                steps, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=method
+                beside, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=method
             )
         axis.set(xlabel="DDIM steps", title=f"FID of {fewest} images, {regime}")
-        axis.set(xscale="log", yscale="log")
+        _set_log_scales(axis, sorted({int(row["steps"]) for row in rows}))
     _legend_beside(axes[-1])
     figures.save(figure, path)
 
@@ -83,6 +86,18 @@ def plot_learned(path: Path, runs: list[dict]) -> None:
     if methods:
         _legend_beside(axis)
     figures.save(figure, path)
+
+
+def _set_log_scales(axis, xs: list[int]) -> None:
+    """Logarithmic axes whose ticks are plain numbers, those of x at the values themselves."""
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    axis.set(xscale="log", yscale="log")
+    axis.set_xticks(xs, list(map(str, xs)))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_minor_locator(NullLocator())
 
 
 def _distinct_colors(n: int) -> list:
