@@ -6,10 +6,9 @@ from pathlib import Path
 from scipy.stats import ttest_rel, wilcoxon
 
 from common.tables import fill, markdown, plus_minus
-from comparison.scales import BILEVEL
+from comparison.scales import BILEVEL, METHODS
 
 TEMPLATE = Path(__file__).with_name("page.md")
-DEFAULT, HELD = "default", "held"
 # column -> heading, digits
 SCORES = {
     "fid": ("FID (the run's extractor)", 2),
@@ -31,7 +30,7 @@ COSTS = {
     "peak_bytes": ("peak MiB", 0, 2**20),
 }
 LEARNED = ("start", "end", "tau", "epsilon")
-SHORT_METHODS = (DEFAULT, "end 0.9", BILEVEL, "exact, no clipping", "schedule alone")
+SHORT_METHODS = ("default", "end 0.9", BILEVEL, "exact, no clipping", "schedule alone")
 SHORT_COLUMNS = ("fid", "fid_second", "fid_pixels")
 CAPTIONS = {
     "steps": "FID against DDIM steps, with clipping and without: mean and range of the seeds",
@@ -178,16 +177,16 @@ def costs_table(runs: list[dict]) -> str:
 
 
 def differences(rows: list[dict]) -> str:
-    """Each method less the default and less the held run, paired by seed, by three judges.
+    """Each method less the rows that it is compared with, paired by seed, by three judges.
 
     p is that of a paired t test after Holm's correction over the table, and Wilcoxon's beside it.
     """
     groups = by_method(rows)
     compared = []  # method, base, judge, paired values
-    for base in (base for base in (DEFAULT, HELD) if base in groups):
-        for method in groups:
+    for method in groups:
+        for base in METHODS[method].controls:
             for judge in JUDGED_BY:
-                pairs = paired(groups[method], groups[base], judge)
+                pairs = paired(groups[method], groups.get(base, []), judge)
                 if method != base and len(pairs) > 1:
                     compared.append((method, base, judge, pairs))
     tests = [ttest_rel(*zip(*pairs, strict=True)).pvalue for *_, pairs in compared]

@@ -30,6 +30,7 @@ class Method(NamedTuple):
     network_from: str = ""  # the method whose network it leaves as it is
     late: bool = False  # with the scale's flags for that
     equal: str = ""  # "passes": trained for as many forward passes as the bilevel run takes
+    controls: tuple[str, ...] = ("default",)  # the rows that it is compared with
 
 
 SCALES = {
@@ -83,6 +84,9 @@ SCALES = {
 
 BILEVEL = "exact"  # the method whose cost is every other method's budget
 EXACT = "--recipe exact"
+HELD = "default", "held"  # the second is the first to the bit where both train for as long
+BEGUN = "default", "end 0.98"  # the second is where a run without clipping begins, held there
+LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
 
@@ -99,25 +103,29 @@ METHODS = {
     "tau 4, end 0.9": Method("train", "--tau 4 --end 0.9"),
     "min-SNR": Method("train", "--loss_weighting min_snr"),
     "held": Method("bilevel", f"{EXACT} --lr_beta 0 0 0 0"),
-    BILEVEL: Method("bilevel", EXACT),
-    "exact, no clipping": Method("bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98"),
-    "exact, late": Method("bilevel", EXACT, late=True),
+    BILEVEL: Method("bilevel", EXACT, controls=HELD),
+    "exact, no clipping": Method(
+        "bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98", controls=BEGUN
+    ),
+    "exact, late": Method("bilevel", EXACT, late=True, controls=HELD),
     "exact, late, no clipping": Method(
-        "bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98", late=True
+        "bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98", late=True, controls=BEGUN
     ),
     "adaptive times": Method("train", "--time_sampling adaptive"),
-    "exact knots": Method("bilevel", f"{EXACT} {KNOTS}"),
+    "exact knots": Method("bilevel", f"{EXACT} {KNOTS}", controls=HELD),
     "exact's schedule, anew": Method("train", schedule_from=BILEVEL),
     "exact's schedule, no clipping, anew": Method("train", schedule_from="exact, no clipping"),
-    "zeroth-order": Method("bilevel", "--recipe ours"),
-    "zeroth-order, no clipping": Method("bilevel", "--recipe paper"),
+    "zeroth-order": Method("bilevel", "--recipe ours", controls=HELD),
+    "zeroth-order, no clipping": Method("bilevel", "--recipe paper", controls=HELD),
     "schedule alone, 4 parameters": Method("frozen", network_from="default"),
     "tau 2": Method("train", "--tau 2"),
     "input scale 0.5": Method("train", "--input_scale 0.5"),
     "default, exact's budget": Method("train", equal="passes"),
     "default, 30 epochs": Method("train", "--epochs 30"),
-    "end 0.9, 30 epochs": Method("train", "--end 0.9 --epochs 30"),
-    "schedule alone, 30 epochs": Method("frozen", KNOTS, network_from="default, 30 epochs"),
+    "end 0.9, 30 epochs": Method("train", "--end 0.9 --epochs 30", controls=LONGER),
+    "schedule alone, 30 epochs": Method(
+        "frozen", KNOTS, network_from="default, 30 epochs", controls=LONGER
+    ),
     "random": Method("search", "--strategy random"),
     "grid": Method("search", "--strategy grid"),
     "bayesian": Method("search", "--strategy bayesian"),
