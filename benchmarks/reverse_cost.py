@@ -93,6 +93,7 @@ def main(args) -> None:
         rows = [r for r in rows if (r["base"], r["backward_steps"]) != (args.base, steps)]
         rows.append({k: f"{v:.4g}" if type(v) is float else v for k, v in row.items()})
         print(rows[-1], flush=True)
+        rows = [{name: r.get(name) for name in row} for r in rows]  # older rows lack a column
         rows.sort(key=lambda r: (-int(r["base"]), int(r["backward_steps"])))
         write_csv(TABLE, rows)
 

@@ -2,6 +2,7 @@
 
 from statistics import median
 
+from benchmarks import reverse_cost
 from benchmarks.record import RESULTS
 from common.tables import read_csv
 
@@ -35,3 +36,13 @@ def test_the_second_network_prefers_the_learned_sampling_schedule_too():
     for key, ours in learned.items():
         theirs = cells[(*key[:-1], "default")]
         assert all(ours[j] < theirs[j] for j in ("fid_first", "fid_second")), key
+
+
+def test_rows_of_an_older_measurement_stay_beside_new_ones(tmp_path, monkeypatch):
+    table = tmp_path / "reverse_cost.csv"
+    table.write_text("base,images,backward_steps,samplings\n64,36,5,3.5\n")
+    monkeypatch.setattr(reverse_cost, "TABLE", table)
+    words = "--steps 1 --images 2 --base 4 --repeats 1".split()
+    reverse_cost.main(reverse_cost.make_parser().parse_args(words))
+    old, new = read_csv(table)
+    assert (old["samplings"], old["repeats"]) == (3.5, "") and new["samplings"] > 0
