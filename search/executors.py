@@ -138,6 +138,18 @@ class Ray:
         except Exception as error:  # of several kinds, Exception itself among them
             reason = first_line(error)
             raise Stop(f"--executor ray: no cluster ({reason})") from None
+        self.check_size(options["num_cpus"], options.get("num_gpus", 0), bool(address))
+
+    def check_size(self, cpus: float, gpus: float, may_grow: bool) -> None:
+        """A trial that fits nowhere waits, and Ray would not say so."""
+        there = self.ray.cluster_resources()
+        for name, needed in (("CPU", cpus), ("GPU", gpus)):
+            if needed > there.get(name, 0):
+                text = f"--executor ray: a trial needs {needed:g} {name}, of {there.get(name, 0):g}"
+                if not may_grow:
+                    self.close()
+                    raise Stop(f"{text} on this machine", code=2)
+                print(f"{text} in the cluster: it waits until the cluster grows", flush=True)
 
     def submit(self, *task):
         return self.remote.remote(*task)

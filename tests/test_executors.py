@@ -214,6 +214,23 @@ def test_a_wrong_option_of_an_engine_is_one_line(monkeypatch, tmp_path, engine, 
     assert stop.value.code == 2 and "\n" not in str(stop.value)
 
 
+def test_a_trial_too_large_for_a_ray_cluster_does_not_wait_in_silence(monkeypatch, capsys):
+    pytest.importorskip("ray")
+    closed = []
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    monkeypatch.setattr("ray.shutdown", lambda: closed.append(True))
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(Stop, match="needs 1 GPU, of 0 on this machine") as stop:
+        executors.Ray(Path(), 2, {"num_gpus": 1})
+    assert stop.value.code == 2 and closed
+    executors.Ray(Path(), 2, {"num_cpus": 2, "address": "auto"})
+    assert capsys.readouterr().out == ""
+    executors.Ray(Path(), 2, {"num_cpus": 4, "num_gpus": 1, "address": "auto"})
+    assert [line.split()[5:9] for line in capsys.readouterr().out.splitlines()] == [
+        ["4", "CPU,", "of", "2"], ["1", "GPU,", "of", "0"]
+    ]  # fmt: skip
+
+
 def a_program(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
