@@ -102,7 +102,7 @@ def main(args) -> None:
             failed = ended.failed
             if ended.taken or args.cell is not None:
                 report_missing(failed)
-                print(f"not judged yet; cells that other processes run: {len(ended.taken)}")
+                print(why_not_judged(len(ended.taken), path if not missing else None))
                 return
         with judging_alone(Path(args.runs_dir) / args.scale):
             write_results(args, path, cells, kept)
@@ -119,6 +119,15 @@ def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
     if number >= len(cells):
         raise Stop(f"--cell {number}: there are {len(cells)} cells, counted from 0", code=2)
     return [cells[number]]
+
+
+def why_not_judged(taken: int, path: Path | None) -> str:
+    """What a process says that leaves the judging to another; `path` has all that it was to run."""
+    if path:
+        return f"nothing to run: {path} has the rows; --fresh runs the cell again"
+    if taken:
+        return f"not judged yet; cells that other processes run: {taken}"
+    return "not judged yet; --collect judges the runs and writes the table"
 
 
 def report_missing(failed: Sequence[Job]) -> None:

@@ -63,8 +63,12 @@ def arguments_of(command: str) -> list[str]:
     What torchrun starts is what Python would.
     """
     arguments = shlex.split(command, comments=True)
-    if arguments[:2] == ["torchrun", "--nproc_per_node"]:
-        arguments[:3] = ["python"]
+    if arguments[0] == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        parsed = get_args_parser().parse_args(arguments[1:])  # SystemExit where it takes a flag
+        started = [parsed.training_script, *parsed.training_script_args]
+        arguments = ["python", *["-m"] * parsed.module, *started]
     while re.fullmatch(r"[A-Z_]+=\w+", arguments[0]):
         del arguments[0]
     return arguments

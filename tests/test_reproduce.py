@@ -191,6 +191,9 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     reproduce.main(tiny(*elsewhere))
     assert list(csv.DictReader(path.open())) == rows
     assert not list((tmp_path / "elsewhere").rglob("args.json"))
+    capsys.readouterr()
+    reproduce.main(tiny(*elsewhere, "--cell", "0"))
+    assert f"nothing to run: {path} has the rows; --fresh" in capsys.readouterr().out
     for fresh, planned in (((), "0 runs"), (("--fresh",), "5 runs")):
         capsys.readouterr()
         reproduce.main(tiny(*elsewhere, "--dry_run", *fresh))

@@ -53,7 +53,7 @@ def comparison(tmp_path):
         process.wait()
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=300):  # what takes seconds takes minutes on a busy machine
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "it did not happen in time"
@@ -81,12 +81,12 @@ def test_no_run_outlives_the_comparison_and_the_same_command_continues(compariso
     until(lambda: is_training(comparison.folder))
     assert children_of(comparison.folder)
     os.kill(first.pid, number)
-    code = first.wait(60)
+    code = first.wait(300)
     assert code == (-9 if number == signal.SIGKILL else 128 + number), first.stdout.read()
-    until(lambda: not children_of(comparison.folder), 30)
+    until(lambda: not children_of(comparison.folder))
     assert not list(comparison.folder.glob("*/*/summary.json"))  # it was stopped, not finished
     second = comparison(20)
-    output, _ = second.communicate(timeout=120)
+    output, _ = second.communicate(timeout=600)
     assert second.returncode == 0, output
     (run,) = comparison.folder.glob("default-seed0/0*")
     assert "resumed from" in (run / "log.txt").read_text() and (run / "summary.json").exists()
@@ -111,7 +111,7 @@ def test_three_processes_share_a_folder_and_one_is_killed(comparison, tmp_path):
     saved = {int(folder.parent.name.removeprefix("default-seed")) for folder in begun()}
     killed = next(p for p in processes if taken_by.get(p.pid) in saved)
     killed.kill()
-    outputs = [p.communicate(timeout=240)[0] for p in processes if p is not killed]
+    outputs = [p.communicate(timeout=600)[0] for p in processes if p is not killed]
     assert all(p.returncode == 0 for p in processes if p is not killed), outputs
     written = [output.count("wrote ") for output in outputs]
     assert sum(written) == 1, outputs
@@ -128,13 +128,13 @@ def test_three_processes_share_a_folder_and_one_is_killed(comparison, tmp_path):
 
 def test_a_cell_alone_is_run_and_not_judged(comparison):
     process = comparison(1, "--seeds", 3, "--cell", 2)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "not judged yet" in output, output
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0 and "not judged yet; --collect judges" in output, output
     (run,) = comparison.folder.glob("*/0*")
     assert run.parent.name == "default-seed2" and (run / "summary.json").exists()
     assert not (run / "judged.json").exists()
     process = comparison(1, "--seeds", 3, "--cell", 3)
-    assert process.wait(60) == 2 and "there are 3 cells" in process.stdout.read()
+    assert process.wait(300) == 2 and "there are 3 cells" in process.stdout.read()
 
 
 def test_a_run_that_fails_is_named_and_the_exit_code_says_so(comparison):
@@ -142,7 +142,7 @@ def test_a_run_that_fails_is_named_and_the_exit_code_says_so(comparison):
     damaged.mkdir(parents=True)
     (damaged / "args.json").write_text("{}")
     process = comparison(1, "--methods", "default", "grid")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 1, output
     assert "grid, seed 0: FAILED" in output and "1 runs are missing" in output
     assert "cannot be read" in (damaged.parent / "output.txt").read_text()
