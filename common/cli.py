@@ -28,7 +28,10 @@ MAY_CHANGE = {
     "tensorboard",
     "dry_run",
 }
-NOT_STORED = ("cache_dir", "runs_dir")  # a run's folder, from whoever, does not say where to write
+NOT_STORED = (
+    "cache_dir",
+    "runs_dir",
+)  # the folder of a run, maybe a stranger's, does not say where to write
 # what these name is imported, or runs commands: it is not for a run's folder to say alone
 NAMES_CODE = ("lower_reward", "upper_reward", "pipeline", "executor_options")
 KNOT = re.compile(r"knot_\d+")

@@ -95,7 +95,7 @@ def judge_again(args) -> None:
 
 
 def check_place(flags: dict) -> None:
-    """A run's folder, from whoever, does not say where its data are downloaded to."""
+    """The folder of a run, maybe a stranger's, does not say where its data are downloaded to."""
     try:
         check_data(Namespace(**flags))
     except ValueError as error:

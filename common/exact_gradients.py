@@ -29,7 +29,7 @@ LEAST_SIGNAL = 0.05
 
 
 class ExactGradients(Objective):
-    """dF/dq and dF/dtheta to the last digit."""
+    """dF/dq and dF/dtheta, but for the DDIM steps that are taken as constant."""
 
     def forward_slope(self, net: nn.Module, q: Tensor, noise: Tensor) -> Slope:
         """One tangent a parameter, carried along from the first step of the chain to the FID."""
@@ -57,13 +57,12 @@ class ExactGradients(Objective):
         if not store:
             options["around"] = recomputed
 
-        def features(noise):
-            levels = self._differentiated(q, fixed)
-            return self.judge.extractor(self.sampler(net, noise, levels=levels, **options))[0]
+        def features_of(noise):
+            return self.features(net, self._differentiated(q, fixed), noise, **options)
 
         def gradients(images_to_value, noise):  # the fold holds until the last step is recomputed
             with self._eager(), frozen(net):
-                value = images_to_value(features(noise))
+                value = images_to_value(features_of(noise))
                 return value, torch.autograd.grad(value, wanted, materialize_grads=True)
 
         parts = noise.split(self.settings.at_once)
@@ -71,7 +70,7 @@ class ExactGradients(Objective):
             value, found = gradients(self.distance, noise)
         else:
             with torch.no_grad():
-                leaf = torch.cat(list(in_turn(parts, features, self.sampler.device)))
+                leaf = torch.cat(list(in_turn(parts, features_of, self.sampler.device)))
             value = self.distance(leaf.requires_grad_())
             outer = torch.autograd.grad(value, leaf)[0].split(self.settings.at_once)
 

@@ -1,6 +1,8 @@
 """The flag groups that the scripts share, and the checks of their combinations; no torch."""
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from common import cli
@@ -241,7 +243,8 @@ def check_common(args) -> None:
         raise ValueError("--inception_weights requires --extractor inception")
     if args.resume:
         check_data(args)
-    Path(args.cache_dir).exists()  # an OSError here, before there is a run, if the name is too long
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(args.cache_dir)  # an OSError here, before there is a run, if the name is too long
     path = args.inception_weights
     if path and not Path(path).is_file():
         raise ValueError(f"--inception_weights {path}: no such file")
@@ -260,7 +263,7 @@ def resolved(find: Callable[..., str], flag: str, name: str, runs_dir: str) -> s
 
 
 def check_data(args) -> None:
-    """A resumed run reads its data; it downloads none to where its folder, from whoever, says."""
+    """A resumed run reads its data; it downloads none to where its folder says."""
     if not (name := DATASETS[args.dataset].folder):
         return
     for split, what in DATASETS[args.dataset].sha256:

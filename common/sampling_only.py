@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from common.bilevel_figures import leave_frozen_figures
+from common.errors import NotFinite
 from common.judging import Judge, Judges, evaluate
 from common.null_band import null_band
 from common.objective import UpperSettings
@@ -51,7 +52,13 @@ def learn(
     q = ScheduleOptimizer(schedule, lr_beta, updates)
     best: tuple[float, dict] = (float("inf"), {})
     for i in range(updates):
-        slope = upper.slope_of_schedule(net, 0)
+        try:
+            slope = upper.slope_of_schedule(net, 0)
+        except NotFinite as error:
+            if not best[1]:
+                raise
+            run.log(f"update {i + 1}: {error}; the best schedule so far is kept")
+            break
         if not slope.gradient.any():
             run.log(f"update {i + 1}: the gradient is 0; the best schedule so far is kept")
             break

@@ -100,7 +100,7 @@ class UpperLevel(ExactGradients):
                 return self._zeroth_order(values, q, "q", step)
             noise = self.noises(1, "q", step)[0]
             self.count(len(noise) * len(q))  # a tangent costs about what its value costs
-            return self._checked(self.forward_slope(net, q, noise), net, noise)
+            return self._checked([self.forward_slope(net, q, noise)], net, noise)[0]
 
     def slopes(self, net: nn.Module, step: int, name: str, weights: bool = True) -> list[Slope]:
         """dF/dq and, unless told otherwise, dF/dtheta from one backward pass."""
@@ -109,15 +109,16 @@ class UpperLevel(ExactGradients):
         self.count(len(noise) * (3 if len(noise) <= self.settings.at_once else 4))
         with evaluating(net):
             found = self.reverse_slopes(net, self.schedule.vector(), noise, weights)
-        return [self._checked(slope, net, noise) for slope in found]
+        return self._checked(found, net, noise)
 
-    def _checked(self, slope: Slope, net: nn.Module, noise: Tensor) -> Slope:
-        """The slope; a FID that is not finite ends the run, and so does a first gradient of 0."""
-        check_finite(slope.value, "the FID")
-        if not self.sloped and not slope.gradient.any():
+    def _checked(self, slopes: list[Slope], net: nn.Module, noise: Tensor) -> list[Slope]:
+        """The slopes; an FID that is not finite ends the run, and so does a first gradient of 0."""
+        for slope in slopes:
+            check_finite(slope.value, "the FID")
+        if not self.sloped and not all(slope.gradient.any() for slope in slopes):
             raise Stop(f"the exact gradient of the FID is 0: {self.why_zero(net, noise)}")
         self.sloped = True
-        return slope
+        return slopes
 
     def _of_a_difference(self, name, step):
         # the one-point residual is a difference from the step before: what is common has no step

@@ -84,7 +84,7 @@ SCALES = {
 
 BILEVEL = "exact"  # the method whose cost is every other method's budget
 EXACT = "--recipe exact"
-HELD = "default", "held"  # the second is the first to the bit where both train for as long
+HELD = "default", "held"  # in equal epochs the same training, bit for bit
 BEGUN = "default", "end 0.98"  # the second is where a run without clipping begins, held there
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
@@ -96,7 +96,7 @@ METHODS = {
     "default": Method("train"),
     "schedule alone": Method("frozen", KNOTS, network_from="default"),
     "schedule alone, no clipping": Method(
-        "frozen", f"{KNOTS} {NO_CLIP} --initial_end 0.98", network_from="default"
+        "frozen", f"{KNOTS} {NO_CLIP} --initial_end 0.98", network_from="default", controls=BEGUN
     ),
     "end 0.9": Method("train", "--end 0.9"),
     "end 0.98": Method("train", "--end 0.98"),
@@ -114,7 +114,9 @@ METHODS = {
     "adaptive times": Method("train", "--time_sampling adaptive"),
     "exact knots": Method("bilevel", f"{EXACT} {KNOTS}", controls=HELD),
     "exact's schedule, anew": Method("train", schedule_from=BILEVEL),
-    "exact's schedule, no clipping, anew": Method("train", schedule_from="exact, no clipping"),
+    "exact's schedule, no clipping, anew": Method(
+        "train", schedule_from="exact, no clipping", controls=BEGUN
+    ),
     "zeroth-order": Method("bilevel", "--recipe ours", controls=HELD),
     "zeroth-order, no clipping": Method("bilevel", "--recipe paper", controls=HELD),
     "schedule alone, 4 parameters": Method("frozen", network_from="default"),

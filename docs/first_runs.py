@@ -1,12 +1,13 @@
 """Run the commands that two pages show and record what they print.
 
-python -m docs.first_runs                       all pages, from docs/results/*_runs.json: 12 minutes
+python -m docs.first_runs                       both pages and docs/results/*_runs.json, 17 minutes
 python -m docs.first_runs --pages README.md     its three first commands, 2 minutes
 python -m docs.first_runs --report              writes the pages from the JSON files
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ TUNED = f"""python train_mnist_bilevel_ZO.py {SLOWER} --epochs 12 --initial_epoc
     --settle_steps 10 --exact_every 10 --update_every 4 --zo_samples 128"""
 KNOBS = ["--lr_beta 0 0 0 0", "", "--gamma 100000", "--lr_beta 0.03 0.03 0.3 0.003"]
 SEEDS = 0, 1
+OWN_FOLDER = "--runs_dir runs/tuning"  # so that the numbers of the runs begin at 0
 LEARNED = 1  # of KNOBS: the run whose last lines are shown
 SCORES = "fid", "fid_first", "fid_second", "fid_pixels"
 
@@ -95,7 +97,7 @@ def ending(lines: list[str]) -> list[str]:
 def wrapped(command: str, width: int = 100) -> str:
     """A command as lines that a shell continues."""
     lines = [""]
-    for part in command.split(" "):
+    for part in re.split(" (?=--)", command):  # a flag and its values stay together
         if len(lines[-1]) + len(part) > width:
             lines.append("   ")
         lines[-1] += f" {part}" if lines[-1] else part
@@ -118,9 +120,10 @@ def render_last_lines(results: list[dict[str, str]]) -> dict[str, str]:
 def render_tuning(results: dict[str, list[str]]) -> dict[str, str]:
     """The commands of one seed, the comparison and the log as Markdown."""
     commands = results["commands"]
-    shown = [wrapped(command) for command in commands[: len(KNOBS)]]
-    shown.append(f"python -m common.compare {' '.join(map(str, range(len(commands))))}")
+    shown = [wrapped(f"{command} {OWN_FOLDER}") for command in commands[: len(KNOBS)]]
+    compare = f"python -m common.compare {' '.join(map(str, range(len(commands))))} {OWN_FOLDER}"
     return {
+        "tuning_compare": block("sh", compare),
         "tuning_commands": block("sh", "\n".join(shown)),
         "tuning_compared": block("text", "\n".join(results["compared"])),
         "tuning_log": block("text", "\n".join(results["log"])),

@@ -1,4 +1,4 @@
-"""Sealed checkpoints with odd content, from whoever: resumed, judged, sampled from, exported."""
+"""Sealed checkpoints with odd content: resumed, judged, sampled from, exported."""
 
 import contextlib
 import io
