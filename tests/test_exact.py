@@ -1,6 +1,7 @@
 """Exact gradients of the upper level by reverse mode: values, bits, memory, and what is refused."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -23,16 +24,17 @@ def central(f, h=1e-6):
 @pytest.mark.parametrize(
     ("family", "n", "no_clip", "net"),
     [
-        ("cosine", 8, False, FastUNet(4, timesteps=40)),
-        ("cosine", 20, True, TwoLayers(timesteps=40)),
-        ("linear", 8, False, TwoLayers(timesteps=40)),
+        ("cosine", 8, False, partial(FastUNet, 4)),
+        ("cosine", 20, True, TwoLayers),
+        ("linear", 8, False, TwoLayers),
     ],
     ids=["unet", "more images than features", "linear"],
 )
 def test_reverse_mode_agrees_with_central_differences(family, n, no_clip, net, tau_type):
     """dF/dq in each parameter, and dF/dtheta along random directions over all weights."""
+    torch.manual_seed(0)  # how well differences agree depends on the network
     upper, net, schedule, noise = small_upper(
-        net, n=n, family=family, no_clip=no_clip, tau_type=tau_type
+        net(timesteps=40), n=n, family=family, no_clip=no_clip, tau_type=tau_type
     )
     q = schedule.vector()
     of_q, of_weights = upper.reverse_slopes(net, q, noise)

@@ -11,6 +11,7 @@ from harness import Script, TwoLayers
 from test_bilevel import TRAIN
 
 from common import evaluate, networks
+from common.errors import NotFinite
 from common.families import TOLD
 from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
@@ -68,11 +69,14 @@ def test_a_better_schedule_for_few_steps_is_found():
     assert schedule.values() == {name: before[name] for name in schedule.values()}
 
 
-def test_a_descent_that_comes_where_there_is_no_gradient_keeps_its_best(monkeypatch, capsys):
+@pytest.mark.parametrize("cause", ["zero", "not finite"])
+def test_a_descent_that_comes_where_there_is_no_gradient_keeps_its_best(cause, monkeypatch, capsys):
     whole, calls = UpperLevel.slope_of_schedule, []
 
     def ends(self, *arguments):
         calls.append(arguments)
+        if len(calls) == 4 and cause == "not finite":
+            raise NotFinite("the FID (nan)")
         found = whole(self, *arguments)
         return found._replace(gradient=0 * found.gradient) if len(calls) == 4 else found
 
@@ -81,6 +85,10 @@ def test_a_descent_that_comes_where_there_is_no_gradient_keeps_its_best(monkeypa
     assert len(rows) == 3 and "the best schedule so far is kept" in capsys.readouterr().out
     assert rows[2]["fid"] < rows[1]["fid"] < rows[0]["fid"]
     assert schedule.values() == {name: rows[1][name] for name in schedule.values()}
+    if cause == "not finite":
+        calls[:] = [None] * 3
+        with pytest.raises(NotFinite):  # at the first update there is nothing to keep
+            learned_of_an_exact_network(60)
 
 
 @pytest.mark.parametrize("told", ["visited", "nearest"])
