@@ -28,10 +28,8 @@ MAY_CHANGE = {
     "tensorboard",
     "dry_run",
 }
-NOT_STORED = (
-    "cache_dir",
-    "runs_dir",
-)  # the folder of a run, maybe a stranger's, does not say where to write
+# a run's folder, which may be a stranger's, does not say where to write
+NOT_STORED = ("cache_dir", "runs_dir")
 # what these name is imported, or runs commands: it is not for a run's folder to say alone
 NAMES_CODE = ("lower_reward", "upper_reward", "pipeline", "executor_options")
 KNOT = re.compile(r"knot_\d+")
