@@ -1,7 +1,7 @@
 """Try every fault of docs/reliability.md and count how often its promise holds.
 
 python -m benchmarks.faults              all cases, two hours on two cores; continues where it was
-python -m benchmarks.faults --quick      a few cases of each row, three minutes
+python -m benchmarks.faults --quick      a few cases of each row, three to four minutes
 
 Writes docs/results/faults.json, and from it the table in docs/reliability.md. --quick tries its
 cases anew each time, prints what held, and leaves the table's numbers alone.
