@@ -206,7 +206,7 @@ def read_arguments(folder: Path, kind: str, parser: Parser) -> dict:
     for action in parser._actions:
         if action.dest in arguments and action.dest not in NOT_STORED:
             value = arguments[action.dest]
-            if not _fits(action, value):
+            if not fits(action, value):
                 raise ValueError(f"{path}: {action.dest} {value!r:.60} is not a value of its flag")
             known[action.dest] = value
     if "data_dir" in known:
@@ -233,7 +233,7 @@ def _from(directory, data_dir: str) -> str:
     return str(path) if path.is_dir() else data_dir
 
 
-def _fits(action: argparse.Action, value) -> bool:
+def fits(action: argparse.Action, value) -> bool:
     """Whether a flag could have had a value that a file claims."""
     if value is None or (action.nargs == "+" and value == []):
         return action.default is None

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+MOST_DIGITS = 300  # of a whole number in a JSON file; more would be no float
 NOT_FINITE = "not_finite.json"  # in the folder of a run that ended with a NotFinite
 LESS_MEMORY = "a smaller --batch_size, --eval_chunk, --zo_samples or --model_base_dim needs less"
 
@@ -54,9 +55,15 @@ def at(place: str) -> Iterator[None]:
 def parse_json(text: str | bytes) -> Any:
     """The content of JSON text; whatever is wrong with it is a ValueError."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_whole_number)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError("a number of too many digits")
+    return int(text)
 
 
 class JsonObject(dict):

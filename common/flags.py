@@ -33,7 +33,7 @@ EXTRACTOR_TEXT = (
 EXTRACTOR_DEFAULT = (
     "mnist for 28x28 MNIST and for digits, else first, or pixels where there is no such network"
 )
-WIDEST = 4096  # channels of the first layer
+WIDTH = number(int, 1, 4096)
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
     "start": "start of the interval of the family's curve",
@@ -58,8 +58,7 @@ def add_data(parser):
 
 def add_network(parser):
     add = adder(parser, "network")
-    text = "channels of the first layer; a multiple of 4"
-    add("model_base_dim", 64, text, type=number(int, 1, WIDEST))
+    add("model_base_dim", 64, "channels of the first layer; a multiple of 4", type=WIDTH)
 
 
 def add_process(group, timesteps_from=""):

@@ -1,19 +1,16 @@
 """Networks: the U-Net of a run, the one in a checkpoint, compiled or not."""
 
-import math
-from collections.abc import Callable
-from typing import Any
+import argparse
+import functools
 
 import torch
 from torch import nn
 
-from common import checkpoint
-from common.cli import MANY
-from common.datasets import DATASETS, IMAGE_SIZES, check_size
+from common import checkpoint, cli, flags
+from common.datasets import check_size
 from common.errors import Stop, first_line
-from common.families import FAMILIES, MAX_TIMESTEPS, TOLD, from_content
+from common.families import FAMILIES, from_content
 from common.fast_unet import FastUNet
-from common.flags import EXTRACTORS, WIDEST
 from unet import UNet
 
 
@@ -82,39 +79,33 @@ def network_in(state: dict, device: torch.device | str, name: str) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def _of(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) in kinds
+# flags that a sampler is made of, and those that judging reads too: older checkpoints lack some
+NEEDED = (
+    "model_base_dim", "timesteps", "backward_steps", "no_normalise", "no_clip", "input_scale",
+    "amp", "sampler", "tau_type", "dataset",
+)  # fmt: skip
+READ_TOO = (
+    "image_size", "data_dir", "eval_chunk", "extractor", "inception_weights", "told",
+    "time_condition", "compile",
+)  # fmt: skip
 
 
-def _among(*choices) -> Callable[[Any], bool]:
-    return lambda value: value in choices
-
-
-def _count(most: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and 1 <= value <= most
-
-
-# whether a flag could have had a value: of flags that a sampler needs, and that judging reads too
-NEEDED = {
-    "model_base_dim": _count(WIDEST), "timesteps": _count(MAX_TIMESTEPS),
-    "backward_steps": _count(MAX_TIMESTEPS), "no_normalise": _of(bool), "no_clip": _of(bool),
-    "input_scale": lambda value: type(value) in (int, float) and 0 < value < math.inf,
-    "amp": _of(bool), "sampler": _among("ddim", "ddpm"), "tau_type": _among("linear", "quadratic"),
-    "dataset": _among(*DATASETS),
-}  # fmt: skip
-MAY_BE_MISSING = {
-    "image_size": _among(None, *IMAGE_SIZES), "data_dir": _of(str), "eval_chunk": _count(MANY),
-    "extractor": _among(None, *EXTRACTORS), "inception_weights": _of(str, type(None)),
-    "told": _among(None, *TOLD), "time_condition": _among("index", "log_snr"),
-    "compile": _among("off", "fused", "graphs"),
-}  # fmt: skip
+@functools.cache
+def _flags() -> dict[str, argparse.Action]:
+    """The definitions of these flags, by name."""
+    parser = cli.Parser("")
+    for add in (flags.add_data, flags.add_network, flags.add_evaluation, flags.add_runtime):
+        add(parser)
+    flags.add_process(parser)
+    flags.add_sampling_schedule(cli.adder(parser))
+    return {action.dest: action for action in parser._actions}
 
 
 def check_content(state: dict) -> None:
     """An error if a checkpoint, whoever sealed it, lacks what a sampler is made of."""
     args = state["args"]
-    for name, is_value in (NEEDED | MAY_BE_MISSING).items():
-        if (name in NEEDED or name in args) and not is_value(args[name]):
+    for name in (*NEEDED, *READ_TOO):
+        if (name in NEEDED or name in args) and not cli.fits(_flags()[name], args[name]):
             raise ValueError(f"its {name} is {args[name]!r:.40}")
     check_size(args["dataset"], args.get("image_size"))
     if args["backward_steps"] > args["timesteps"]:

@@ -89,12 +89,13 @@ class Objective:
         except ValueError as error:
             raise NotFinite(f"the FID ({error})") from None
 
-    def noises(self, k, *names):
+    def noises(self, k: int, *names) -> Tensor:
         """Starting noise for k points, (k,n,C,H,W): the same for all, or for each its own."""
         n, common = self.settings.samples, self.settings.noise == "common"
         self.count(k * n)
         x = self.sampler.noise(n if common else k * n, self.settings.seed, "upper", *names)
         return x.expand(k, *x.shape) if common else x.unflatten(0, (k, n))
 
-    def count(self, images):
+    def count(self, images: int) -> None:
+        """So many images are drawn."""
         self.evaluations["upper"] += images * self.sampler.steps

@@ -54,13 +54,13 @@ def learn(
     for i in range(updates):
         try:
             slope = upper.slope_of_schedule(net, 0)
+            end = "" if slope.gradient.any() else "the gradient is 0"
         except NotFinite as error:
             if not best[1]:
                 raise
-            run.log(f"update {i + 1}: {error}; the best schedule so far is kept")
-            break
-        if not slope.gradient.any():
-            run.log(f"update {i + 1}: the gradient is 0; the best schedule so far is kept")
+            end = str(error)
+        if end:
+            run.log(f"update {i + 1}: {end}; the best schedule so far is kept")
             break
         if slope.value < best[0]:
             best = slope.value, schedule.to_dict()

@@ -4,7 +4,8 @@ A zeroth-order gradient is made of two values of the FID, or of one and the valu
 ones are those of common/exact_gradients.py.
 """
 
-from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +15,19 @@ from common import processes
 from common.errors import Stop, at, check_finite
 from common.exact_gradients import ExactGradients
 from common.families import box_of, scales_of
-from common.judging import Judge
 from common.machine import stream
-from common.objective import UpperSettings
 from common.processes import agree, in_turn
-from common.sampling import Sampler
 from common.weights import evaluating, flat, set_weights, weights_kept
 from common.zeroth_order import Slope, one_point, two_point
 from model import Levels
-from scheduler import Schedule, projected
+from scheduler import projected
 
 
 class UpperLevel(ExactGradients):
     """F(q, theta) and its two gradients, at a step that names the noise."""
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        judge: Judge,
-        schedule: Schedule,
-        settings: UpperSettings,
-        evaluations: Counter | None = None,
-    ):
-        super().__init__(sampler, judge, schedule, settings, evaluations)
-        self.last: dict[str, float] = {}  # the value before, for the one-point residual
-        self.sloped = False  # whether an exact gradient has been other than 0
+    last: Mapping[str, float] = MappingProxyType({})  # values before, for the one-point residual
+    sloped = False  # whether an exact gradient has been other than 0
 
     def state_dict(self) -> dict:
         return {"last": dict(self.last), "sloped": self.sloped}
@@ -140,5 +129,5 @@ class UpperLevel(ExactGradients):
         else:
             slope = one_point(values, p, z, delta, self.last.get(name), box)
         check_finite(slope.value, "the FID of a perturbed point")
-        self.last[name] = slope.value
+        self.last = {**self.last, name: slope.value}
         return slope

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import page
 from common import cli
+from common.compare.text import Table
 from common.tables import fill, read_text_csv
 from comparison import report
 from docs import first_runs
@@ -150,6 +151,15 @@ def test_a_page_shows_what_its_commands_printed(name):
     shown = first_runs.PAGES[name]
     text = shown.path.read_text()
     assert fill(text, shown.render(json.loads(shown.file.read_text()))) == text
+
+
+def test_the_scores_that_a_page_shows_are_chosen_by_their_names():
+    table = Table("over seeds", ["00000-a", "00001-b"], note="how to read it")
+    for name in ("fid", "kid", "fid_second", "fid, difference", "kid, difference"):
+        table.add(name, ["1", "2"])
+    lines = [*table.text(100).splitlines(), "", "note: the end"]
+    kept = [line.split("  ")[0] for line in first_runs.chosen(["before", *lines])]
+    assert kept == ["over seeds:", "", "fid", "fid_second", "fid, difference"]
 
 
 def test_the_recorded_runs_are_those_that_the_commands_make():

@@ -236,6 +236,18 @@ def test_a_difference_is_paired_and_judged():
     assert sum("| worse |" in line for line in lines) == len(report.JUDGED_BY)
 
 
+def test_a_method_is_compared_with_its_own_controls_on_three_seeds_or_more():
+    methods = ("default", "end 0.98", "exact, no clipping", "exact")
+    rows = [
+        score(method, seed, **dict.fromkeys(report.JUDGED_BY, i + seed**2))
+        for i, method in enumerate(methods)
+        for seed in range(2 if method == "exact" else 3)
+    ]
+    pairs = {tuple(line.split(" | ")[:2]) for line in report.differences(rows).splitlines()[2:]}
+    beginning = "| exact, no clipping"
+    assert pairs == {("| end 0.98", "default"), (beginning, "default"), (beginning, "end 0.98")}
+
+
 def test_holms_correction_by_its_definition():
     """By its definition: the k-th smallest of m is multiplied by m - k, and never falls."""
     assert report.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

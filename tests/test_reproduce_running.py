@@ -61,14 +61,10 @@ def until(condition, seconds=300):  # what takes seconds takes minutes on a busy
     return value
 
 
-def children_of(folder):
-    """Processes with the folder in their command line."""
+def processes_in(folder):
+    """Those with a path below the folder in their command line."""
     lines = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True).stdout
-    return [
-        int(line.split()[0])
-        for line in lines.splitlines()
-        if f"{folder}/default-seed0" in line and "train_mnist.py" in line
-    ]
+    return [int(line.split()[0]) for line in lines.splitlines() if f"{folder}/" in line]
 
 
 def is_training(folder):
@@ -79,11 +75,11 @@ def is_training(folder):
 def test_no_run_outlives_the_comparison_and_the_same_command_continues(comparison, number):
     first = comparison(20)
     until(lambda: is_training(comparison.folder))
-    assert children_of(comparison.folder)
+    assert processes_in(comparison.folder)
     os.kill(first.pid, number)
     code = first.wait(300)
     assert code == (-9 if number == signal.SIGKILL else 128 + number), first.stdout.read()
-    until(lambda: not children_of(comparison.folder))
+    until(lambda: not processes_in(comparison.folder))
     assert not list(comparison.folder.glob("*/*/summary.json"))  # it was stopped, not finished
     second = comparison(20)
     output, _ = second.communicate(timeout=600)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from conftest import MNIST_DIR
 from test_noise_schedules import TINY as NOISE
-from test_reproduce_running import LONG
+from test_reproduce_running import LONG, processes_in
 from test_reward_runs import TINY as REWARD
 from test_reward_runs import kept
 
@@ -112,7 +112,7 @@ def killed(i: int, folder: Path, name: str) -> None:
         first.send_signal(number)
         assert first.wait(60) in (-number, 128 + number, 0)
         end = time.monotonic() + 30
-        while running := processes_of(folder):
+        while running := processes_in(folder / "runs"):
             assert time.monotonic() < end, f"still running: {running}"
             time.sleep(0.05)
         begun = {
@@ -133,12 +133,6 @@ def runs_in(folder: Path) -> list[Path]:
 
 def has_checkpoint(run: Path) -> bool:
     return any(run.glob("checkpoints/step_*.pt"))
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of the runs in a folder."""
-    lines = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
-    return [line for line in lines.splitlines() if f"{folder}/runs/" in line]
 
 
 def _killed(name: str):

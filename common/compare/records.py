@@ -5,18 +5,17 @@ version has other columns: what is missing or damaged is noted, and the rest is 
 """
 
 import csv
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import parse_json
 from common.families import among
 
 TABLES = ("scores", "timing", "iterations")
 MEASURED = ("n", "extractor", "reference", "splits")
 COUNTS = ("network_evaluations", "peak_memory")
-MOST_DIGITS = 300
 Columns = dict[str, list[float]]
 
 
@@ -99,19 +98,13 @@ def _json(record: ComparedRun, name: str) -> dict:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_bytes(), parse_int=_whole_number)
+        content = parse_json(path.read_bytes())
         if isinstance(content, dict) and _is_of_a_run(content):
             return content
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         pass
     record.notes.append(f"{name} is damaged")
     return {}
-
-
-def _whole_number(text: str) -> int:
-    if len(text) > MOST_DIGITS:  # it would be no float
-        raise ValueError("a number of too many digits")
-    return int(text)
 
 
 def _is_of_a_run(content: dict) -> bool:
@@ -132,7 +125,7 @@ def _lines(record: ComparedRun, name: str) -> list[dict]:
     path, rows = record.folder / name, []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             record.notes.append(f"{name} has a damaged line")
             continue
