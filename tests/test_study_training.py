@@ -78,11 +78,11 @@ def test_a_batch_may_be_larger_than_the_data():
 def test_the_written_out_gradient_is_the_true_one(tiny):
     nets = [stack.Net().double() for _ in range(3)]
     stacked = stack.Stack(nets)
-    x, t = torch.randn(5, 3, 2, dtype=torch.float64), torch.randint(1, 101, (5,))
-    seen = stack.embed(x.transpose(0, 1), t)
+    x, t = torch.randn(5, 2, dtype=torch.float64), torch.randint(1, 101, (5,))
+    seen = stack.embed(x, t).expand(3, -1, -1)
     weights = stacked.weights.detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda w: stack._Layers.apply(w, seen), weights)
-    one_by_one = torch.stack([net(x[:, i], t) for i, net in enumerate(nets)], dim=1)
+    one_by_one = torch.stack([net(x, t) for net in nets], dim=1)
     assert torch.allclose(stacked(x, t), one_by_one, atol=1e-12)
 
 

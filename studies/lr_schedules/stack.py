@@ -64,7 +64,7 @@ class Net(nn.Module):
 
 
 class Stack(nn.Module):
-    """R networks in one; the data have one more dimension, (B,R,2), and the times are shared."""
+    """R networks in one, which see the same points at the same times: (B,2) -> (B,R,2)."""
 
     def __init__(self, nets: list[Net]):
         super().__init__()
@@ -72,7 +72,8 @@ class Stack(nn.Module):
         self.weights = nn.Parameter(torch.stack(rows))  # (R,P)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return _Layers.apply(self.weights, embed(x.transpose(0, 1), t)).transpose(0, 1)
+        seen = embed(x, t).expand(len(self.weights), -1, -1)  # computed once, not once a network
+        return _Layers.apply(self.weights, seen).transpose(0, 1)
 
 
 def layers(matrix: Tensor) -> list[tuple[Tensor, Tensor]]:

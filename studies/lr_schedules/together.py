@@ -57,8 +57,12 @@ class Together:
     def step(self, process: Diffusion, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every run on (B,2); returns the losses and the gradients' norms, (R,)."""
         start = time.perf_counter()
-        x0, eps = (x[:, None].expand(-1, len(self.rows), -1) for x in (x0, eps))
-        losses = process.loss(self.stack, x0, t, eps, reduction="none").mean(dim=(0, 2))
+        eps = eps[:, None].expand(-1, len(self.rows), -1)
+
+        def stack(xt, t):
+            return self.stack(xt[:, 0], t)  # the same points for every run
+
+        losses = process.loss(stack, x0[:, None], t, eps, reduction="none").mean(dim=(0, 2))
         # of the sum, so that each row is its own run's gradient
         (gradient,) = torch.autograd.grad(losses.sum(), self.stack.weights)
         losses, norms = losses.detach(), clip_rows_(gradient, MAX_NORM)
