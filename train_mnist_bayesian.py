@@ -10,7 +10,7 @@ import argparse
 
 from common import cli, flags
 from common.families import NAMES, among
-from search.options import add_search
+from search.options import add_search, check_executor
 from search.space import check_space, settle_ranges, space_of
 
 
@@ -39,8 +39,7 @@ def check(args) -> None:
     check_space(args.scheduler_type, among(vars(args)), ranges_of(args), not args.no_warm_start)
     if not args.eval_samples:
         raise ValueError("--eval_samples 0: a search needs the final FID as its objective")
-    if args.executor_options and args.executor == "local":
-        raise ValueError("--executor_options requires --executor submitit or ray")
+    check_executor(args)
     if args.prune and (args.epochs < 2 or not args.fid_samples):
         raise ValueError("--prune requires --fid_samples and at least 2 --epochs")
 

@@ -143,6 +143,10 @@ def check_frozen(args) -> None:
     for flag in ("resume", "dry_run"):
         if getattr(args, flag):
             raise ValueError(f"--freeze_network and --{flag} contradict each other")
+    if args.upper_gradient not in (None, "exact"):
+        raise ValueError("--freeze_network has exact gradients: --upper_gradient does not apply")
+    if args.recipe not in (None, "exact"):
+        raise ValueError("--freeze_network moves no weight: --recipe does not apply")
     if args.scheduler in ("linear", "sigmoid"):
         raise ValueError(
             "--scheduler is not used with --freeze_network, which begins with the schedule of "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common import checkpoint
-from common.errors import read_json
+from common.errors import Stop, first_line, parse_json, read_json
 from common.families import among
 from common.judging import Judges, judge_checkpoint
 from common.machine import progress_bar, setup
@@ -20,10 +20,12 @@ from common.tables import read_text_csv
 from comparison.cells import Cell
 from comparison.jobs import check_flags
 from comparison.scales import SCALES
+from search.ledger import Ledger
 
 COSTS = ("training", "upper", "sampling")
 SCHEDULE = ("timesteps", "start", "end", "tau", "epsilon")  # columns of the learned schedule
 SCORES = (*COLUMNS, *JUDGES_COLUMNS)
+JUDGED = ("steps", "clip", "n", "extractor", "reference")  # a row of judged.json beside its scores
 
 
 def regimes(scale: str, steps: int) -> list[tuple[int, bool, int]]:
@@ -39,7 +41,7 @@ def judged(cell: Cell) -> list[dict]:
     Each regime's scores are kept beside the checkpoint as soon as they are there.
     """
     path = cell.folder / "judged.json"
-    known = json.loads(path.read_text()) if path.exists() else []
+    known = known_scores(path) if path.exists() else []
     network, arguments, changes = network_of(cell)
     wanted = regimes(cell.scale, arguments["backward_steps"])
     missing = [regime for regime in wanted if regime not in map(regime_of, known)]
@@ -54,6 +56,22 @@ def judged(cell: Cell) -> list[dict]:
         known.append({"steps": steps, "clip": clip, **scores})
         checkpoint.write_json(path, known)
     return [row for row in known if regime_of(row) in wanted]
+
+
+def known_scores(path: Path) -> list[dict]:
+    """The scores in a judged.json; a Stop names the file where it is damaged."""
+    try:
+        rows = parse_json(path.read_bytes())
+        if not isinstance(rows, list):
+            raise ValueError("holds no list")
+        for row in rows:
+            for name in JUDGED:
+                row[name]
+    except (ValueError, TypeError, LookupError) as error:
+        raise Stop(
+            f"{path}: damaged ({first_line(error)}); without it the run is judged anew"
+        ) from None
+    return rows
 
 
 def regime_of(row: dict) -> tuple[int, bool, int]:
@@ -139,9 +157,8 @@ def rows_of(cells: list[Cell], jobs: int) -> tuple[list[dict], list[dict]]:
             runs.append(run_row(cell, jobs))
             for row in judged(cell):
                 place = {"method": cell.method, "seed": cell.seed}
-                named = ("steps", "clip", "n", "extractor", "reference")
                 measured = {name: row.get(name) for name in SCORES}
-                scores.append(place | {name: row[name] for name in named} | measured)
+                scores.append(place | {name: row[name] for name in JUDGED} | measured)
             bar.update()
     return runs, scores
 
@@ -158,9 +175,8 @@ def curves(cells: list[Cell]) -> list[dict]:
 
 
 def _track_of_search(folder: Path):
-    lines = (folder / "search.jsonl").read_text().splitlines()
     passes, best = 0, math.inf
-    for row in sorted(map(json.loads, lines), key=lambda row: row["trial"]):
+    for _, row in sorted(Ledger(folder / "search.jsonl").rows.items()):
         passes += forward_passes(row["network_evaluations"])
         best = min(best, row["objective"] if row["objective"] is not None else math.inf)
         yield passes, best

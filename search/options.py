@@ -65,3 +65,13 @@ def option(text: str) -> list:
         with contextlib.suppress(ValueError):
             return [name, kind(value)]
     return [name, value]
+
+
+def check_executor(args) -> None:
+    """Refuse options without an engine, and an option that is given twice."""
+    names = [name for name, _ in args.executor_options or ()]
+    if names and args.executor == "local":
+        raise ValueError("--executor_options requires --executor submitit or ray")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--executor_options: {name} is given twice")

@@ -160,6 +160,8 @@ def test_the_options_of_an_executor(capsys, tmp_path):
     ]  # fmt: skip
     assert "NAME=VALUE" in refused(capsys, "--executor_options", "x", script="search")
     assert "submitit or ray" in refused(capsys, "--executor_options", "x=1", script="search")
+    twice = ["--executor", "ray", "--executor_options", "num_cpus=1", "num_cpus=2"]
+    assert "num_cpus is given twice" in refused(capsys, *twice, script="search")
 
 
 @pytest.mark.parametrize("name, argv", [

@@ -14,7 +14,7 @@ from common import cli, errors
 from common.data import Source
 from common.run import forward_passes
 from common.tables import read_text_csv
-from comparison import report
+from comparison import report, results
 from comparison.cells import SCRIPTS, Budget, Places, make_cell, make_cells, script_of, slug
 from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
 
@@ -257,3 +257,13 @@ def test_holms_correction_by_its_definition():
 def test_a_report_without_results_is_one_line(tiny):
     with pytest.raises(errors.Stop, match="no results yet"):
         reproduce.main(tiny("--report"))
+
+
+@pytest.mark.parametrize(
+    "content", ["[{}]", "[]x", "{}", "[3]", '[{"steps": 5, "clip": true, "n": 9}]']
+)
+def test_damaged_scores_of_a_cell_are_named(tmp_path, content):
+    path = tmp_path / "judged.json"
+    path.write_text(content)
+    with pytest.raises(errors.Stop, match=r"judged.json: damaged .*judged anew"):
+        results.known_scores(path)

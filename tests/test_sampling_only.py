@@ -236,7 +236,10 @@ def test_a_frozen_network_needs_a_checkpoint(tmp_path, flags, named):
     assert named in script.last_line()
 
 
-@pytest.mark.parametrize("flags", ["--dry_run", "--resume latest", "--scheduler sigmoid"])
+UNREAD = ["--dry_run", "--resume latest", "--scheduler sigmoid", "--upper_gradient zo"]
+
+
+@pytest.mark.parametrize("flags", [*UNREAD, "--upper_gradient forward", "--recipe paper"])
 def test_a_flag_that_a_frozen_network_does_not_read_is_refused(tmp_path, flags):
     script = Script(tmp_path, "bilevel")
     (tmp_path / "runs" / "00000-bilevel-seed0").mkdir(parents=True)

@@ -205,6 +205,9 @@ def test_reports_take_finished_runs_only(tmp_path, capsys):
     (tmp_path / "args.json").write_text(json.dumps({"kind": "lr_schedules", "arguments": {}}))
     with pytest.raises(errors.Stop, match="not a finished run"):
         report.publish([tmp_path])
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(errors.Stop, match=r"args.json: damaged .no .sweep."):
+        report.publish([tmp_path])
 
 
 def test_the_digits_go_through_the_training_script(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ there alone, so that it can be filled again without a run.
 import json
 from pathlib import Path
 
-from common.errors import Stop
+from common.errors import JsonObject, Stop, read_json
 from common.tables import fill_file, read_csv, write_csv
 from studies.lr_schedules import figures
 from studies.lr_schedules.numbers import Numbers
@@ -66,11 +66,10 @@ def store(gathered: dict[str, list[dict]]) -> None:
 def rows_of(folder: Path) -> dict[str, list[dict]]:
     """The rows of a run by the file in docs/results that they belong to."""
     try:
-        about = json.loads((folder / "args.json").read_text())
-        summary = json.loads((folder / "summary.json").read_text())
-        kind, arguments = about["kind"], about["arguments"]
-    except (OSError, ValueError, KeyError) as error:
-        raise Stop(f"--report {folder}: not a finished run's folder ({error})", code=2) from None
+        about, summary = (read_json(folder / f"{name}.json") for name in ("args", "summary"))
+        kind, arguments = about["kind"], JsonObject(about["arguments"], folder / "args.json")
+    except Stop as error:
+        raise Stop(f"--report: not a finished run's folder: {error}", code=2) from None
     if kind == "train":
         return {"lr_digits": [row_of_digits(folder, arguments, summary)]}
     if kind != "lr_schedules":
