@@ -43,6 +43,10 @@ def make_parser() -> cli.Parser:
     add("report", False, text, action="store_true")
     text = "also run cells whose rows the CSV file has, from other machines or earlier versions"
     add("fresh", False, text, action="store_true")
+    text = (
+        "run cells once more, beside the rows that there are; the page says how far both are apart"
+    )
+    add("again", False, text, action="store_true")
     return parser
 
 
@@ -72,7 +76,8 @@ from comparison.running import gpus_to_share, lock_of, run_all
 
 def main(args) -> None:
     refuse("a comparison")
-    path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
+    first_path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
+    path = results_path(first_path, "again" if args.again else "")
     failed: Sequence[Job] = []
     if not args.report:
         places = places_of(args)
@@ -104,11 +109,11 @@ def main(args) -> None:
                 report_missing(failed)
                 print(why_not_judged(len(ended.taken), path if not missing else None))
                 return
-        with judging_alone(Path(args.runs_dir) / args.scale):
+        with judging_alone(Path(places.runs_dir) / args.scale):
             write_results(args, path, cells, kept)
-    elif not path.exists():
-        raise Stop(f"{path}: no results yet; run without --report first", code=2)
-    write_report(args.scale, path)
+    if not first_path.exists():
+        raise Stop(f"{first_path}: no results yet; run without --report or --again first", code=2)
+    write_report(args.scale, first_path)
     report_missing(failed)
 
 
@@ -148,7 +153,8 @@ def judging_alone(folder: Path) -> Iterator[None]:
 
 
 def places_of(args) -> Places:
-    return Places(args.device, args.data_dir, args.runs_dir, args.threads)
+    runs_dir = f"{args.runs_dir}/again" if args.again else args.runs_dir
+    return Places(args.device, args.data_dir, runs_dir, args.threads)
 
 
 def cells_of(args, places: Places, images) -> list[Cell]:
@@ -169,9 +175,16 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
         if rows := kept.merged(name, list(map(rounded, rows))):
             write_csv(results_path(path, name), rows)
     drawn = [cell for cell in done if cell.seed == 0 and cell.method in pictures.DRAWN]
-    if drawn:
+    if drawn and not args.again:
         grids = {cell.method: figures.grid(results.samples_of(cell)) for cell in drawn}
         figures.save_beside(report.figure_path(path, "samples"), grids, 4.2)
+
+
+def read_again(path: Path) -> tuple[list[dict], list[dict]]:
+    """The scores and the runs of --again, where there are any."""
+    files = [results_path(results_path(path, "again"), name) for name in ("", "runs")]
+    scores, runs = (read_text_csv(file) if file.exists() else [] for file in files)
+    return scores, runs
 
 
 def write_report(scale: str, path: Path) -> None:
@@ -182,7 +195,8 @@ def write_report(scale: str, path: Path) -> None:
     if SCALES[scale].chains:
         pictures.plot_steps(report.figure_path(path, "steps"), scores)
     pictures.plot_learned(report.figure_path(path, "schedules"), runs)
-    print(f"wrote {report.write_page(scale, SCALES[scale].meaning, runs, scores, path)}")
+    again = read_again(path)
+    print(f"wrote {report.write_page(scale, SCALES[scale].meaning, runs, scores, again, path)}")
     if path.parent.resolve() == ROOT / "docs" / "results":
         report.fill_readme(ROOT / "README.md", path.stem, scores)
 

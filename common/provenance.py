@@ -30,7 +30,11 @@ def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> d
 
 
 def processor() -> str:
-    """The processor by name: what is computed is rounded as it does it."""
+    """The processor and the instructions that torch uses: numbers are rounded as these do it."""
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

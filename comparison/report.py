@@ -59,7 +59,12 @@ def print_plan(costs: list[tuple[int | None, str, int, int]], rate: float, threa
 
 
 def write_page(
-    scale: str, meaning: str, runs: list[dict], scores: list[dict], csv_path: Path
+    scale: str,
+    meaning: str,
+    runs: list[dict],
+    scores: list[dict],
+    again: tuple[list[dict], list[dict]],
+    csv_path: Path,
 ) -> Path:
     """docs/reproduce_SCALE.md: the text of the template, and the tables."""
     page = csv_path.parent.parent / f"{csv_path.stem}.md"
@@ -70,6 +75,7 @@ def write_page(
         "without clipping": scores_table(headline(scores, "False")),
         "differences with clipping": differences(headline(scores, "True")),
         "differences without clipping": differences(headline(scores, "False")),
+        "the same runs again": drifts(scores, runs, *again),
         "costs": costs_table(runs),
         "figures": pictures(csv_path),
         "commands": commands(runs),
@@ -204,6 +210,38 @@ def differences(rows: list[dict]) -> str:
         lines.append([method, base, name, seeds, change, f"{p:.3f}", f"{rank:.3f}", verdict])
     head = ["method", "less", "by", "seeds", "difference", "p (t, Holm)", "p (Wilcoxon)", "verdict"]
     return markdown(head, lines)
+
+
+def drifts(
+    scores: list[dict], runs: list[dict], scores_again: list[dict], runs_again: list[dict]
+) -> str:
+    """Cells that were run twice: what the judges said of both, and where each was run."""
+
+    def where(rows):
+        return {
+            (r["method"], r["seed"]): f"{r['processor']}; torch {r['torch']}; {r['commit']}"
+            for r in rows
+        }
+
+    lines, before, after = [], where(runs), where(runs_again)
+    for clip, regime in REGIMES.items():
+        first = by_method(headline(scores, clip))
+        for row in headline(scores_again, clip):
+            old = [r for r in first.get(row["method"], []) if r["seed"] == row["seed"]]
+            cell = row["method"], row["seed"]
+            for judge in JUDGED_BY if old else ():
+                name, digits = SCORES[judge]
+                a, b = float(old[0][judge]), float(row[judge])
+                of_seeds = numbers(first[row["method"]], judge)
+                spread = f"{statistics.stdev(of_seeds):.{digits}f}" if len(of_seeds) > 1 else "–"
+                numbers_of_both = (f"{x:.{digits}f}" for x in (a, b, b - a))
+                lines.append(
+                    [*cell, regime, name, *numbers_of_both, spread, before[cell], after[cell]]
+                )
+    if not lines:
+        return "No run has been made twice."
+    head = ["method", "seed", "sampler", "by", "first", "again", "difference"]
+    return markdown([*head, "sd of the seeds", "first run on", "again on"], lines)
 
 
 def paired(rows: list[dict], base: list[dict], column: str) -> list[tuple[float, float]]:

@@ -98,6 +98,32 @@ def test_a_page_holds_the_tables_of_its_file(page):
     assert report.commands(runs) in text and report.costs_table(runs) in text
 
 
+def test_a_run_made_again_on_one_machine_is_the_same_to_the_bit(tiny, tmp_path, monkeypatch):
+    """And the rows that were there stay as they are."""
+    for flags in ((), ("--again",)):
+        reproduce.main(tiny("--methods", "default", *flags))
+    results_dir = tmp_path / "docs" / "results"
+    first, again = (read_text_csv(results_dir / f"reproduce_quick{x}.csv") for x in ("", "_again"))
+    assert first == again and len(first) == 6
+    lines = (tmp_path / "docs" / "reproduce_quick.md").read_text().splitlines()
+    differences = [line.split(" | ")[6] for line in lines if line.count("; torch") == 2]
+    assert len(differences) == 6 and {float(x) for x in differences} == {0.0}
+    assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
+
+
+def test_what_a_run_made_again_is_apart_by_stands_beside_the_spread_of_the_seeds():
+    scores = [
+        score("default", seed, clip, fid=20 + seed) for seed in (0, 1) for clip in report.REGIMES
+    ]
+    again = [score("default", 1, clip, fid=20.25) for clip in report.REGIMES]
+    place = {"torch": "2.14", "commit": "c"}
+    runs = [{"method": "default", "seed": str(s), "processor": "A", **place} for s in (0, 1)]
+    table = report.drifts(scores, runs, again, [runs[1] | {"processor": "B"}])
+    row = "21.00 | 20.25 | -0.75 | 0.71 | A; torch 2.14; c | B; torch 2.14; c |"
+    assert table.count(row) == 2 and len(table.splitlines()) == 2 + 6
+    assert report.drifts(scores, runs, [], []) == "No run has been made twice."
+
+
 def test_a_later_flag_replaces_an_earlier_one():
     assert merge("--a 1 2 --b", "--a 3 --c 4") == ["--a", "3", "--b", "--c", "4"]
 
