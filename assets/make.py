@@ -1,6 +1,6 @@
 """Make what lies in assets/ beside the classifier, from a run and from the results.
 
-python -m assets.make --run runs/00003-train-seed0    its network and its GIF
+python -m assets.make --run runs/00003-train-seed0    its network, its GIF and how it was trained
 python -m assets.make --schedules                     the learned schedules of docs/results
 python -m assets.make                                 only the hashes in SHA256SUMS
 """
@@ -30,6 +30,7 @@ if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answ
 
 import hashlib
 import json
+import shlex
 
 import torch
 
@@ -37,7 +38,7 @@ import train_mnist
 from common import checkpoint, figures, portable
 from common.errors import Stop, guarded
 from common.sampling import load_sampler
-from common.tables import read_text_csv
+from common.tables import fill_file, markdown, read_text_csv
 from comparison.cells import slug
 from comparison.scales import SCALES
 from scheduler import Schedule
@@ -50,7 +51,8 @@ KEPT = ("kind", "args", "schedule", "shape", "step", "ema")
 PLACES = portable.PLACES - {"ckpt"}  # which says with what the training began
 FACTS = ("commit", "versions", "device", "threads")
 SCORES = ("epochs", "steps", "seconds", "fid", "n", "extractor", "reference")
-SCORES += ("fid_by_epoch", "fid_n")
+SCORES += ("fid_by_epoch", "fid_n", "seconds_by_epoch")
+EARLIER = ("command", *FACTS, *SCORES, "began_with")  # of the run that a run went on from
 GIF_IMAGES, GIF_COLUMNS, GIF_FRAMES = 40, 10, 40
 SHIPPED_METHODS = ("exact", "exact, no clipping", "random", "bayesian")
 SEALED = (".pt", ".json", ".png", ".gif")
@@ -74,10 +76,12 @@ def ship(run: Path, assets: Path) -> None:
     path = (assets / NETWORK).with_suffix(".json")
     if args.ckpt:  # the run went on from the network that was shipped before
         earlier = json.loads(path.read_text())
-        record["began_with"] = {name: earlier[name] for name in ("command", *FACTS, *SCORES)}
+        record["began_with"] = {name: earlier[name] for name in EARLIER if name in earlier}
     record |= {name: about[name] for name in FACTS} | summary
     rows = [row for row in read_text_csv(run / "scores.csv") if row["fid"]]
+    times = {row["step"]: row["seconds"] for row in read_text_csv(run / "timing.csv")}
     record["fid_by_epoch"] = [round(float(row["fid"]), 2) for row in rows]
+    record["seconds_by_epoch"] = [round(float(times[row["step"]])) for row in rows]
     record["fid_n"] = max((int(row["fid_n"]) for row in rows), default=0)
     path.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -87,6 +91,49 @@ def draw_gif(assets: Path) -> None:
     net, sampler = load_sampler(assets / NETWORK, torch.device("cpu"))
     frames = sampler.film(net, GIF_IMAGES, frames=GIF_FRAMES)
     figures.save_gif(assets / "denoising.gif", frames, columns=GIF_COLUMNS)
+
+
+def stages_of(record: dict) -> list[dict]:
+    """The trainings one after the other, the first one first."""
+    stages = [record]
+    while "began_with" in stages[0]:
+        stages.insert(0, stages[0]["began_with"])
+    return stages
+
+
+def training_table(record: dict) -> str:
+    """A row a training: its flags, what it took, and the FID of its end."""
+    lines, parser = [], train_mnist.make_parser()
+    for stage in stages_of(record):
+        args, _ = parser.parse_known_args(shlex.split(stage["command"])[2:])
+        score = f"{stage['fid']:.1f} ({stage['n']:,} images, {args.backward_steps} steps)"
+        line = [args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
+        lines.append([*line, f"{stage['steps']:,}", f"{stage['seconds'] / 3600:.1f}", score])
+    head = ["batch", "rate", "weights of the loss", "epochs", "steps", "hours", "FID by `mnist`"]
+    return markdown(head, lines)
+
+
+def draw_training(record: dict, path: Path) -> None:
+    """FID after each epoch against hours, of all trainings one after the other."""
+    figure, (axis,) = figures.axes_of(1, width=6)
+    begun = 0.0
+    for stage in stages_of(record):
+        fids = stage["fid_by_epoch"]
+        even = [stage["seconds"] * (i + 1) / len(fids) for i in range(len(fids))]
+        seconds = stage.get("seconds_by_epoch", even)
+        label = f"{len(fids)} epochs of {stage['steps']:,} steps in all"
+        axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
+        begun += stage["seconds"]
+    axis.set(xlabel="hours of a core", ylabel="FID", yscale="log")
+    axis.legend()
+    figures.save(figure, path)
+
+
+def write_training(assets: Path, docs: Path) -> None:
+    """How the shipped network was trained, in docs/network.md."""
+    record = json.loads((assets / NETWORK).with_suffix(".json").read_text())
+    draw_training(record, docs / "figures" / "shipped_network.png")
+    fill_file(docs / "network.md", {"the shipped network": training_table(record)})
 
 
 def write_schedules(results: Path, assets: Path) -> None:
@@ -112,10 +159,11 @@ def seal(assets: Path) -> None:
     (assets / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
-def main(args, assets: Path = ASSETS) -> None:
+def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent) -> None:
     if args.run:
         ship(args.run, assets)
         draw_gif(assets)
+        write_training(assets, docs)
     if args.schedules:
         write_schedules(RESULTS, assets)
     seal(assets)

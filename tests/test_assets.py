@@ -89,10 +89,14 @@ def test_a_finished_run_becomes_a_network_and_a_gif_that_are_sealed(tmp_path):
     flags = ["--cpu", "--dataset", "digits", "--model_base_dim", 4, "--timesteps", 4]
     flags += ["--backward_steps", 2, "--epochs", 1, "--limit_batches", 2, "--n_samples", 3]
     flags += ["--fid_samples", 0, "--eval_samples", 20, "--lr", 0.002]
-    script, assets = Script(tmp_path), tmp_path / "assets"
+    script, assets, docs = Script(tmp_path), tmp_path / "assets", tmp_path / "docs"
     assets.mkdir()
+    docs.mkdir()
+    (docs / "network.md").write_text((ROOT / "docs" / "network.md").read_text())
     assert script.run(*flags, real=True) == 0, script.said()
-    make.main(make.make_parser().parse_args(["--run", str(script.only)]), assets)
+    make.main(make.make_parser().parse_args(["--run", str(script.only)]), assets, docs)
+    assert "| 1 | 2 | 0.0 |" in (docs / "network.md").read_text()
+    assert (docs / "figures" / "shipped_network.png").exists()
     net, state = load_network(str(assets / "mnist.pt"), "cpu")
     assert sum(p.numel() for p in net.parameters()) > 0 and "runs_dir" not in state["args"]
     record = json.loads((assets / "mnist.json").read_text())
@@ -103,6 +107,16 @@ def test_a_finished_run_becomes_a_network_and_a_gif_that_are_sealed(tmp_path):
     assert set(sums) == {"mnist.pt", "mnist.json", "denoising.gif"}
     for name, digest in sums.items():
         assert hashlib.sha256((assets / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_page_on_the_shipped_network_holds_its_table():
+    record = json.loads((ASSETS / "mnist.json").read_text())
+    assert make.training_table(record) in (ROOT / "docs" / "network.md").read_text()
+
+
+def test_the_stages_of_a_training_are_in_their_order():
+    record = {"steps": 3, "began_with": {"steps": 2, "began_with": {"steps": 1}}}
+    assert [stage["steps"] for stage in make.stages_of(record)] == [1, 2, 3]
 
 
 def test_a_run_that_has_not_finished_is_not_shipped(tmp_path):
