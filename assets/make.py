@@ -101,11 +101,17 @@ def stages_of(record: dict) -> list[dict]:
     return stages
 
 
+def flags_of(stage: dict):
+    """The arguments of its command, but for those that this version does not know."""
+    argv = shlex.split(stage["command"])[2:]
+    return train_mnist.make_parser().parse_known_args(argv)[0]
+
+
 def training_table(record: dict) -> str:
     """A row a training: its flags, what it took, and the FID of its end."""
-    lines, parser = [], train_mnist.make_parser()
+    lines = []
     for stage in stages_of(record):
-        args, _ = parser.parse_known_args(shlex.split(stage["command"])[2:])
+        args = flags_of(stage)
         score = f"{stage['fid']:.1f} ({stage['n']:,} images, {args.backward_steps} steps)"
         line = [args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
         lines.append([*line, f"{stage['steps']:,}", f"{stage['seconds'] / 3600:.1f}", score])
@@ -121,10 +127,12 @@ def draw_training(record: dict, path: Path) -> None:
         fids = stage["fid_by_epoch"]
         even = [stage["seconds"] * (i + 1) / len(fids) for i in range(len(fids))]
         seconds = stage.get("seconds_by_epoch", even)
-        label = f"{len(fids)} epochs of {stage['steps']:,} steps in all"
+        label = f"{stage['epochs']} epochs, batches of {flags_of(stage).batch_size}"
         axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
         begun += stage["seconds"]
     axis.set(xlabel="hours of a core", ylabel="FID", yscale="log")
+    axis.set_yticks(ticks := [20, 50, 100, 200, 500], list(map(str, ticks)))
+    axis.minorticks_off()
     axis.legend()
     figures.save(figure, path)
 
