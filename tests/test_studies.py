@@ -18,7 +18,8 @@ import train_mnist
 from common import checkpoint, cli, errors, loop, run
 from common.tables import fill, read_csv
 from studies.lr_schedules import __main__ as lr_schedules
-from studies.lr_schedules import judging, points, report, study, together
+from studies.lr_schedules import judging, page, points, report, study, together
+from studies.lr_schedules.numbers import Numbers
 from studies.lr_schedules.options import SCHEDULES
 
 PAGE = ROOT / "docs" / "lr_schedules.md"
@@ -121,6 +122,18 @@ def test_another_seed_joins_the_others_once(tiny, five_steps, tmp_path, monkeypa
         report.store(report.rows_of(folder))
     known = read_csv(tmp_path / "docs" / "results" / "lr_results.csv")
     assert sorted({row["seed"] for row in known}) == [0, 1, 2] and len(known) == 3 * 5
+
+
+def test_runs_are_compared_with_the_constant_rate_of_their_seed():
+    kls = {"constant": (1.0, 2.0), "cosine": (1.5, 2.25), "step": (0.9, 2.5)}
+    rows = [
+        {"seed": seed, "set": "line", "schedule": name, "steps": 5, "kl": of_seeds[seed]}
+        for name, of_seeds in kls.items()
+        for seed in (1, 0)
+    ]
+    table = page.of_the_differences(Numbers(rows, []))
+    assert "| CosineAnnealingLR | +0.375 ± 0.125 (2 of 2) |" in table
+    assert "| StepLR | +0.200 ± 0.300 (1 of 2) |" in table
 
 
 def test_the_page_holds_the_tables_of_the_results():

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable
 
-from common.tables import markdown
+from common.tables import markdown, plus_minus
 from scheduler import Schedule
 from studies.lr_schedules.numbers import Numbers
 from studies.lr_schedules.paper import DECAYING, METRICS, NAMES, of_the_paper
@@ -24,6 +24,7 @@ def all_tables(
         tables["what the noise schedule costs"] = of_the_noise_schedule(numbers)
     if set(numbers.schedules) == set(NAMES):
         tables["the two lowest divergences"] = of_the_lowest(numbers)
+        tables["divergence less the constant rate's"] = of_the_differences(numbers)
         tables["divergence over the constant rate's"] = of_the_ratios(numbers)
         tables["time of the schedules"] = of_the_schedules_time(numbers)
     if sweep:
@@ -113,6 +114,20 @@ def of_the_lowest(numbers: Numbers) -> str:
         for name in numbers.sets
     ]
     return markdown(["", "ours", "the paper's"], rows)
+
+
+def of_the_differences(numbers: Numbers) -> str:
+    """KL less that of the constant rate in the same seed, and in how many seeds it is higher."""
+
+    def cell(schedule: str, name: str) -> str:
+        runs = (numbers.values("kl", s, name) for s in (schedule, "constant"))
+        values = [ours - constant for ours, constant in zip(*runs, strict=True)]
+        higher = sum(value > 0 for value in values)
+        return f"{plus_minus(values, '+.3f')} ({higher} of {len(values)})"
+
+    others = [s for s in numbers.schedules if s != "constant"]
+    rows = [[NAMES[s], *(cell(s, name) for name in numbers.sets)] for s in others]
+    return markdown(["", *numbers.sets], rows)
 
 
 def of_the_ratios(numbers: Numbers) -> str:
