@@ -170,7 +170,8 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     if not done and not kept.places:
         raise Stop(f"no run came to its end; see {args.runs_dir}/{args.scale}/*/output.txt")
     runs, scores = results.rows_of(done, args.jobs)
-    tables = {"": scores, "runs": runs, "curves": results.curves(done)}
+    tables = {"": scores, "runs": runs}
+    tables |= {"curves": results.curves(done), "slopes": results.slopes(done)}
     for name, rows in tables.items():
         if rows := kept.merged(name, list(map(rounded, rows))):
             write_csv(results_path(path, name), rows)
@@ -180,23 +181,25 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
         figures.save_beside(report.figure_path(path, "samples"), grids, 4.2)
 
 
-def read_again(path: Path) -> tuple[list[dict], list[dict]]:
-    """The scores and the runs of --again, where there are any."""
-    files = [results_path(results_path(path, "again"), name) for name in ("", "runs")]
-    scores, runs = (read_text_csv(file) if file.exists() else [] for file in files)
-    return scores, runs
+def rows_at(path: Path) -> list[dict]:
+    return read_text_csv(path) if path.exists() else []
 
 
 def write_report(scale: str, path: Path) -> None:
     """The page, its figures and the README's table, from the CSV files alone."""
     scores, runs = read_text_csv(path), read_text_csv(results_path(path, "runs"))
-    if (curves := results_path(path, "curves")).exists():
-        pictures.plot_curves(report.figure_path(path, "curves"), read_text_csv(curves))
+    extra = {"curves": pictures.plot_curves, "slopes": pictures.plot_slopes}
+    rows = {name: rows_at(results_path(path, name)) for name in extra}
+    for name, plot in extra.items():
+        if rows[name]:
+            plot(report.figure_path(path, name), rows[name])
     if SCALES[scale].chains:
         pictures.plot_steps(report.figure_path(path, "steps"), scores)
     pictures.plot_learned(report.figure_path(path, "schedules"), runs)
-    again = read_again(path)
-    print(f"wrote {report.write_page(scale, SCALES[scale].meaning, runs, scores, again, path)}")
+    again = [rows_at(results_path(results_path(path, "again"), name)) for name in ("", "runs")]
+    meaning = SCALES[scale].meaning
+    page = report.write_page(scale, meaning, runs, scores, again, rows["slopes"], path)
+    print(f"wrote {page}")
     if path.parent.resolve() == ROOT / "docs" / "results":
         report.fill_readme(ROOT / "README.md", path.stem, scores)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from common.tables import read_text_csv
 from comparison.cells import Cell
 
-TABLES = ("", "runs", "curves")  # the scores, what the runs cost, FID against forward passes
+# the scores, what the runs cost, FID against forward passes, both terms of the gradients
+TABLES = ("", "runs", "curves", "slopes")
 
 
 def results_path(path: Path, name: str) -> Path:

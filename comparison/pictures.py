@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common import figures
+from common.families import NAMES
 from comparison.report import REGIMES, by_method
 from model import log_snr
 from scheduler import Schedule
@@ -85,6 +86,31 @@ def plot_learned(path: Path, runs: list[dict]) -> None:
     axis.set(xlabel="t/T", title="log SNR")
     if methods:
         _legend_beside(axis)
+    figures.save(figure, path)
+
+
+def plot_slopes(path: Path, rows: list[dict]) -> None:
+    """Both terms of dF/dq and their sum: a row a method, a column a parameter."""
+    groups = by_method(rows)
+    figure, axes = figures.subplots(len(groups), len(NAMES), 3.4, 2.6)
+    for of_method, (method, points) in zip(axes, groups.items(), strict=True):
+        for axis, name in zip(of_method, NAMES, strict=True):
+            for i, seed in enumerate(sorted({row["seed"] for row in points})):
+                of_seed = [row for row in points if row["seed"] == seed]
+                x = [int(row["iteration"]) for row in of_seed]
+                direct, implicit = (
+                    np.array([float(row[f"{term}_{name}"]) for row in of_seed])
+                    for term in ("direct", "implicit")
+                )
+                terms = {"direct": direct, "implicit": implicit, "sum": direct + implicit}
+                for color, (label, y) in zip(("C0", "C1", "black"), terms.items(), strict=True):
+                    axis.plot(x, y, ".", color=color, alpha=0.6, label=None if i else label)
+            axis.axhline(0, color="grey", lw=0.5)
+            axis.set_yscale("symlog", linthresh=10)
+            axis.set_title(f"{method}: {name}", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("iteration")
+    _legend_beside(axes[0, -1])
     figures.save(figure, path)
 
 

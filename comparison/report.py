@@ -1,6 +1,7 @@
 """The page of the comparison: generated tables between the marks of a hand-written text."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from scipy.stats import ttest_rel, wilcoxon
@@ -37,6 +38,7 @@ CAPTIONS = {
     "steps": "FID against DDIM steps, with clipping and without: mean and range of the seeds",
     "curves": "FID against forward passes; the band spans the seeds",
     "schedules": "log SNR of each seed's schedule",
+    "slopes": "both terms of dF/dq of the bilevel runs and their sum, all seeds",
     "samples": "seed 0: the first images of each method, from the same noise",
 }
 REGIMES = {"True": "with clipping", "False": "without clipping"}
@@ -63,7 +65,8 @@ def write_page(
     meaning: str,
     runs: list[dict],
     scores: list[dict],
-    again: tuple[list[dict], list[dict]],
+    again: Sequence[list[dict]],
+    slopes: list[dict],
     csv_path: Path,
 ) -> Path:
     """docs/reproduce_SCALE.md: the text of the template, and the tables."""
@@ -76,6 +79,7 @@ def write_page(
         "differences with clipping": differences(headline(scores, "True")),
         "differences without clipping": differences(headline(scores, "False")),
         "the same runs again": drifts(scores, runs, *again),
+        "the two terms": terms_table(slopes),
         "costs": costs_table(runs),
         "figures": pictures(csv_path),
         "commands": commands(runs),
@@ -209,6 +213,22 @@ def differences(rows: list[dict]) -> str:
         name = SCORES[judge][0]
         lines.append([method, base, name, seeds, change, f"{p:.3f}", f"{rank:.3f}", verdict])
     head = ["method", "less", "by", "seeds", "difference", "p (t, Holm)", "p (Wilcoxon)", "verdict"]
+    return markdown(head, lines)
+
+
+def terms_table(slopes: list[dict]) -> str:
+    """A row a method and parameter: the medians of both terms, and the sign of their sum."""
+    lines = []
+    for method, rows in by_method(slopes).items():
+        for name in LEARNED:
+            direct, implicit = (numbers(rows, f"{term}_{name}") for term in ("direct", "implicit"))
+            sums = [a + b for a, b in zip(direct, implicit, strict=True)]
+            medians = (f"{statistics.median(x):.0f}" for x in (direct, implicit, sums))
+            below = sum(x < 0 for x in sums)
+            lines.append([method, name, *medians, f"{below} of {len(sums)}"])
+    if not lines:
+        return "No run with exact gradients has left them here."
+    head = ["method", "parameter", "direct", "implicit", "sum", "sums below 0"]
     return markdown(head, lines)
 
 

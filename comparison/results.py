@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common import checkpoint
 from common.errors import Stop, first_line, parse_json, read_json
-from common.families import among
+from common.families import NAMES, among
 from common.judging import Judges, judge_checkpoint
 from common.machine import progress_bar, setup
 from common.run import forward_passes
@@ -24,6 +24,7 @@ from search.ledger import Ledger
 
 COSTS = ("training", "upper", "sampling")
 SCHEDULE = ("timesteps", "start", "end", "tau", "epsilon")  # columns of the learned schedule
+SLOPES = tuple(f"{term}_{name}" for name in NAMES for term in ("direct", "implicit"))
 SCORES = (*COLUMNS, *JUDGES_COLUMNS)
 JUDGED = ("steps", "clip", "n", "extractor", "reference")  # a row of judged.json beside its scores
 
@@ -185,3 +186,17 @@ def _track_of_search(folder: Path):
 def _track_of_bilevel(folder: Path):
     for row in read_text_csv(folder / "scores.csv"):
         yield int(row["evaluations"]), float(row["fid"] or "nan")
+
+
+def slopes(cells: list[Cell]) -> list[dict]:
+    """Both terms of dF/dq of bilevel runs with exact gradients, a row whenever they are new."""
+    rows = []
+    for cell in cells:
+        path, last = cell.folder / "iterations.csv", None
+        for row in read_text_csv(path) if cell.kind == "bilevel" else ():
+            terms = {name: row.get(name) for name in SLOPES}
+            if all(terms.values()) and terms != last:
+                place = {"method": cell.method, "seed": cell.seed, "iteration": row["iteration"]}
+                rows.append(place | terms)
+                last = terms
+    return rows

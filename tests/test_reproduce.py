@@ -27,7 +27,7 @@ TINY = Scale(
     shared="""--dataset digits --model_base_dim 4 --batch_size 16 --timesteps 10 --limit_batches 2
         --backward_steps 2 --eval_samples 20 --n_samples 4 --threads 1""",
     train="--epochs 1 --fid_samples 0",
-    bilevel="--epochs 2 --initial_epoch 1 --zo_samples 4 --fid_samples 20",
+    bilevel="--epochs 2 --initial_epoch 1 --zo_samples 4 --fid_samples 20 --log_freq 1",
     coupled="--settle_steps 1 --update_every 1 --average_steps 1 --difference_batches 1",
     frozen="--frozen_updates 2 --zo_samples 16",
     judged=20,
@@ -109,6 +109,15 @@ def test_a_run_made_again_on_one_machine_is_the_same_to_the_bit(tiny, tmp_path, 
     differences = [line.split(" | ")[6] for line in lines if line.count("; torch") == 2]
     assert len(differences) == 6 and {float(x) for x in differences} == {0.0}
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
+
+
+def test_the_signs_of_the_gradients_sum_are_counted():
+    terms = {f"{term}_{name}": "1" for name in report.LEARNED for term in ("direct", "implicit")}
+    rows = [{"method": "exact", **terms, "direct_end": x} for x in ("-5", "-0.5", "-1")]
+    table = report.terms_table(rows)
+    assert "| exact | end | -1 | 1 | 0 | 1 of 3 |" in table
+    assert "| exact | tau | 1 | 1 | 2 | 0 of 3 |" in table
+    assert "|" not in report.terms_table([])
 
 
 def test_what_a_run_made_again_is_apart_by_stands_beside_the_spread_of_the_seeds():
@@ -203,8 +212,13 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     assert all(row["command"] in page for row in runs)
     assert all(f"{float(row['fid']):.2f}" in page for row in rows if row["n"] == "20")
     figures = sorted(p.name for p in (tmp_path / "docs" / "figures").iterdir())
-    names = ("curves", "samples", "schedules", "steps")
+    names = ("curves", "samples", "schedules", "slopes", "steps")
     assert figures == [f"reproduce_quick_{name}.png" for name in names]
+
+    slopes = read_text_csv(path.with_name("reproduce_quick_slopes.csv"))
+    logged = read_text_csv(next((folder / "exact-seed0").glob("0*")) / "iterations.csv")
+    assert slopes and {row["method"] for row in slopes} == {"exact"}
+    assert slopes[-1]["direct_tau"] == logged[-1]["direct_tau"] != slopes[-1]["implicit_tau"]
 
     path.unlink()
     reproduce.main(tiny("--collect", "--seeds", "2"))  # the second seed has not been run
