@@ -172,6 +172,7 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     runs, scores = results.rows_of(done, args.jobs)
     tables = {"": scores, "runs": runs}
     tables |= {"curves": results.curves(done), "slopes": results.slopes(done)}
+    tables["null"] = results.beside_noise(done)
     for name, rows in tables.items():
         if rows := kept.merged(name, list(map(rounded, rows))):
             write_csv(results_path(path, name), rows)
@@ -188,17 +189,16 @@ def rows_at(path: Path) -> list[dict]:
 def write_report(scale: str, path: Path) -> None:
     """The page, its figures and the README's table, from the CSV files alone."""
     scores, runs = read_text_csv(path), read_text_csv(results_path(path, "runs"))
-    extra = {"curves": pictures.plot_curves, "slopes": pictures.plot_slopes}
-    rows = {name: rows_at(results_path(path, name)) for name in extra}
-    for name, plot in extra.items():
-        if rows[name]:
-            plot(report.figure_path(path, name), rows[name])
+    extra = {name: rows_at(results_path(path, name)) for name in ("curves", "slopes", "null")}
+    for name, plot in (("curves", pictures.plot_curves), ("slopes", pictures.plot_slopes)):
+        if extra[name]:
+            plot(report.figure_path(path, name), extra[name])
     if SCALES[scale].chains:
         pictures.plot_steps(report.figure_path(path, "steps"), scores)
     pictures.plot_learned(report.figure_path(path, "schedules"), runs)
-    again = [rows_at(results_path(results_path(path, "again"), name)) for name in ("", "runs")]
-    meaning = SCALES[scale].meaning
-    page = report.write_page(scale, meaning, runs, scores, again, rows["slopes"], path)
+    for name in ("", "runs"):
+        extra[f"again {name}"] = rows_at(results_path(results_path(path, "again"), name))
+    page = report.write_page(scale, SCALES[scale].meaning, runs, scores, extra, path)
     print(f"wrote {page}")
     if path.parent.resolve() == ROOT / "docs" / "results":
         report.fill_readme(ROOT / "README.md", path.stem, scores)

@@ -5,8 +5,9 @@ from pathlib import Path
 from common.tables import read_text_csv
 from comparison.cells import Cell
 
-# the scores, what the runs cost, FID against forward passes, both terms of the gradients
-TABLES = ("", "runs", "curves", "slopes")
+# the scores, what the runs cost, FID against forward passes, both terms of the gradients, where
+# noise alone would have taken the schedule
+TABLES = ("", "runs", "curves", "slopes", "null")
 
 
 def results_path(path: Path, name: str) -> Path:

@@ -1,7 +1,6 @@
 """The page of the comparison: generated tables between the marks of a hand-written text."""
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from scipy.stats import ttest_rel, wilcoxon
@@ -65,11 +64,14 @@ def write_page(
     meaning: str,
     runs: list[dict],
     scores: list[dict],
-    again: Sequence[list[dict]],
-    slopes: list[dict],
+    extra: dict[str, list[dict]],
     csv_path: Path,
 ) -> Path:
-    """docs/reproduce_SCALE.md: the text of the template, and the tables."""
+    """docs/reproduce_SCALE.md: the text of the template, and the tables.
+
+    `extra` has the rows of the tables that need not be there, by name.
+    """
+    again = extra.get("again ", []), extra.get("again runs", [])
     page = csv_path.parent.parent / f"{csv_path.stem}.md"
     text = TEMPLATE.read_text().replace("SCALE", scale)
     tables = {
@@ -79,7 +81,8 @@ def write_page(
         "differences with clipping": differences(headline(scores, "True")),
         "differences without clipping": differences(headline(scores, "False")),
         "the same runs again": drifts(scores, runs, *again),
-        "the two terms": terms_table(slopes),
+        "the two terms": terms_table(extra.get("slopes", [])),
+        "learned beside noise": noise_table(extra.get("null", [])),
         "costs": costs_table(runs),
         "figures": pictures(csv_path),
         "commands": commands(runs),
@@ -230,6 +233,20 @@ def terms_table(slopes: list[dict]) -> str:
         return "No run with exact gradients has left them here."
     head = ["method", "parameter", "direct", "implicit", "sum", "sums below 0"]
     return markdown(head, lines)
+
+
+def noise_table(rows: list[dict]) -> str:
+    """A row a run: each learned value, and between which ends noise alone leaves it."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        value, low, high = (float(row[name]) for name in ("learned", "low", "high"))
+        text = f"{value:.4f}" if low <= value <= high else f"**{value:.4f}**"
+        of_run = lines.setdefault((row["method"], row["seed"]), {})
+        of_run[row["parameter"]] = f"{text} ({low:.4f} to {high:.4f})"
+    if not lines:
+        return "No bilevel run whose schedule moved has left them here."
+    cells = [[*run, *(found.get(n, "–") for n in LEARNED)] for run, found in lines.items()]
+    return markdown(["method", "seed", *LEARNED], cells)
 
 
 def drifts(

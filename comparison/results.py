@@ -200,3 +200,17 @@ def slopes(cells: list[Cell]) -> list[dict]:
                 rows.append(place | terms)
                 last = terms
     return rows
+
+
+def beside_noise(cells: list[Cell]) -> list[dict]:
+    """What bilevel runs learned, and from where to where noise alone would have taken it."""
+    rows = []
+    for cell in cells:
+        path = cell.folder / "null_band.json"
+        band = read_json(path) if cell.kind == "bilevel" and path.exists() else {}
+        learned = read_json(cell.folder / "schedule.json")
+        for name in (name for name in NAMES if f"{name}_low" in band):
+            ends = {end: band[f"{name}_{end}"][-1] for end in ("low", "high")}
+            place = {"method": cell.method, "seed": cell.seed, "parameter": name}
+            rows.append(place | {"learned": learned[name]} | ends)
+    return rows

@@ -120,6 +120,15 @@ def test_the_signs_of_the_gradients_sum_are_counted():
     assert "|" not in report.terms_table([])
 
 
+def test_a_learned_value_that_noise_does_not_explain_is_bold():
+    row = {"method": "exact", "seed": "0", "low": "0.9", "high": "1"}
+    rows = [row | {"parameter": "end", "learned": x} for x in ("0.95", "0.8")]
+    for found, text in zip(rows, ("0.9500", "**0.8000**"), strict=True):
+        line = f"| exact | 0 | – | {text} (0.9000 to 1.0000) | – | – |"
+        assert line in report.noise_table([found])
+    assert "|" not in report.noise_table([])
+
+
 def test_what_a_run_made_again_is_apart_by_stands_beside_the_spread_of_the_seeds():
     scores = [
         score("default", seed, clip, fid=20 + seed) for seed in (0, 1) for clip in report.REGIMES
