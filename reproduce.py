@@ -201,7 +201,7 @@ def write_report(scale: str, path: Path) -> None:
     page = report.write_page(scale, SCALES[scale].meaning, runs, scores, extra, path)
     print(f"wrote {page}")
     if path.parent.resolve() == ROOT / "docs" / "results":
-        report.fill_readme(ROOT / "README.md", path.stem, scores)
+        report.fill_readme(ROOT / "README.md", path.stem, scores, extra["again "])
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ CAPTIONS = {
     "slopes": "both terms of dF/dq of the bilevel runs and their sum, all seeds",
     "samples": "seed 0: the first images of each method, from the same noise",
 }
+DRIFT = "*rms difference of a run made again*"
 REGIMES = {"True": "with clipping", "False": "without clipping"}
 
 
@@ -71,16 +72,17 @@ def write_page(
 
     `extra` has the rows of the tables that need not be there, by name.
     """
-    again = extra.get("again ", []), extra.get("again runs", [])
+    again = extra.get("again ", [])
     page = csv_path.parent.parent / f"{csv_path.stem}.md"
     text = TEMPLATE.read_text().replace("SCALE", scale)
     tables = {
         "what was run": facts(scale, meaning, runs, scores),
-        "with clipping": scores_table(headline(scores, "True")),
-        "without clipping": scores_table(headline(scores, "False")),
+        "with clipping": scores_table(headline(scores, "True"), twice(scores, again, "True")),
+        "without clipping": scores_table(headline(scores, "False"), twice(scores, again, "False")),
         "differences with clipping": differences(headline(scores, "True")),
         "differences without clipping": differences(headline(scores, "False")),
-        "the same runs again": drifts(scores, runs, *again),
+        "the same runs again": drifts(scores, again),
+        "where they were run": where(runs, extra.get("again runs", [])),
         "the two terms": terms_table(extra.get("slopes", [])),
         "learned beside noise": noise_table(extra.get("null", [])),
         "costs": costs_table(runs),
@@ -91,17 +93,17 @@ def write_page(
     return page
 
 
-def fill_readme(readme: Path, name: str, scores: list[dict]) -> None:
+def fill_readme(readme: Path, name: str, scores: list[dict], again: list[dict]) -> None:
     """The short table, where the README has a mark for it: both regimes beside each other."""
     begin, end = f"<!-- {name} -->\n", "<!-- end -->"
     before, mark, after = readme.read_text().partition(begin)
     if not mark:
         return
     after = after[after.index(end) :]
-    readme.write_text(f"{before}{begin}{short_table(scores)}\n{after}")
+    readme.write_text(f"{before}{begin}{short_table(scores, again)}\n{after}")
 
 
-def short_table(scores: list[dict]) -> str:
+def short_table(scores: list[dict], again: list[dict]) -> str:
     """A row a method of the README: three judges in both regimes."""
     by_regime = {clip: by_method(headline(scores, clip)) for clip in REGIMES}
     lines = []
@@ -114,6 +116,10 @@ def short_table(scores: list[dict]) -> str:
                 values = numbers(by_regime[clip][method], column)
                 line.append(plus_minus(values, f".{SCORES[column][1]}f"))
         lines.append(line)
+    pairs = {clip: twice(scores, again, clip) for clip in REGIMES}
+    if pairs["True"]:
+        apart = (drift(pairs[clip], column) for clip in REGIMES for column in SHORT_COLUMNS)
+        lines.append([DRIFT, str(len(pairs["True"])), *apart])
     head = [f"{SCORES[c][0]}, {regime}" for regime in REGIMES.values() for c in SHORT_COLUMNS]
     return markdown(["method", "seeds", *head], lines)
 
@@ -165,14 +171,16 @@ def numbers(rows: list[dict], column: str, unit: float = 1) -> list[float]:
     return [float(row[column]) / unit for row in rows if row.get(column)]
 
 
-def scores_table(rows: list[dict]) -> str:
-    """A row a method: mean ± standard error over its seeds, by every judge."""
+def scores_table(rows: list[dict], run_twice: list[tuple[dict, dict]] | None = None) -> str:
+    """A row a method: mean ± standard error over its seeds, by every judge; last, the drift."""
     lines = []
     for method, of_method in by_method(rows).items():
         line = [method, ", ".join(row["seed"] for row in of_method)]
         for column, (_, digits) in SCORES.items():
             line.append(plus_minus(numbers(of_method, column), f".{digits}f"))
         lines.append(line)
+    if run_twice:
+        lines.append([DRIFT, f"{len(run_twice)} runs", *(drift(run_twice, c) for c in SCORES)])
     return markdown(["method", "seeds", *(head for head, _ in SCORES.values())], lines)
 
 
@@ -249,36 +257,45 @@ def noise_table(rows: list[dict]) -> str:
     return markdown(["method", "seed", *LEARNED], cells)
 
 
-def drifts(
-    scores: list[dict], runs: list[dict], scores_again: list[dict], runs_again: list[dict]
-) -> str:
-    """Cells that were run twice: what the judges said of both, and where each was run."""
+def twice(scores: list[dict], again: list[dict], clip: str) -> list[tuple[dict, dict]]:
+    """The rows of one regime, of cells that were run twice: the first one and the second."""
+    first = {(row["method"], row["seed"]): row for row in headline(scores, clip)}
+    rows = ((first.get((row["method"], row["seed"])), row) for row in headline(again, clip))
+    return [(old, new) for old, new in rows if old]
 
-    def where(rows):
-        return {
-            (r["method"], r["seed"]): f"{r['processor']}; torch {r['torch']}; {r['commit']}"
-            for r in rows
-        }
 
-    lines, before, after = [], where(runs), where(runs_again)
+def drift(pairs: list[tuple[dict, dict]], column: str) -> str:
+    """The root mean square of what runs that were made again differ by."""
+    apart = [float(new[column]) - float(old[column]) for old, new in pairs if new[column]]
+    if not apart:
+        return "–"
+    return f"{statistics.fmean(x * x for x in apart) ** 0.5:.{SCORES[column][1]}f}"
+
+
+def drifts(scores: list[dict], again: list[dict]) -> str:
+    """Cells that were run twice: what the judges said of both."""
+    lines = []
     for clip, regime in REGIMES.items():
-        first = by_method(headline(scores, clip))
-        for row in headline(scores_again, clip):
-            old = [r for r in first.get(row["method"], []) if r["seed"] == row["seed"]]
-            cell = row["method"], row["seed"]
-            for judge in JUDGED_BY if old else ():
+        for old, new in twice(scores, again, clip):
+            for judge in JUDGED_BY:
                 name, digits = SCORES[judge]
-                a, b = float(old[0][judge]), float(row[judge])
-                of_seeds = numbers(first[row["method"]], judge)
-                spread = f"{statistics.stdev(of_seeds):.{digits}f}" if len(of_seeds) > 1 else "–"
+                a, b = float(old[judge]), float(new[judge])
                 numbers_of_both = (f"{x:.{digits}f}" for x in (a, b, b - a))
-                lines.append(
-                    [*cell, regime, name, *numbers_of_both, spread, before[cell], after[cell]]
-                )
+                lines.append([new["method"], new["seed"], regime, name, *numbers_of_both])
     if not lines:
         return "No run has been made twice."
-    head = ["method", "seed", "sampler", "by", "first", "again", "difference"]
-    return markdown([*head, "sd of the seeds", "first run on", "again on"], lines)
+    return markdown(["method", "seed", "sampler", "by", "first", "again", "difference"], lines)
+
+
+def where(runs: list[dict], again: list[dict]) -> str:
+    """Of cells that were run twice: the processor, the version and the commit of both."""
+    first = {(run["method"], run["seed"]): run for run in runs}
+    lines = []
+    for run in again:
+        if old := first.get((run["method"], run["seed"])):
+            both = (f"{r['processor']}, torch {r['torch']}, {r['commit']}" for r in (old, run))
+            lines.append([run["method"], run["seed"], *both])
+    return markdown(["method", "seed", "first run", "again"], lines) if lines else ""
 
 
 def paired(rows: list[dict], base: list[dict], column: str) -> list[tuple[float, float]]:

@@ -91,10 +91,12 @@ def test_every_command_of_a_page_can_be_pasted_into_a_shell(page):
 def test_a_page_holds_the_tables_of_its_file(page):
     scores = read_text_csv(ROOT / "docs" / "results" / f"{page.stem}.csv")
     runs = read_text_csv(ROOT / "docs" / "results" / f"{page.stem}_runs.csv")
+    again = reproduce.rows_at(ROOT / "docs" / "results" / f"{page.stem}_again.csv")
     text = page.read_text()
     for clip in report.REGIMES:
         rows = report.headline(scores, clip)
-        assert report.scores_table(rows) in text and report.differences(rows) in text
+        twice = report.twice(scores, again, clip)
+        assert report.scores_table(rows, twice) in text and report.differences(rows) in text
     assert report.commands(runs) in text and report.costs_table(runs) in text
 
 
@@ -106,8 +108,9 @@ def test_a_run_made_again_on_one_machine_is_the_same_to_the_bit(tiny, tmp_path, 
     first, again = (read_text_csv(results_dir / f"reproduce_quick{x}.csv") for x in ("", "_again"))
     assert first == again and len(first) == 6
     lines = (tmp_path / "docs" / "reproduce_quick.md").read_text().splitlines()
-    differences = [line.split(" | ")[6] for line in lines if line.count("; torch") == 2]
-    assert len(differences) == 6 and {float(x) for x in differences} == {0.0}
+    start = lines.index("<!-- table: the same runs again -->") + 3
+    differences = [line.split(" | ")[6].rstrip(" |") for line in lines[start : start + 6]]
+    assert {float(x) for x in differences} == {0.0}
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
 
 
@@ -129,17 +132,21 @@ def test_a_learned_value_that_noise_does_not_explain_is_bold():
     assert "|" not in report.noise_table([])
 
 
-def test_what_a_run_made_again_is_apart_by_stands_beside_the_spread_of_the_seeds():
-    scores = [
-        score("default", seed, clip, fid=20 + seed) for seed in (0, 1) for clip in report.REGIMES
-    ]
-    again = [score("default", 1, clip, fid=20.25) for clip in report.REGIMES]
-    place = {"torch": "2.14", "commit": "c"}
-    runs = [{"method": "default", "seed": str(s), "processor": "A", **place} for s in (0, 1)]
-    table = report.drifts(scores, runs, again, [runs[1] | {"processor": "B"}])
-    row = "21.00 | 20.25 | -0.75 | 0.71 | A; torch 2.14; c | B; torch 2.14; c |"
-    assert table.count(row) == 2 and len(table.splitlines()) == 2 + 6
-    assert report.drifts(scores, runs, [], []) == "No run has been made twice."
+def test_what_runs_made_again_differ_by():
+    def rows_of(of_seeds):
+        places = [(seed, clip) for seed in of_seeds for clip in report.REGIMES]
+        return [score("default", seed, clip, fid=of_seeds[seed]) for seed, clip in places]
+
+    first, again = rows_of({0: 20, 1: 21, 2: 22}), rows_of({1: 24, 2: 18})
+    table = report.drifts(first, again)
+    assert table.count("| 21.00 | 24.00 | 3.00 |") == 2 and len(table.splitlines()) == 2 + 12
+    pairs = report.twice(first, again, "True")
+    rms = "| *rms difference of a run made again* | 2 runs | 3.54 | 0.00 |"  # sqrt((9 + 16)/2)
+    assert rms in report.scores_table(first, pairs) and "rms" not in report.scores_table(first)
+    assert report.drifts(first, []) == "No run has been made twice."
+    run = {"method": "default", "seed": "1", "torch": "2.14", "commit": "c"}
+    table = report.where([run | {"processor": "A"}], [run | {"processor": "B"}])
+    assert "| default | 1 | A, torch 2.14, c | B, torch 2.14, c |" in table
 
 
 def test_a_later_flag_replaces_an_earlier_one():
@@ -175,11 +182,13 @@ def score(method, seed, clip="True", n="10", steps="5", **values):
 def test_the_readme_gets_the_table_where_it_has_a_mark(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("above\n<!-- x -->\nold\n<!-- end -->\nbelow\n<!-- y -->\n<!-- end -->\n")
-    report.fill_readme(readme, "z", [])
+    report.fill_readme(readme, "z", [], [])
     rows = [score(method, 0, clip) for method in ("default", "grid") for clip in report.REGIMES]
-    report.fill_readme(readme, "x", [*rows, score("default", 0, n="5", fid=77)])
+    again = [score("default", 0, clip, fid=5) for clip in report.REGIMES]
+    report.fill_readme(readme, "x", [*rows, score("default", 0, n="5", fid=77)], again)
     text = readme.read_text()
     assert "| default | 1 | 2.00 | 2.00 | 2.000 | 2.00 | 2.00 | 2.000 |" in text
+    assert f"| {report.DRIFT} | 1 | 3.00 | 0.00 | 0.000 | 3.00 | 0.00 | 0.000 |" in text
     assert "old" not in text and "grid" not in text and "77" not in text
     assert text.startswith("above\n<!-- x -->\n|") and text.endswith(
         "|\n<!-- end -->\nbelow\n<!-- y -->\n<!-- end -->\n"
