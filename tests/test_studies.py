@@ -124,6 +124,14 @@ def test_another_seed_joins_the_others_once(tiny, five_steps, tmp_path, monkeypa
     assert sorted({row["seed"] for row in known}) == [0, 1, 2] and len(known) == 3 * 5
 
 
+def test_a_sweep_of_another_set_joins_the_others_and_replaces_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCS", tmp_path / "docs")
+    for name, kl in (("moons", 1), ("dino", 2), ("moons", 3)):
+        report.store({"lr_sweep": [{"set": name, "kl": kl}]})
+    rows = read_csv(tmp_path / "docs" / "results" / "lr_sweep.csv")
+    assert rows == [{"set": "dino", "kl": 2}, {"set": "moons", "kl": 3}]
+
+
 def test_runs_are_compared_with_the_constant_rate_of_their_seed():
     kls = {"constant": (1.0, 2.0), "cosine": (1.5, 2.25), "step": (0.9, 2.5)}
     rows = [

@@ -49,7 +49,7 @@ def stored(name: str) -> list[dict]:
 
 
 def store(gathered: dict[str, list[dict]]) -> None:
-    """A study of other seeds joins one of the same sets and steps; all else is replaced."""
+    """A study of other seeds joins one of the same sets and steps, a sweep those of other sets."""
 
     def kinds(rows):
         return {(row["set"], row["schedule"], row["steps"]) for row in rows}
@@ -60,6 +60,9 @@ def store(gathered: dict[str, list[dict]]) -> None:
             seeds = {row.get("seed") for row in rows}
             others = [row for row in stored(name) if row.get("seed") not in seeds]
             rows = stored(name) if seeds == {None} else others + rows  # points of one seed only
+        if name in OF_A_SWEEP.values():
+            sets = {row["set"] for row in rows}
+            rows = [row for row in stored(name) if row["set"] not in sets] + rows
         write_csv(results_file(name), rows)
 
 
