@@ -66,11 +66,11 @@ from common.errors import Stop, guarded
 from common.machine import setup
 from common.processes import refuse
 from common.run import forward_passes
-from common.tables import read_text_csv, rounded, write_csv
+from common.tables import rounded, write_csv
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
-from comparison.kept import Kept, place, results_path
+from comparison.kept import Kept, place, read_tables, results_path
 from comparison.running import gpus_to_share, lock_of, run_all
 
 
@@ -84,6 +84,8 @@ def main(args) -> None:
         first = make_cell(args.scale, places, "default", 0).parsed()
         images = Source.from_flags(**vars(first)).planned_images()
         cells = cells_of(args, places, images)
+        if args.again:
+            cells = held_alone(cells, read_tables(first_path))
 
         def passes(cell: Cell) -> int:
             return forward_passes(cell.cost(images))
@@ -112,9 +114,19 @@ def main(args) -> None:
         with judging_alone(Path(places.runs_dir) / args.scale):
             write_results(args, path, cells, kept)
     if not first_path.exists():
-        raise Stop(f"{first_path}: no results yet; run without --report or --again first", code=2)
+        raise Stop(f"{first_path}: no results yet; run without --report first", code=2)
     write_report(args.scale, first_path)
     report_missing(failed)
+
+
+def held_alone(cells: list[Cell], tables: dict[str, list[dict]]) -> list[Cell]:
+    """The cells that have rows and begin with no other: only these are made again."""
+    held = {(row["method"], row["seed"]) for row in tables["runs"]}
+    cells = [cell for cell in cells if place(cell) in held and not cell.begins_with]
+    if not cells:
+        text = "--again: no such cell has rows; one that begins with another's schedule or network"
+        raise Stop(f"{text} is not made again", code=2)
+    return cells
 
 
 def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
@@ -168,11 +180,13 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     """A row a cell, a row a point of the curves, and the pictures of one seed side by side."""
     done = [cell for cell in cells if cell.done]
     if not done and not kept.places:
-        raise Stop(f"no run came to its end; see {args.runs_dir}/{args.scale}/*/output.txt")
+        folder = f"{places_of(args).runs_dir}/{args.scale}"
+        raise Stop(f"no run came to its end; see {folder}/*/output.txt")
     runs, scores = results.rows_of(done, args.jobs)
     tables = {"": scores, "runs": runs}
-    tables |= {"curves": results.curves(done), "slopes": results.slopes(done)}
-    tables["null"] = results.beside_noise(done)
+    if not args.again:
+        tables |= {"curves": results.curves(done), "slopes": results.slopes(done)}
+        tables["null"] = results.beside_noise(done)
     for name, rows in tables.items():
         if rows := kept.merged(name, list(map(rounded, rows))):
             write_csv(results_path(path, name), rows)
@@ -182,26 +196,19 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
         figures.save_beside(report.figure_path(path, "samples"), grids, 4.2)
 
 
-def rows_at(path: Path) -> list[dict]:
-    return read_text_csv(path) if path.exists() else []
-
-
 def write_report(scale: str, path: Path) -> None:
     """The page, its figures and the README's table, from the CSV files alone."""
-    scores, runs = read_text_csv(path), read_text_csv(results_path(path, "runs"))
-    extra = {name: rows_at(results_path(path, name)) for name in ("curves", "slopes", "null")}
+    tables = read_tables(path)
     for name, plot in (("curves", pictures.plot_curves), ("slopes", pictures.plot_slopes)):
-        if extra[name]:
-            plot(report.figure_path(path, name), extra[name])
+        if tables[name]:
+            plot(report.figure_path(path, name), tables[name])
     if SCALES[scale].chains:
-        pictures.plot_steps(report.figure_path(path, "steps"), scores)
-    pictures.plot_learned(report.figure_path(path, "schedules"), runs)
-    for name in ("", "runs"):
-        extra[f"again {name}"] = rows_at(results_path(results_path(path, "again"), name))
-    page = report.write_page(scale, SCALES[scale].meaning, runs, scores, extra, path)
-    print(f"wrote {page}")
+        pictures.plot_steps(report.figure_path(path, "steps"), tables[""])
+    pictures.plot_learned(report.figure_path(path, "schedules"), tables["runs"])
+    page = report.page_of(scale, SCALES[scale].meaning, tables, path)
+    print(f"wrote {report.write_page(path, page)}")
     if path.parent.resolve() == ROOT / "docs" / "results":
-        report.fill_readme(ROOT / "README.md", path.stem, scores, extra["again "])
+        report.fill_readme(ROOT / "README.md", path.stem, tables[""], tables["again"])
 
 
 if __name__ == "__main__":

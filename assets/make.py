@@ -110,12 +110,13 @@ def flags_of(stage: dict):
 def training_table(record: dict) -> str:
     """A row a training: its flags, what it took, and the FID of its end."""
     lines = []
-    for stage in stages_of(record):
+    for number, stage in enumerate(stages_of(record), 1):
         args = flags_of(stage)
-        score = f"{stage['fid']:.1f} ({stage['n']:,} images, {args.backward_steps} steps)"
-        line = [args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
+        drawn = f"{stage['n']:,} images, {args.backward_steps} steps, by `{stage['extractor']}`"
+        score = f"{stage['fid']:.1f} ({drawn})"
+        line = [number, args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
         lines.append([*line, f"{stage['steps']:,}", f"{stage['seconds'] / 3600:.1f}", score])
-    head = ["batch", "rate", "weights of the loss", "epochs", "steps", "hours", "FID by `mnist`"]
+    head = ["stage", "batch", "rate", "weights of the loss", "epochs", "steps", "hours", "FID"]
     return markdown(head, lines)
 
 
@@ -123,11 +124,11 @@ def draw_training(record: dict, path: Path) -> None:
     """FID after each epoch against hours, of all trainings one after the other."""
     figure, (axis,) = figures.axes_of(1, width=6)
     begun = 0.0
-    for stage in stages_of(record):
+    for number, stage in enumerate(stages_of(record), 1):
         fids = stage["fid_by_epoch"]
         even = [stage["seconds"] * (i + 1) / len(fids) for i in range(len(fids))]
         seconds = stage.get("seconds_by_epoch", even)
-        label = f"{stage['epochs']} epochs, batches of {flags_of(stage).batch_size}"
+        label = f"stage {number}: {stage['epochs']} epochs"
         axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
         begun += stage["seconds"]
     axis.set(xlabel="hours of a core", ylabel="FID", yscale="log")

@@ -66,3 +66,14 @@ def _place(row):
 
 def _rows(path):
     return read_text_csv(path) if path.exists() else []
+
+
+def read_tables(path: Path) -> dict[str, list[dict]]:
+    """The rows of all files by name; of `again` and `again_runs` those of the first runs' flags."""
+    names = (*TABLES, "again", "again_runs")
+    tables = {name: _rows(results_path(path, name)) for name in names}
+    first = {_place(row): row["command"] for row in tables["runs"]}
+    same = {_place(r) for r in tables["again_runs"] if first.get(_place(r)) == r["command"]}
+    for name in ("again", "again_runs"):
+        tables[name] = [row for row in tables[name] if _place(row) in same]
+    return tables

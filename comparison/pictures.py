@@ -7,7 +7,7 @@ import numpy as np
 
 from common import figures
 from common.families import NAMES
-from comparison.report import REGIMES, by_method
+from comparison.rows import REGIMES, by_method
 from model import log_snr
 from scheduler import Schedule
 

@@ -6,21 +6,12 @@ from pathlib import Path
 from scipy.stats import ttest_rel, wilcoxon
 
 from common.tables import fill, markdown, plus_minus
+from comparison.learned import noise_table, terms_table
+from comparison.repeats import Pairs, drift_lines, pairs_of, repeats_table
+from comparison.rows import JUDGED_BY, LEARNED, REGIMES, SCORES, by_method, headline, numbers
 from comparison.scales import BILEVEL, METHODS
 
 TEMPLATE = Path(__file__).with_name("page.md")
-# column -> heading, digits
-SCORES = {
-    "fid": ("FID (the run's extractor)", 2),
-    "fid_second": ("FID by `second`", 2),
-    "fid_pixels": ("FID by `pixels`", 3),
-    "kid": ("KID", 3),
-    "kid_second": ("KID by `second`", 3),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
-    "is_mean": ("IS", 2),
-}
-JUDGED_BY = ("fid", "fid_second", "fid_pixels")  # whose differences are tested
 FEWEST = 3  # seeds of a difference: with two, a test says nothing and weakens the others
 # column -> heading, digits, unit
 COSTS = {
@@ -30,9 +21,7 @@ COSTS = {
     "trials": ("trials", 0, 1),
     "peak_bytes": ("peak MiB", 0, 2**20),
 }
-LEARNED = ("start", "end", "tau", "epsilon")
 SHORT_METHODS = ("default", "end 0.98", BILEVEL, "exact, no clipping", "schedule alone")
-SHORT_COLUMNS = ("fid", "fid_second", "fid_pixels")
 CAPTIONS = {
     "steps": "FID against DDIM steps, with clipping and without: mean and range of the seeds",
     "curves": "FID against forward passes; the band spans the seeds",
@@ -40,8 +29,6 @@ CAPTIONS = {
     "slopes": "both terms of dF/dq of the bilevel runs and their sum, all seeds",
     "samples": "seed 0: the first images of each method, from the same noise",
 }
-DRIFT = "*rms difference of a run made again*"
-REGIMES = {"True": "with clipping", "False": "without clipping"}
 
 
 def figure_path(csv_path: Path, name: str) -> Path:
@@ -60,37 +47,35 @@ def print_plan(costs: list[tuple[int | None, str, int, int]], rate: float, threa
     print(f"at the rate of a few training steps timed here, {threads} threads a run")
 
 
-def write_page(
-    scale: str,
-    meaning: str,
-    runs: list[dict],
-    scores: list[dict],
-    extra: dict[str, list[dict]],
-    csv_path: Path,
-) -> Path:
-    """docs/reproduce_SCALE.md: the text of the template, and the tables.
+def write_page(csv_path: Path, page: str) -> Path:
+    """docs/results/x.csv -> docs/x.md"""
+    path = csv_path.parent.parent / f"{csv_path.stem}.md"
+    path.write_text(page)
+    return path
 
-    `extra` has the rows of the tables that need not be there, by name.
-    """
-    again = extra.get("again ", [])
-    page = csv_path.parent.parent / f"{csv_path.stem}.md"
-    text = TEMPLATE.read_text().replace("SCALE", scale)
-    tables = {
+
+def page_of(scale: str, meaning: str, tables: dict[str, list[dict]], csv_path: Path) -> str:
+    """The text of the template with its tables; `tables` are the rows of the CSV files by name."""
+    scores, again = tables[""], tables["again"]
+    runs, runs_again = tables["runs"], tables["again_runs"]
+
+    def of_regime(clip):
+        return scores_table(headline(scores, clip), pairs_of(scores, again, clip))
+
+    filled = {
         "what was run": facts(scale, meaning, runs, scores),
-        "with clipping": scores_table(headline(scores, "True"), twice(scores, again, "True")),
-        "without clipping": scores_table(headline(scores, "False"), twice(scores, again, "False")),
+        "with clipping": of_regime("True"),
+        "without clipping": of_regime("False"),
         "differences with clipping": differences(headline(scores, "True")),
         "differences without clipping": differences(headline(scores, "False")),
-        "the same runs again": drifts(scores, again),
-        "where they were run": where(runs, extra.get("again runs", [])),
-        "the two terms": terms_table(extra.get("slopes", [])),
-        "learned beside noise": noise_table(extra.get("null", [])),
+        "the two terms": terms_table(tables["slopes"]),
+        "learned beside noise": noise_table(tables["null"]),
+        "runs made again": repeats_table(scores, again, runs, runs_again),
         "costs": costs_table(runs),
         "figures": pictures(csv_path),
         "commands": commands(runs),
     }
-    page.write_text(fill(text, tables))
-    return page
+    return fill(TEMPLATE.read_text().replace("SCALE", scale), filled)
 
 
 def fill_readme(readme: Path, name: str, scores: list[dict], again: list[dict]) -> None:
@@ -112,22 +97,13 @@ def short_table(scores: list[dict], again: list[dict]) -> str:
             continue
         line = [method, str(len(by_regime["True"][method]))]
         for clip in REGIMES:
-            for column in SHORT_COLUMNS:
+            for column in JUDGED_BY:
                 values = numbers(by_regime[clip][method], column)
                 line.append(plus_minus(values, f".{SCORES[column][1]}f"))
         lines.append(line)
-    pairs = {clip: twice(scores, again, clip) for clip in REGIMES}
-    if pairs["True"]:
-        apart = (drift(pairs[clip], column) for clip in REGIMES for column in SHORT_COLUMNS)
-        lines.append([DRIFT, str(len(pairs["True"])), *apart])
-    head = [f"{SCORES[c][0]}, {regime}" for regime in REGIMES.values() for c in SHORT_COLUMNS]
+    lines += drift_lines([pairs_of(scores, again, clip) for clip in REGIMES], JUDGED_BY)
+    head = [f"{SCORES[c][0]}, {regime}" for regime in REGIMES.values() for c in JUDGED_BY]
     return markdown(["method", "seeds", *head], lines)
-
-
-def headline(scores: list[dict], clip: str) -> list[dict]:
-    """The rows of one regime that were measured on the most images."""
-    most = max((int(row["n"]) for row in scores), default=0)
-    return [row for row in scores if row["clip"] == clip and int(row["n"]) == most]
 
 
 def facts(scale: str, meaning: str, runs: list[dict], scores: list[dict]) -> str:
@@ -159,19 +135,7 @@ def facts(scale: str, meaning: str, runs: list[dict], scores: list[dict]) -> str
     )
 
 
-def by_method(rows: list[dict]) -> dict[str, list[dict]]:
-    """Rows by method, in the file's order."""
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(row["method"], []).append(row)
-    return groups
-
-
-def numbers(rows: list[dict], column: str, unit: float = 1) -> list[float]:
-    return [float(row[column]) / unit for row in rows if row.get(column)]
-
-
-def scores_table(rows: list[dict], run_twice: list[tuple[dict, dict]] | None = None) -> str:
+def scores_table(rows: list[dict], run_twice: Pairs) -> str:
     """A row a method: mean ± standard error over its seeds, by every judge; last, the drift."""
     lines = []
     for method, of_method in by_method(rows).items():
@@ -179,8 +143,7 @@ def scores_table(rows: list[dict], run_twice: list[tuple[dict, dict]] | None = N
         for column, (_, digits) in SCORES.items():
             line.append(plus_minus(numbers(of_method, column), f".{digits}f"))
         lines.append(line)
-    if run_twice:
-        lines.append([DRIFT, f"{len(run_twice)} runs", *(drift(run_twice, c) for c in SCORES)])
+    lines += drift_lines([run_twice], tuple(SCORES))
     return markdown(["method", "seeds", *(head for head, _ in SCORES.values())], lines)
 
 
@@ -225,77 +188,6 @@ def differences(rows: list[dict]) -> str:
         lines.append([method, base, name, seeds, change, f"{p:.3f}", f"{rank:.3f}", verdict])
     head = ["method", "less", "by", "seeds", "difference", "p (t, Holm)", "p (Wilcoxon)", "verdict"]
     return markdown(head, lines)
-
-
-def terms_table(slopes: list[dict]) -> str:
-    """A row a method and parameter: the medians of both terms, and the sign of their sum."""
-    lines = []
-    for method, rows in by_method(slopes).items():
-        for name in LEARNED:
-            direct, implicit = (numbers(rows, f"{term}_{name}") for term in ("direct", "implicit"))
-            sums = [a + b for a, b in zip(direct, implicit, strict=True)]
-            medians = (f"{statistics.median(x):.0f}" for x in (direct, implicit, sums))
-            below = sum(x < 0 for x in sums)
-            lines.append([method, name, *medians, f"{below} of {len(sums)}"])
-    if not lines:
-        return "No run with exact gradients has left them here."
-    head = ["method", "parameter", "direct", "implicit", "sum", "sums below 0"]
-    return markdown(head, lines)
-
-
-def noise_table(rows: list[dict]) -> str:
-    """A row a run: each learned value, and between which ends noise alone leaves it."""
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        value, low, high = (float(row[name]) for name in ("learned", "low", "high"))
-        text = f"{value:.4f}" if low <= value <= high else f"**{value:.4f}**"
-        of_run = lines.setdefault((row["method"], row["seed"]), {})
-        of_run[row["parameter"]] = f"{text} ({low:.4f} to {high:.4f})"
-    if not lines:
-        return "No bilevel run whose schedule moved has left them here."
-    cells = [[*run, *(found.get(n, "–") for n in LEARNED)] for run, found in lines.items()]
-    return markdown(["method", "seed", *LEARNED], cells)
-
-
-def twice(scores: list[dict], again: list[dict], clip: str) -> list[tuple[dict, dict]]:
-    """The rows of one regime, of cells that were run twice: the first one and the second."""
-    first = {(row["method"], row["seed"]): row for row in headline(scores, clip)}
-    rows = ((first.get((row["method"], row["seed"])), row) for row in headline(again, clip))
-    return [(old, new) for old, new in rows if old]
-
-
-def drift(pairs: list[tuple[dict, dict]], column: str) -> str:
-    """The root mean square of what runs that were made again differ by."""
-    apart = [float(new[column]) - float(old[column]) for old, new in pairs if new[column]]
-    if not apart:
-        return "–"
-    return f"{statistics.fmean(x * x for x in apart) ** 0.5:.{SCORES[column][1]}f}"
-
-
-def drifts(scores: list[dict], again: list[dict]) -> str:
-    """Cells that were run twice: what the judges said of both."""
-    lines = []
-    for clip, regime in REGIMES.items():
-        for old, new in twice(scores, again, clip):
-            for judge in JUDGED_BY:
-                name, digits = SCORES[judge]
-                a, b = float(old[judge]), float(new[judge])
-                numbers_of_both = (f"{x:.{digits}f}" for x in (a, b, b - a))
-                lines.append([new["method"], new["seed"], regime, name, *numbers_of_both])
-    if not lines:
-        return "No run has been made twice."
-    return markdown(["method", "seed", "sampler", "by", "first", "again", "difference"], lines)
-
-
-def where(runs: list[dict], again: list[dict]) -> str:
-    """Of cells that were run twice: the processor, the version and the commit of both."""
-    first = {(run["method"], run["seed"]): run for run in runs}
-    lines = []
-    for run in again:
-        if old := first.get((run["method"], run["seed"])):
-            both = (f"{r['processor']}, torch {r['torch']}, {r['commit']}" for r in (old, run))
-            lines.append([run["method"], run["seed"], *both])
-    return markdown(["method", "seed", "first run", "again"], lines) if lines else ""
 
 
 def paired(rows: list[dict], base: list[dict], column: str) -> list[tuple[float, float]]:

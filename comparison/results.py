@@ -24,7 +24,8 @@ from search.ledger import Ledger
 
 COSTS = ("training", "upper", "sampling")
 SCHEDULE = ("timesteps", "start", "end", "tau", "epsilon")  # columns of the learned schedule
-SLOPES = tuple(f"{term}_{name}" for name in NAMES for term in ("direct", "implicit"))
+TERMS = tuple(f"{term}_{name}" for name in NAMES for term in ("direct", "implicit"))
+AVERAGES = tuple(f"{part}_{name}" for name in NAMES for part in ("grad", "spread"))
 SCORES = (*COLUMNS, *JUDGES_COLUMNS)
 JUDGED = ("steps", "clip", "n", "extractor", "reference")  # a row of judged.json beside its scores
 
@@ -189,15 +190,15 @@ def _track_of_bilevel(folder: Path):
 
 
 def slopes(cells: list[Cell]) -> list[dict]:
-    """Both terms of dF/dq of bilevel runs with exact gradients, a row whenever they are new."""
+    """Both terms of dF/dq of bilevel runs with exact gradients, a logged row where they are new."""
     rows = []
     for cell in cells:
         path, last = cell.folder / "iterations.csv", None
-        for row in read_text_csv(path) if cell.kind == "bilevel" else ():
-            terms = {name: row.get(name) for name in SLOPES}
+        for row in read_text_csv(path) if cell.kind == "bilevel" and path.exists() else ():
+            terms = {name: row.get(name) for name in TERMS}
             if all(terms.values()) and terms != last:
                 place = {"method": cell.method, "seed": cell.seed, "iteration": row["iteration"]}
-                rows.append(place | terms)
+                rows.append(place | terms | {name: row.get(name) for name in AVERAGES})
                 last = terms
     return rows
 

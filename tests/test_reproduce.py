@@ -13,9 +13,10 @@ import reproduce
 from common import cli, errors
 from common.data import Source
 from common.run import forward_passes
-from common.tables import read_text_csv
-from comparison import report, results
+from common.tables import read_text_csv, write_csv
+from comparison import learned, repeats, report, results
 from comparison.cells import SCRIPTS, Budget, Places, make_cell, make_cells, script_of, slug
+from comparison.kept import read_tables
 from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,16 +89,11 @@ def test_every_command_of_a_page_can_be_pasted_into_a_shell(page):
 @pytest.mark.parametrize(
     "page", sorted((ROOT / "docs").glob("reproduce_*.md")), ids=lambda p: p.stem
 )
-def test_a_page_holds_the_tables_of_its_file(page):
-    scores = read_text_csv(ROOT / "docs" / "results" / f"{page.stem}.csv")
-    runs = read_text_csv(ROOT / "docs" / "results" / f"{page.stem}_runs.csv")
-    again = reproduce.rows_at(ROOT / "docs" / "results" / f"{page.stem}_again.csv")
-    text = page.read_text()
-    for clip in report.REGIMES:
-        rows = report.headline(scores, clip)
-        twice = report.twice(scores, again, clip)
-        assert report.scores_table(rows, twice) in text and report.differences(rows) in text
-    assert report.commands(runs) in text and report.costs_table(runs) in text
+def test_a_page_is_what_its_files_make(page):
+    path = ROOT / "docs" / "results" / f"{page.stem}.csv"
+    scale = page.stem.removeprefix("reproduce_")
+    made = report.page_of(scale, SCALES[scale].meaning, read_tables(path), path)
+    assert made == page.read_text()
 
 
 def test_a_run_made_again_on_one_machine_is_the_same_to_the_bit(tiny, tmp_path, monkeypatch):
@@ -108,19 +104,22 @@ def test_a_run_made_again_on_one_machine_is_the_same_to_the_bit(tiny, tmp_path, 
     first, again = (read_text_csv(results_dir / f"reproduce_quick{x}.csv") for x in ("", "_again"))
     assert first == again and len(first) == 6
     lines = (tmp_path / "docs" / "reproduce_quick.md").read_text().splitlines()
-    start = lines.index("<!-- table: the same runs again -->") + 3
+    start = lines.index("| method | seed | sampler | by | first | again | difference |") + 2
     differences = [line.split(" | ")[6].rstrip(" |") for line in lines[start : start + 6]]
     assert {float(x) for x in differences} == {0.0}
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
 
 
-def test_the_signs_of_the_gradients_sum_are_counted():
-    terms = {f"{term}_{name}": "1" for name in report.LEARNED for term in ("direct", "implicit")}
-    rows = [{"method": "exact", **terms, "direct_end": x} for x in ("-5", "-0.5", "-1")]
-    table = report.terms_table(rows)
-    assert "| exact | end | -1 | 1 | 0 | 1 of 3 |" in table
-    assert "| exact | tau | 1 | 1 | 2 | 0 of 3 |" in table
-    assert "|" not in report.terms_table([])
+def test_the_terms_of_the_gradients_stand_beside_the_average_that_moves_a_parameter():
+    parts = ("direct", "implicit", "grad", "spread")
+    row = {f"{part}_{name}": "1" for name in report.LEARNED for part in parts}
+    row |= {"method": "exact", "seed": "0"}
+    rows = [row | {"direct_end": x, "grad_end": x} for x in ("-5", "-7", "-6")]
+    table = learned.terms_table(rows)
+    assert "| exact | 0 | end | 3 | -6 | 1 | -6 ± 1 |" in table
+    assert "| exact | 0 | tau | 3 | 1 | 1 | 1 ± 1 |" in table
+    assert "| end | 1 | -5 | 1 | – |" in learned.terms_table([rows[0] | {"spread_end": ""}])
+    assert learned.terms_table([]) == learned.NONE
 
 
 def test_a_learned_value_that_noise_does_not_explain_is_bold():
@@ -128,25 +127,49 @@ def test_a_learned_value_that_noise_does_not_explain_is_bold():
     rows = [row | {"parameter": "end", "learned": x} for x in ("0.95", "0.8")]
     for found, text in zip(rows, ("0.9500", "**0.8000**"), strict=True):
         line = f"| exact | 0 | – | {text} (0.9000 to 1.0000) | – | – |"
-        assert line in report.noise_table([found])
-    assert "|" not in report.noise_table([])
+        assert line in learned.noise_table([found])
+    assert learned.noise_table([]) == learned.NONE
 
 
 def test_what_runs_made_again_differ_by():
-    def rows_of(of_seeds):
+    def rows_of(of_seeds, **more):
         places = [(seed, clip) for seed in of_seeds for clip in report.REGIMES]
-        return [score("default", seed, clip, fid=of_seeds[seed]) for seed, clip in places]
+        return [score("default", seed, clip, fid=of_seeds[seed], **more) for seed, clip in places]
 
     first, again = rows_of({0: 20, 1: 21, 2: 22}), rows_of({1: 24, 2: 18})
-    table = report.drifts(first, again)
-    assert table.count("| 21.00 | 24.00 | 3.00 |") == 2 and len(table.splitlines()) == 2 + 12
-    pairs = report.twice(first, again, "True")
-    rms = "| *rms difference of a run made again* | 2 runs | 3.54 | 0.00 |"  # sqrt((9 + 16)/2)
-    assert rms in report.scores_table(first, pairs) and "rms" not in report.scores_table(first)
-    assert report.drifts(first, []) == "No run has been made twice."
     run = {"method": "default", "seed": "1", "torch": "2.14", "commit": "c"}
-    table = report.where([run | {"processor": "A"}], [run | {"processor": "B"}])
+    runs = [run | {"processor": "A"}], [run | {"processor": "B"}]
+    table = repeats.repeats_table(first, again, *runs)
+    assert table.count("| 21.00 | 24.00 | 3.00 |") == 2 and table.count("| default |") == 12 + 1
     assert "| default | 1 | A, torch 2.14, c | B, torch 2.14, c |" in table
+    pairs = repeats.pairs_of(first, again, "True")
+    rms = "| *default again: rms difference* | 2 | 3.54 | 0.00 |"  # sqrt((9 + 16)/2)
+    assert rms in report.scores_table(first, pairs)
+    assert "again" not in report.scores_table(first, [])
+    assert "second time" in repeats.repeats_table(first, rows_of({1: 24}, steps=9), *runs)
+    assert "|" not in repeats.repeats_table(first, [], *runs)
+    absent = repeats.pairs_of(first, rows_of({1: ""}), "True")
+    assert repeats.drift_lines([absent], ("fid", "kid"))[0][2:] == ["–", "0.000"]
+
+
+def test_only_cells_that_have_rows_and_begin_with_no_other_are_made_again(tiny):
+    args = tiny("--again")
+    with pytest.raises(errors.Stop, match="no such cell has rows"):
+        reproduce.main(args)
+    cells = reproduce.cells_of(args, reproduce.places_of(args), torch.zeros(50, 1, 8, 8))
+    runs = [{"method": name, "seed": "0"} for name in ("schedule alone", "default", "grid")]
+    assert [c.method for c in reproduce.held_alone(cells, {"runs": runs})] == ["default"]
+
+
+def test_a_run_made_again_with_other_flags_is_not_compared(tmp_path):
+    path = tmp_path / "reproduce_quick.csv"
+    rows = [{"method": "default", "seed": s, "command": f"python {s}"} for s in (0, 1)]
+    write_csv(path.with_name("reproduce_quick_runs.csv"), rows)
+    write_csv(path.with_name("reproduce_quick_again.csv"), rows)
+    rows[1] = rows[1] | {"command": "python 2"}
+    write_csv(path.with_name("reproduce_quick_again_runs.csv"), rows)
+    tables = read_tables(path)
+    assert [[row["seed"] for row in tables[n]] for n in ("again", "again_runs")] == [["0"], ["0"]]
 
 
 def test_a_later_flag_replaces_an_earlier_one():
@@ -188,7 +211,8 @@ def test_the_readme_gets_the_table_where_it_has_a_mark(tmp_path):
     report.fill_readme(readme, "x", [*rows, score("default", 0, n="5", fid=77)], again)
     text = readme.read_text()
     assert "| default | 1 | 2.00 | 2.00 | 2.000 | 2.00 | 2.00 | 2.000 |" in text
-    assert f"| {report.DRIFT} | 1 | 3.00 | 0.00 | 0.000 | 3.00 | 0.00 | 0.000 |" in text
+    drift = "| *default again: rms difference* | 1 | 3.00 | 0.00 | 0.000 | 3.00 | 0.00 | 0.000 |"
+    assert drift in text
     assert "old" not in text and "grid" not in text and "77" not in text
     assert text.startswith("above\n<!-- x -->\n|") and text.endswith(
         "|\n<!-- end -->\nbelow\n<!-- y -->\n<!-- end -->\n"

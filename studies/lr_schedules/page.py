@@ -120,8 +120,11 @@ def of_the_differences(numbers: Numbers) -> str:
     """KL less that of the constant rate in the same seed, and in how many seeds it is higher."""
 
     def cell(schedule: str, name: str) -> str:
-        runs = (numbers.values("kl", s, name) for s in (schedule, "constant"))
-        values = [ours - constant for ours, constant in zip(*runs, strict=True)]
+        runs = (
+            [numbers.rows.get((seed, name, s)) for seed in numbers.seeds]
+            for s in (schedule, "constant")
+        )
+        values = [a["kl"] - b["kl"] for a, b in zip(*runs, strict=True) if a and b]
         higher = sum(value > 0 for value in values)
         return f"{plus_minus(values, '+.3f')} ({higher} of {len(values)})"
 

@@ -1,0 +1,37 @@
+"""Tables of the bilevel runs: both terms of their gradients, what they learned beside noise."""
+
+import statistics
+
+from common.tables import markdown
+from comparison.rows import LEARNED, grouped, numbers
+
+NONE = "No bilevel run whose schedule moved has left its log here."
+
+
+def terms_table(slopes: list[dict]) -> str:
+    """A row a run and parameter: the medians of both terms, and the last average of their sum."""
+    lines = []
+    for run, rows in grouped(slopes, "method", "seed").items():
+        for name in LEARNED:
+            terms = (numbers(rows, f"{term}_{name}") for term in ("direct", "implicit"))
+            medians = (f"{statistics.median(term):.0f}" for term in terms)
+            average, noise = (numbers(rows[-1:], f"{part}_{name}") for part in ("grad", "spread"))
+            last = f"{average[0]:.0f} ± {noise[0]:.0f}" if average and noise else "–"
+            lines.append([*run, name, str(len(rows)), *medians, last])
+    head = ["method", "seed", "parameter", "updates", "direct", "implicit", "average of the sum"]
+    return markdown(head, lines) if lines else NONE
+
+
+def noise_table(rows: list[dict]) -> str:
+    """A row a run: each learned value, and between which ends noise alone leaves it."""
+    lines = []
+    for run, of_run in grouped(rows, "method", "seed").items():
+        cells = {row["parameter"]: noise_cell(row) for row in of_run}
+        lines.append([*run, *(cells.get(name, "–") for name in LEARNED)])
+    return markdown(["method", "seed", *LEARNED], lines) if lines else NONE
+
+
+def noise_cell(row: dict) -> str:
+    value, low, high = (float(row[name]) for name in ("learned", "low", "high"))
+    text = f"{value:.4f}" if low <= value <= high else f"**{value:.4f}**"
+    return f"{text} ({low:.4f} to {high:.4f})"
