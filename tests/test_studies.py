@@ -87,6 +87,10 @@ def test_the_study_runs_and_resumes_to_the_same_bits(
     for polls["left"] in (5, 10, 9):
         assert study_run(folder, *words)[0] == 130
         words = ["--resume", "latest"]
+    (made,) = folder.glob("[0-9]*")  # in its second seed: the first one can be reported
+    files = report.rows_of(made)
+    assert all({row["seed"] for row in files[f"lr_{n}"]} == {0} for n in ("results", "losses"))
+    assert len(files["lr_results"]) == len(files["lr_timing"]) == 5
     polls["left"] = 0
     code, resumed = study_run(folder, *words)
     assert code == 0 and same(kept(resumed), kept(whole))

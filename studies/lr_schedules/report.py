@@ -5,12 +5,14 @@ there alone, so that it can be filled again without a run.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from common.errors import JsonObject, Stop, read_json
 from common.tables import fill_file, read_csv, write_csv
 from studies.lr_schedules import figures
 from studies.lr_schedules.numbers import Numbers
+from studies.lr_schedules.options import SCHEDULES
 from studies.lr_schedules.page import all_tables, comparison_tables
 from studies.lr_schedules.paper import NAMES
 
@@ -67,21 +69,38 @@ def store(gathered: dict[str, list[dict]]) -> None:
 
 
 def rows_of(folder: Path) -> dict[str, list[dict]]:
-    """The rows of a run by the file in docs/results that they belong to."""
+    """The rows of a run by the file in docs/results that they belong to.
+
+    Of a study that is not finished, the seeds whose runs are all judged.
+    """
     try:
-        about, summary = (read_json(folder / f"{name}.json") for name in ("args", "summary"))
+        about = read_json(folder / "args.json")
         kind, arguments = about["kind"], JsonObject(about["arguments"], folder / "args.json")
-    except Stop as error:
+        if kind == "lr_schedules" and not arguments["sweep"]:
+            rows = {name: read_csv(folder / f"{source}.csv") for source, name in OF_A_STUDY.items()}
+            return rows_of_a_study(rows, arguments)
+        summary = read_json(folder / "summary.json")
+    except (Stop, OSError) as error:
         raise Stop(f"--report: not a finished run's folder: {error}", code=2) from None
     if kind == "train":
         return {"lr_digits": [row_of_digits(folder, arguments, summary)]}
     if kind != "lr_schedules":
         raise Stop(f"--report {folder}: a {kind} run has no place in this report", code=2)
-    files = OF_A_SWEEP if arguments["sweep"] else OF_A_STUDY
-    rows = {name: read_csv(folder / f"{source}.csv") for source, name in files.items()}
-    for row in rows.get("lr_timing", []):
+    return {name: read_csv(folder / f"{source}.csv") for source, name in OF_A_SWEEP.items()}
+
+
+def rows_of_a_study(rows: dict[str, list[dict]], arguments: dict) -> dict[str, list[dict]]:
+    """The rows of the seeds whose runs are all judged; points are those of the first seed."""
+    counts = Counter(row["seed"] for row in rows["lr_results"])
+    whole = {seed for seed, n in counts.items() if n == len(arguments["sets"]) * len(SCHEDULES)}
+    if arguments["seed"] not in whole:
+        raise Stop(f"no seed's runs are all judged, of {sum(counts.values())}")
+    for row in rows["lr_timing"]:
         row["drawn"] = arguments["eval_points"]
-    return rows
+    return {
+        name: [row for row in of_file if row.get("seed", arguments["seed"]) in whole]
+        for name, of_file in rows.items()
+    }
 
 
 def row_of_digits(folder: Path, arguments: dict, summary: dict) -> dict:
