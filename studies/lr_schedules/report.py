@@ -78,7 +78,8 @@ def rows_of(folder: Path) -> dict[str, list[dict]]:
         kind, arguments = about["kind"], JsonObject(about["arguments"], folder / "args.json")
         if kind == "lr_schedules" and not arguments["sweep"]:
             rows = {name: read_csv(folder / f"{source}.csv") for source, name in OF_A_STUDY.items()}
-            return rows_of_a_study(rows, arguments)
+            finished = (folder / "summary.json").exists()
+            return rows_of_a_study(rows, arguments, finished)
         summary = read_json(folder / "summary.json")
     except (Stop, OSError) as error:
         raise Stop(f"--report: not a finished run's folder: {error}", code=2) from None
@@ -89,10 +90,13 @@ def rows_of(folder: Path) -> dict[str, list[dict]]:
     return {name: read_csv(folder / f"{source}.csv") for source, name in OF_A_SWEEP.items()}
 
 
-def rows_of_a_study(rows: dict[str, list[dict]], arguments: dict) -> dict[str, list[dict]]:
+def rows_of_a_study(
+    rows: dict[str, list[dict]], arguments: dict, finished: bool
+) -> dict[str, list[dict]]:
     """The rows of the seeds whose runs are all judged; points are those of the first seed."""
     counts = Counter(row["seed"] for row in rows["lr_results"])
-    whole = {seed for seed, n in counts.items() if n == len(arguments["sets"]) * len(SCHEDULES)}
+    runs = len(arguments["sets"]) * len(SCHEDULES)  # a finished study may lack a set: dino
+    whole = {seed for seed, n in counts.items() if finished or n == runs}
     if arguments["seed"] not in whole:
         raise Stop(f"no seed's runs are all judged, of {sum(counts.values())}")
     for row in rows["lr_timing"]:
