@@ -2,8 +2,9 @@
 
 import statistics
 
+from common.families import NAMES
 from common.tables import markdown
-from comparison.rows import LEARNED, grouped, numbers
+from comparison.rows import grouped, numbers
 
 NONE = "No bilevel run whose schedule moved has left its log here."
 
@@ -12,7 +13,7 @@ def terms_table(slopes: list[dict]) -> str:
     """A row a run and parameter: the medians of both terms, and the last average of their sum."""
     lines = []
     for run, rows in grouped(slopes, "method", "seed").items():
-        for name in LEARNED:
+        for name in NAMES:
             terms = (numbers(rows, f"{term}_{name}") for term in ("direct", "implicit"))
             medians = (f"{statistics.median(term):.0f}" for term in terms)
             average, noise = (numbers(rows[-1:], f"{part}_{name}") for part in ("grad", "spread"))
@@ -27,8 +28,8 @@ def noise_table(rows: list[dict]) -> str:
     lines = []
     for run, of_run in grouped(rows, "method", "seed").items():
         cells = {row["parameter"]: noise_cell(row) for row in of_run}
-        lines.append([*run, *(cells.get(name, "–") for name in LEARNED)])
-    return markdown(["method", "seed", *LEARNED], lines) if lines else NONE
+        lines.append([*run, *(cells.get(name, "–") for name in NAMES)])
+    return markdown(["method", "seed", *NAMES], lines) if lines else NONE
 
 
 def noise_cell(row: dict) -> str:

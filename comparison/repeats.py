@@ -45,7 +45,9 @@ def drift_lines(of_regimes: list[Pairs], columns: tuple[str, ...]) -> list[list[
     return lines
 
 
-def repeats_table(scores: list[dict], again: list[dict], runs: list[dict], runs_again: list[dict]):
+def repeats_table(
+    scores: list[dict], again: list[dict], runs: list[dict], runs_again: list[dict]
+) -> str:
     """What the judges said of both runs, and where these were made, under a line of text."""
     lines = []
     for clip, regime in REGIMES.items():

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from scipy.stats import ttest_rel, wilcoxon
 
+from common.families import NAMES
 from common.tables import fill, markdown, plus_minus
 from comparison.learned import noise_table, terms_table
 from comparison.repeats import Pairs, drift_lines, pairs_of, repeats_table
-from comparison.rows import JUDGED_BY, LEARNED, REGIMES, SCORES, by_method, headline, numbers
+from comparison.rows import JUDGED_BY, REGIMES, SCORES, by_method, headline, numbers
 from comparison.scales import BILEVEL, METHODS
 
 TEMPLATE = Path(__file__).with_name("page.md")
@@ -155,9 +156,9 @@ def costs_table(runs: list[dict]) -> str:
         for column, (_, digits, unit) in COSTS.items():
             values = numbers(of_method, column, unit)
             line.append(f"{statistics.mean(values):.{digits}f}" if values else "–")
-        line += [plus_minus(numbers(of_method, name), ".3f") for name in LEARNED]
+        line += [plus_minus(numbers(of_method, name), ".3f") for name in NAMES]
         lines.append(line)
-    head = ["method", "seeds", *(head for head, *_ in COSTS.values()), *LEARNED]
+    head = ["method", "seeds", *(head for head, *_ in COSTS.values()), *NAMES]
     return markdown(head, lines)
 
 

@@ -194,7 +194,9 @@ def slopes(cells: list[Cell]) -> list[dict]:
     rows = []
     for cell in cells:
         path, last = cell.folder / "iterations.csv", None
-        for row in read_text_csv(path) if cell.kind == "bilevel" and path.exists() else ():
+        if cell.kind != "bilevel" or not path.exists():
+            continue
+        for row in read_text_csv(path):
             terms = {name: row.get(name) for name in TERMS}
             if all(terms.values()) and terms != last:
                 place = {"method": cell.method, "seed": cell.seed, "iteration": row["iteration"]}
@@ -208,8 +210,9 @@ def beside_noise(cells: list[Cell]) -> list[dict]:
     rows = []
     for cell in cells:
         path = cell.folder / "null_band.json"
-        band = read_json(path) if cell.kind == "bilevel" and path.exists() else {}
-        learned = read_json(cell.folder / "schedule.json")
+        if cell.kind != "bilevel" or not path.exists():
+            continue
+        band, learned = read_json(path), read_json(cell.folder / "schedule.json")
         for name in (name for name in NAMES if f"{name}_low" in band):
             ends = {end: band[f"{name}_{end}"][-1] for end in ("low", "high")}
             place = {"method": cell.method, "seed": cell.seed, "parameter": name}

@@ -12,7 +12,6 @@ SCORES = {
     "is_mean": ("IS", 2),
 }
 JUDGED_BY = ("fid", "fid_second", "fid_pixels")  # whose differences are tested
-LEARNED = ("start", "end", "tau", "epsilon")
 REGIMES = {"True": "with clipping", "False": "without clipping"}
 
 

@@ -13,8 +13,8 @@ import reproduce
 from common import cli, errors
 from common.data import Source
 from common.run import forward_passes
-from common.tables import read_text_csv, write_csv
-from comparison import learned, repeats, report, results
+from common.tables import read_text_csv
+from comparison import report
 from comparison.cells import SCRIPTS, Budget, Places, make_cell, make_cells, script_of, slug
 from comparison.kept import read_tables
 from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
@@ -110,48 +110,6 @@ def test_a_run_made_again_on_one_machine_is_the_same_to_the_bit(tiny, tmp_path, 
     assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
 
 
-def test_the_terms_of_the_gradients_stand_beside_the_average_that_moves_a_parameter():
-    parts = ("direct", "implicit", "grad", "spread")
-    row = {f"{part}_{name}": "1" for name in report.LEARNED for part in parts}
-    row |= {"method": "exact", "seed": "0"}
-    rows = [row | {"direct_end": x, "grad_end": x} for x in ("-5", "-7", "-6")]
-    table = learned.terms_table(rows)
-    assert "| exact | 0 | end | 3 | -6 | 1 | -6 ± 1 |" in table
-    assert "| exact | 0 | tau | 3 | 1 | 1 | 1 ± 1 |" in table
-    assert "| end | 1 | -5 | 1 | – |" in learned.terms_table([rows[0] | {"spread_end": ""}])
-    assert learned.terms_table([]) == learned.NONE
-
-
-def test_a_learned_value_that_noise_does_not_explain_is_bold():
-    row = {"method": "exact", "seed": "0", "low": "0.9", "high": "1"}
-    rows = [row | {"parameter": "end", "learned": x} for x in ("0.95", "0.8")]
-    for found, text in zip(rows, ("0.9500", "**0.8000**"), strict=True):
-        line = f"| exact | 0 | – | {text} (0.9000 to 1.0000) | – | – |"
-        assert line in learned.noise_table([found])
-    assert learned.noise_table([]) == learned.NONE
-
-
-def test_what_runs_made_again_differ_by():
-    def rows_of(of_seeds, **more):
-        places = [(seed, clip) for seed in of_seeds for clip in report.REGIMES]
-        return [score("default", seed, clip, fid=of_seeds[seed], **more) for seed, clip in places]
-
-    first, again = rows_of({0: 20, 1: 21, 2: 22}), rows_of({1: 24, 2: 18})
-    run = {"method": "default", "seed": "1", "torch": "2.14", "commit": "c"}
-    runs = [run | {"processor": "A"}], [run | {"processor": "B"}]
-    table = repeats.repeats_table(first, again, *runs)
-    assert table.count("| 21.00 | 24.00 | 3.00 |") == 2 and table.count("| default |") == 12 + 1
-    assert "| default | 1 | A, torch 2.14, c | B, torch 2.14, c |" in table
-    pairs = repeats.pairs_of(first, again, "True")
-    rms = "| *default again: rms difference* | 2 | 3.54 | 0.00 |"  # sqrt((9 + 16)/2)
-    assert rms in report.scores_table(first, pairs)
-    assert "again" not in report.scores_table(first, [])
-    assert "second time" in repeats.repeats_table(first, rows_of({1: 24}, steps=9), *runs)
-    assert "|" not in repeats.repeats_table(first, [], *runs)
-    absent = repeats.pairs_of(first, rows_of({1: ""}), "True")
-    assert repeats.drift_lines([absent], ("fid", "kid"))[0][2:] == ["–", "0.000"]
-
-
 def test_only_cells_that_have_rows_and_begin_with_no_other_are_made_again(tiny):
     args = tiny("--again")
     with pytest.raises(errors.Stop, match="no such cell has rows"):
@@ -159,17 +117,6 @@ def test_only_cells_that_have_rows_and_begin_with_no_other_are_made_again(tiny):
     cells = reproduce.cells_of(args, reproduce.places_of(args), torch.zeros(50, 1, 8, 8))
     runs = [{"method": name, "seed": "0"} for name in ("schedule alone", "default", "grid")]
     assert [c.method for c in reproduce.held_alone(cells, {"runs": runs})] == ["default"]
-
-
-def test_a_run_made_again_with_other_flags_is_not_compared(tmp_path):
-    path = tmp_path / "reproduce_quick.csv"
-    rows = [{"method": "default", "seed": s, "command": f"python {s}"} for s in (0, 1)]
-    write_csv(path.with_name("reproduce_quick_runs.csv"), rows)
-    write_csv(path.with_name("reproduce_quick_again.csv"), rows)
-    rows[1] = rows[1] | {"command": "python 2"}
-    write_csv(path.with_name("reproduce_quick_again_runs.csv"), rows)
-    tables = read_tables(path)
-    assert [[row["seed"] for row in tables[n]] for n in ("again", "again_runs")] == [["0"], ["0"]]
 
 
 def test_a_later_flag_replaces_an_earlier_one():
@@ -196,31 +143,23 @@ def test_budgets_are_equal(scale):
         assert passes["random"] <= max(passes[BILEVEL] + passes["default"], 2 * passes["default"])
 
 
-def score(method, seed, clip="True", n="10", steps="5", **values):
-    names = dict.fromkeys(report.SCORES, "2")
-    place = {"method": method, "seed": str(seed), "clip": clip, "n": n, "steps": steps}
-    return place | names | {name: str(value) for name, value in values.items()}
-
-
-def test_the_readme_gets_the_table_where_it_has_a_mark(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("above\n<!-- x -->\nold\n<!-- end -->\nbelow\n<!-- y -->\n<!-- end -->\n")
-    report.fill_readme(readme, "z", [], [])
-    rows = [score(method, 0, clip) for method in ("default", "grid") for clip in report.REGIMES]
-    again = [score("default", 0, clip, fid=5) for clip in report.REGIMES]
-    report.fill_readme(readme, "x", [*rows, score("default", 0, n="5", fid=77)], again)
-    text = readme.read_text()
-    assert "| default | 1 | 2.00 | 2.00 | 2.000 | 2.00 | 2.00 | 2.000 |" in text
-    drift = "| *default again: rms difference* | 1 | 3.00 | 0.00 | 0.000 | 3.00 | 0.00 | 0.000 |"
-    assert drift in text
-    assert "old" not in text and "grid" not in text and "77" not in text
-    assert text.startswith("above\n<!-- x -->\n|") and text.endswith(
-        "|\n<!-- end -->\nbelow\n<!-- y -->\n<!-- end -->\n"
-    )
+def check_costs(folder: Path, runs: list[dict], args) -> None:
+    """A row's forward passes are those of its run and of the one that it begins with."""
+    images, spent = Source("digits", "data").images("train"), {}
+    for row in runs:
+        name = row["method"]
+        run = next((folder / f"{slug(name)}-seed0").glob("0*"))
+        summary = json.loads((run / "summary.json").read_text())
+        if name in ("default", "exact", "schedule alone"):  # the planned cost is the cost
+            cell = make_cell("quick", reproduce.places_of(args), name, 0)
+            planned = cell.cost(images)
+            assert planned == {k: summary["network_evaluations"].get(k, 0) for k in planned}
+        spent[name] = forward_passes(summary["network_evaluations"])
+        earlier = {"exact's schedule, anew": "exact", "schedule alone": "default"}.get(name)
+        assert int(row["forward_passes"]) == spent[name] + spent.get(earlier, 0)
 
 
 def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
-    images = Source("digits", "data").images("train")
     reproduce.main(tiny())
     path = tmp_path / "docs" / "results" / "reproduce_quick.csv"
     runs_path = path.with_name("reproduce_quick_runs.csv")
@@ -231,18 +170,7 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
         judged = [(r["steps"], r["n"], r["clip"]) for r in rows if r["method"] == method]
         assert judged == [(steps, n, clip) for steps, n in regimes for clip in report.REGIMES]
     folder = tmp_path / "runs" / "quick"
-    spent = {}
-    for row in runs:
-        name = row["method"]
-        run = next((folder / f"{slug(name)}-seed0").glob("0*"))
-        summary = json.loads((run / "summary.json").read_text())
-        if name in ("default", "exact", "schedule alone"):  # the planned cost is the cost
-            cell = make_cell("quick", reproduce.places_of(tiny()), name, 0)
-            planned = cell.cost(images)
-            assert planned == {k: summary["network_evaluations"].get(k, 0) for k in planned}
-        spent[name] = forward_passes(summary["network_evaluations"])
-        earlier = {"exact's schedule, anew": "exact", "schedule alone": "default"}.get(name)
-        assert int(row["forward_passes"]) == spent[name] + spent.get(earlier, 0)
+    check_costs(folder, runs, tiny())
     by_method = {row["method"]: row for row in runs}
     learned, anew = by_method["exact"], by_method["exact's schedule, anew"]
     assert all(learned[name] == anew[name] for name in ("start", "end", "tau", "epsilon"))
@@ -299,53 +227,6 @@ def test_a_plan_has_the_runs_that_a_method_begins_with(tmp_path, capsys):
     assert first.startswith("cell   –  exact ") and second.startswith(f"cell   0  {method} ")
 
 
-def differing(by_seed, **default):
-    """Rows of two methods whose scores by every judge are the same numbers."""
-    rows = []
-    for method, values in {"default": default["default"], "exact": by_seed}.items():
-        for seed, value in enumerate(values):
-            rows.append(score(method, seed, **dict.fromkeys(report.JUDGED_BY, value)))
-    return report.differences(rows).splitlines()
-
-
-def test_a_difference_is_paired_and_judged():
-    default = [10, 20, 30, 40]
-    lines = differing([9, 19, 29.1, 38.9], default=default)
-    assert sum("| better |" in line for line in lines) == len(report.JUDGED_BY)
-    assert "| exact | default | FID (the run's extractor) | 4 | -1.00 ± 0.04 |" in lines[2]
-    assert all("not shown" in line for line in differing([5, 30, 25, 41], default=default)[2:])
-    lines = differing([15, 25, 35.1, 45], default=default)
-    assert sum("| worse |" in line for line in lines) == len(report.JUDGED_BY)
-
-
-def test_a_method_is_compared_with_its_own_controls_on_three_seeds_or_more():
-    methods = ("default", "end 0.98", "exact, no clipping", "exact")
-    rows = [
-        score(method, seed, **dict.fromkeys(report.JUDGED_BY, i + seed**2))
-        for i, method in enumerate(methods)
-        for seed in range(2 if method == "exact" else 3)
-    ]
-    pairs = {tuple(line.split(" | ")[:2]) for line in report.differences(rows).splitlines()[2:]}
-    beginning = "| exact, no clipping"
-    assert pairs == {("| end 0.98", "default"), (beginning, "default"), (beginning, "end 0.98")}
-
-
-def test_holms_correction_by_its_definition():
-    """By its definition: the k-th smallest of m is multiplied by m - k, and never falls."""
-    assert report.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert report.holm([0.9, float("nan")]) == [1.0, 1.0] and report.holm([]) == []
-
-
 def test_a_report_without_results_is_one_line(tiny):
     with pytest.raises(errors.Stop, match="no results yet"):
         reproduce.main(tiny("--report"))
-
-
-@pytest.mark.parametrize(
-    "content", ["[{}]", "[]x", "{}", "[3]", '[{"steps": 5, "clip": true, "n": 9}]']
-)
-def test_damaged_scores_of_a_cell_are_named(tmp_path, content):
-    path = tmp_path / "judged.json"
-    path.write_text(content)
-    with pytest.raises(errors.Stop, match=r"judged.json: damaged .*judged anew"):
-        results.known_scores(path)

@@ -124,8 +124,13 @@ def test_another_seed_joins_the_others_once(tiny, five_steps, tmp_path, monkeypa
     for seed, words in ((0, ["--seeds", 2]), (2, ["--seed", 2]), (2, ["--seed", 2])):
         _, folder = study_run(tmp_path / f"{seed} {len(list(tmp_path.iterdir()))}", *words)
         report.store(report.rows_of(folder))
-    known = read_csv(tmp_path / "docs" / "results" / "lr_results.csv")
+    results = tmp_path / "docs" / "results"
+    known = read_csv(results / "lr_results.csv")
     assert sorted({row["seed"] for row in known}) == [0, 1, 2] and len(known) == 3 * 5
+    for seed, kept_points in ((2, False), (0, True)):  # the points are those of the first seed
+        rows = [row for row in known if row["seed"] == seed]
+        report.store({"lr_results": rows, "lr_points": [{"x": seed}]})
+        assert (read_csv(results / "lr_points.csv") == [{"x": 0}]) == kept_points
 
 
 def test_a_sweep_of_another_set_joins_the_others_and_replaces_its_own(tmp_path, monkeypatch):

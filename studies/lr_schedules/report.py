@@ -56,12 +56,17 @@ def store(gathered: dict[str, list[dict]]) -> None:
     def kinds(rows):
         return {(row["set"], row["schedule"], row["steps"]) for row in rows}
 
-    joins = kinds(stored("lr_results")) == kinds(gathered.get("lr_results", []))
+    before, new = stored("lr_results"), gathered.get("lr_results", [])
+    joins = kinds(before) == kinds(new)
+    same_first = min((r["seed"] for r in before), default=None) in {r["seed"] for r in new}
     for name, rows in gathered.items():
         if joins and name in OF_A_STUDY.values():
             seeds = {row.get("seed") for row in rows}
             others = [row for row in stored(name) if row.get("seed") not in seeds]
-            rows = stored(name) if seeds == {None} else others + rows  # points of one seed only
+            if seeds != {None}:
+                rows = others + rows
+            elif not same_first:  # points are those of the first seed alone
+                rows = stored(name)
         if name in OF_A_SWEEP.values():
             sets = {row["set"] for row in rows}
             rows = [row for row in stored(name) if row["set"] not in sets] + rows
@@ -81,7 +86,7 @@ def rows_of(folder: Path) -> dict[str, list[dict]]:
             finished = (folder / "summary.json").exists()
             return rows_of_a_study(rows, arguments, finished)
         summary = read_json(folder / "summary.json")
-    except (Stop, OSError) as error:
+    except (Stop, OSError, TypeError, ValueError) as error:
         raise Stop(f"--report: not a finished run's folder: {error}", code=2) from None
     if kind == "train":
         return {"lr_digits": [row_of_digits(folder, arguments, summary)]}
