@@ -137,8 +137,11 @@ class Workers:
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
 
-    def __call__(self, tasks: dict[int, tuple]) -> Iterator[tuple[int, dict]]:
-        """Results of run_trial as they come, by the trial's number; `tasks` may grow meanwhile."""
+    def __call__(self, tasks: dict[int, tuple], last: bool = False) -> Iterator[tuple[int, dict]]:
+        """Results of run_trial as they come, by the trial's number; `tasks` may grow meanwhile.
+
+        A trial that was lost before it began is tried once more, unless this is the `last` time.
+        """
         begun: set[int] = set()
         while tasks.keys() - begun:
             broken: list[int] = []
@@ -153,7 +156,9 @@ class Workers:
             if broken:
                 self._end_pool()
             for i in broken:  # one of them died: alone, each shows whether it was the one
-                yield (i, killed(tasks[i])) if len(broken) == 1 else next(self({i: tasks[i]}))
+                alone = len(broken) == 1
+                lost = alone and (last or (tasks[i][0] / "args.json").exists())
+                yield (i, killed(tasks[i])) if lost else next(self({i: tasks[i]}, last=alone))
 
     def _results(self, tasks, begun, broken):
         """Submit what has not begun and yield what ends, until nothing runs or all is broken."""

@@ -239,6 +239,27 @@ def test_a_worker_that_dies_between_trials_is_replaced(script):
     assert [r["status"] for r in rows_of(script)] == ["ok"] * 3
 
 
+def dead_before_it_begins():
+    """Patch: the pool's process is killed with its first trial, which it has not begun."""
+    real, left = trials.Workers._submit, [1]
+
+    def submit(self, tasks):
+        futures = real(self, tasks)
+        for child in multiprocessing.active_children() if left else ():
+            child.kill()
+        left.clear()
+        return futures
+
+    trials.Workers._submit = submit
+
+
+def test_a_trial_that_is_lost_before_it_begins_is_tried_again(script):
+    """As where the pool has not yet seen that its worker is dead."""
+    flags = [*FLAGS, "--n_calls", 2, "--strategy", "random"]
+    assert script.run(*flags, sabotage=dead_before_it_begins) == 0, script.said()
+    assert [r["status"] for r in rows_of(script)] == ["ok"] * 2
+
+
 # interrupts
 
 
