@@ -27,6 +27,14 @@ def mnist_dir():
     return str(MNIST_DIR)
 
 
+@pytest.fixture(scope="session")
+def mnist():
+    """The digit classifier, as an extractor."""
+    from common.extractors import load_extractor
+
+    return load_extractor("mnist", "cpu")
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """The study's networks with 8 units: what is tested does not depend on the width."""

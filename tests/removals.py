@@ -44,6 +44,7 @@ def ranges() -> list[Removal]:
 RUNS, CHECKPOINT = "tests/test_runs.py", "tests/test_checkpoint.py"
 FOREIGN, SEARCH = "tests/test_foreign_files.py", "tests/test_search.py"
 PARTS, METRICS = "tests/test_search_parts.py", "tests/test_metrics.py"
+REFERENCES = "tests/test_references.py"
 FLAGS = "tests/test_flags.py"
 LISTED = [
     # --- sealed files
@@ -189,9 +190,9 @@ LISTED = [
             "tests/test_data.py -k mutations"),
     Removal("cache's checksum", "common/reference_cache.py",
             "if str(file[\"checksum\"]) != _checksum(header, arrays):", "if False:",
-            f"{METRICS} -k damaged_cache"),
+            f"{REFERENCES} -k damaged_cache"),
     Removal("cache's key", "common/reference_cache.py", "    if wrong:\n", "    if False:\n",
-            f"{METRICS} -k something_else"),
+            f"{REFERENCES} -k something_else"),
     Removal("a cache of another kind", "common/reference_cache.py",
             "    TypeError,  # an .npy in its place is an array, which is no context manager\n", "",
             f"{FOREIGN} -k npy"),

@@ -1,31 +1,18 @@
 """The metrics against closed forms, against three other libraries, and at their edges."""
 
-import dataclasses
-import json
 import math
-import shutil
 import subprocess
 import sys
 import warnings
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jvp, vmap
 
-from common import extractors, inception
-from common.classifiers import MnistClassifier, resize
-from common.data import Source, fingerprint, to_unit
-from common.errors import Stop
-from common.extractors import load_extractor, weights_path
-from common.judging import Judge, real_batches, reference_statistics
 from metrics import FeatureStatistics, Reference, frechet_distance, inception_score, kid
-
-MNIST_WEIGHTS = weights_path("mnist", "mnist", 28)
 
 
 def normal(*shape):
@@ -49,11 +36,6 @@ def exact_set(n, mean, cov_root):
     z = normal(n, cov_root.shape[1])
     q = torch.linalg.qr(z - z.mean(0))[0] * math.sqrt(n - 1)
     return mean + q @ cov_root.mT
-
-
-@pytest.fixture(scope="module")
-def mnist():
-    return load_extractor("mnist", "cpu")
 
 
 # --- FID: closed forms ---------------------------------------------------------------------
@@ -386,299 +368,8 @@ def test_kid_refuses(x, says):
         kid(x, normal(20, 4))
 
 
-# --- extractors ----------------------------------------------------------------------------
-
-
-def test_classifier_is_the_one_its_record_describes(mnist, mnist_dir):
-    """At least 99.3 % of MNIST's test images, in at most 1 MB."""
-    record = json.loads(MNIST_WEIGHTS.with_suffix(".json").read_text())
-    assert MNIST_WEIGHTS.stat().st_size == record["bytes"] <= 1_000_000
-    assert record["sha256"].startswith(mnist.weights_hash) and len(mnist.weights_hash) == 16
-    source = Source("mnist", mnist_dir)
-    pixels, labels = source.images("test"), source.labels("test")
-    assert record["data"]["test"] == fingerprint(pixels)
-    guess = torch.cat([mnist(x)[1].argmax(1) for x in real_batches(pixels)])
-    accuracy = float((guess == labels).double().mean())
-    assert accuracy >= 0.993
-    assert accuracy == pytest.approx(record["accuracy"], abs=2e-4)
-
-
-def test_extractor_is_frozen_and_stays_in_eval_mode(mnist):
-    holder = torch.nn.ModuleList([mnist]).train()
-    assert not any(module.training for module in mnist.modules())
-    assert not any(weight.requires_grad for weight in holder.parameters())
-
-
-def test_extractor_shapes_and_dtypes(mnist):
-    x = torch.rand(5, 1, 28, 28) * 2 - 1
-    features, probs = mnist(x)
-    assert features.shape == (5, mnist.dim) and probs.shape == (5, 10)
-    torch.testing.assert_close(probs.sum(1), torch.ones(5))
-    exact, _ = mnist(x.double())
-    assert exact.dtype == torch.float64
-    torch.testing.assert_close(features, exact.float(), rtol=1e-4, atol=1e-5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(mnist(x)[0], features, rtol=1e-5, atol=1e-5)
-
-
-def test_extractor_sees_what_is_saved_and_hides_no_infinity(mnist):
-    x = torch.randn(4, 1, 28, 28) * 2
-    torch.testing.assert_close(mnist(x)[0], mnist(x.clamp(-1, 1))[0])
-    x[2, 0, 3, 4] = math.inf
-    assert mnist(x)[0].isfinite().all(1).tolist() == [True, True, False, True]
-
-
-@pytest.mark.parametrize("shape", [(4, 28, 28), (4, 3, 28, 28)])
-def test_extractor_refuses_other_images(mnist, shape):
-    with pytest.raises(ValueError, match="float images"):
-        mnist(torch.zeros(shape))
-    with pytest.raises(ValueError, match="float images"):
-        mnist(torch.zeros(4, 1, 28, 28, dtype=torch.uint8))
-
-
-def test_small_digits_are_framed_like_mnist(mnist):
-    """Three in four are recognised, with no training on them."""
-    source = Source("digits")
-    pixels, labels = source.images("test"), source.labels("test")
-    framed = mnist.net.fit(to_unit(pixels))
-    assert framed.shape == (360, 1, 28, 28)
-    assert (framed[..., :4, :] == -1).all() and (framed[..., 24:] == -1).all()
-    assert (mnist(to_unit(pixels))[1].argmax(1) == labels).double().mean() > 0.7
-
-
-@pytest.mark.parametrize(("size", "side"), [(8, 20), (28, 299), (5, 5), (12, 7)])
-def test_resize_is_bilinear(size, side):
-    x = normal(2, 1, size, size + 1)
-    expected = F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(resize(x, side), expected)
-
-
-def test_an_unknown_extractor_is_refused():
-    with pytest.raises(ValueError, match="mnist, first, second, pixels, inception"):
-        load_extractor("vgg", "cpu")
-
-
-@pytest.mark.parametrize("damage", ["weights", "no weights", "record", "no record"])
-def test_damaged_classifier_is_one_line_that_names_the_file(damage, tmp_path, monkeypatch):
-    weights, record = tmp_path / "c.pt", tmp_path / "c.json"
-    shutil.copy(MNIST_WEIGHTS, weights)
-    shutil.copy(MNIST_WEIGHTS.with_suffix(".json"), record)
-    monkeypatch.setattr(extractors, "weights_path", lambda *_: weights)
-    load_extractor("mnist", "cpu")
-    damaged = record if "record" in damage else weights
-    damaged.write_bytes(damaged.read_bytes()[:-9])
-    if damage.startswith("no "):
-        damaged.unlink()
-    with pytest.raises(Stop, match=r"python -m assets\.train_classifier") as stop:
-        load_extractor("mnist", "cpu")
-    assert str(damaged) in str(stop.value) and "\n" not in str(stop.value)
-
-
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory):
-    """The network that pytorch-fid builds, with weights of chance, as a file."""
-    import torchvision
-    from pytorch_fid import inception
-
-    with (
-        mock.patch.object(inception, "load_state_dict_from_url"),
-        mock.patch.object(torchvision.models.Inception3, "load_state_dict"),
-    ):
-        net = inception.fid_inception_v3()
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(net.state_dict(), path)
-    return path
-
-
-def test_inception_is_pytorch_fids(inception_file, capsys):
-    from pytorch_fid import inception
-
-    extractor = load_extractor("inception", "cpu", str(inception_file))
-    assert f"SHA-256 {extractor.weights_hash}" in capsys.readouterr().out
-    x = torch.rand(2, 1, 28, 28) * 2 - 1
-    features, probs = extractor(x)
-    assert features.shape == (2, extractor.dim) == (2, 2048) and probs.shape == (2, 1008)
-    state = torch.load(inception_file, weights_only=True)
-    with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: state):
-        theirs = inception.InceptionV3().eval()
-    expected = theirs((x.expand(-1, 3, -1, -1) + 1) / 2)[0].flatten(1)
-    assert expected.std() > 0
-    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4 * float(expected.max()))
-    logits = expected @ state["fc.weight"].T + state["fc.bias"]
-    torch.testing.assert_close(probs, logits.softmax(1), rtol=1e-3, atol=1e-6)
-
-
-def test_inception_file_that_is_not_one(inception_file, tmp_path):
-    missing = tmp_path / "missing.pth"
-    renamed = tmp_path / "weights-0123abcd.pth"
-    renamed.symlink_to(inception_file)
-    text = tmp_path / "text.pth"
-    text.write_text("<html>not found</html>")
-    other = tmp_path / "other.pth"
-    torch.save({"weight": torch.zeros(3)}, other)
-    says = {missing: "cannot be read", renamed: "its name says 0123abcd", text: "does not hold",
-            other: "does not hold"}  # fmt: skip
-    for path, reason in says.items():
-        with pytest.raises(Stop, match=reason) as stop:
-            load_extractor("inception", "cpu", str(path))
-        assert str(path) in str(stop.value) and "\n" not in str(stop.value)
-
-
-def test_inception_without_network_says_what_to_do(tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(Stop, match=r"no network.*--inception_weights.*--extractor mnist") as stop:
-        load_extractor("inception", "cpu")
-    assert "\n" not in str(stop.value)
-    damaged = tmp_path / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
-    damaged.write_bytes(b"half of it")
-    with pytest.raises(Stop, match=r"damaged.*6726825d"):
-        load_extractor("inception", "cpu")
-
-
-def test_inception_forward_and_reverse_mode(inception_file, monkeypatch):
-    """On small images, for time: every layer has a forward and a batching rule."""
-    monkeypatch.setattr(inception, "INCEPTION_SIDE", 75)
-    extractor = load_extractor("inception", "cpu", str(inception_file))
-    x, tangents = torch.rand(1, 1, 8, 8) * 1.8 - 0.9, torch.randn(2, 1, 1, 8, 8)
-    forward = vmap(lambda v: jvp(lambda x: extractor(x)[0], (x,), (v,))[1])(tangents)
-    weight = torch.randn(2048)
-    leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(extractor(leaf)[0] @ weight, leaf)
-    expected = (gradient * tangents).flatten(1).sum(1)
-    assert expected.abs().min() > 0
-    torch.testing.assert_close((forward @ weight).flatten(), expected, rtol=1e-3, atol=1e-12)
-
-
-# --- references, cache, evaluation ---------------------------------------------------------
-
-
-@pytest.fixture
-def cached(mnist, tmp_path):
-    """A reference in its cache."""
-    reference = reference_statistics(
-        Source("digits"), "test", mnist, "cpu", str(tmp_path / "cache")
-    )
-    (path,) = (tmp_path / "cache").iterdir()
-    return reference, path
-
-
-def again(mnist, path, split="test"):
-    return reference_statistics(Source("digits"), split, mnist, "cpu", str(path.parent))
-
-
-def test_reference_is_that_of_the_images(mnist, cached):
-    reference, _ = cached
-    x = mnist(to_unit(Source("digits", "").images("test")))[0].double()
-    torch.testing.assert_close(reference.mean, x.mean(0), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(reference.cov, x.T.cov(), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(reference.root @ reference.root.mT, reference.cov)
-    assert (reference.n, reference.name) == (360, "digits test, 360 images")
-    assert (reference.extractor, reference.weights_hash) == ("mnist", mnist.weights_hash)
-
-
-def test_cache_saves_the_computation(mnist, cached, monkeypatch):
-    reference, path = cached
-    monkeypatch.setattr(extractors.Extractor, "forward", lambda *_: pytest.fail("computed again"))
-    twin = again(mnist, path)
-    assert torch.equal(twin.mean, reference.mean) and torch.equal(twin.cov, reference.cov)
-    assert twin.name == reference.name
-    with pytest.raises(pytest.fail.Exception, match="computed again"):
-        again(mnist, path, "train")
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "swapped", "text"])
-def test_damaged_cache_is_computed_again(mnist, cached, damage):
-    reference, path = cached
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[len(content) // 2] ^= 1
-    elif damage == "swapped":  # a whole npz file, whose numbers are not those that were written
-        with np.load(path) as file:
-            parts = dict(file)
-        np.savez(path, **{**parts, "mean": parts["mean"] + 1})
-        content = path.read_bytes()
-    else:
-        content = {"empty": b"", "cut": content[:-50], "text": b"not an archive"}[damage]
-    path.write_bytes(content)
-    with pytest.warns(UserWarning, match="damaged.*computed again"):
-        twin = again(mnist, path)
-    assert torch.equal(twin.cov, reference.cov)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        again(mnist, path)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_cache_of_something_else_is_an_error(mnist, cached):
-    _, path = cached
-    again(mnist, path, "train")
-    (other,) = set(path.parent.iterdir()) - {path}
-    shutil.copy(other, path)
-    with pytest.raises(Stop, match="split is digits train, not digits test"):
-        again(mnist, path)
-
-
-def test_cache_is_not_used_for_other_weights(mnist, cached):
-    _, path = cached
-    other = extractors.Extractor("mnist", MnistClassifier(), "0" * 16)
-    reference = again(other, path)
-    assert len(list(path.parent.iterdir())) == 2 and reference.weights_hash == "0" * 16
-    with pytest.raises(ValueError, match="made with mnist 0000"):
-        Judge(mnist, reference).score([])
-
-
-def test_cache_that_cannot_be_written_is_done_without(mnist, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.warns(UserWarning, match="not cached"):
-        reference_statistics(
-            Source("digits"), "test", mnist, "cpu", str(tmp_path / "file" / "cache")
-        )
-
-
-def test_evaluate_reports_plain_numbers_and_what_they_were_measured_by(mnist, cached):
-    reference, _ = cached
-    pixels = Source("digits", "").images("test")
-    scores = Judge(mnist, reference).score(real_batches(pixels, size=77), splits=5)
-    assert json.loads(json.dumps(scores)) == scores
-    assert 0 <= scores["fid"] < 1e-4 * float(reference.trace)
-    assert 1 < scores["is_mean"] <= 10 and scores["is_std"] > 0
-    assert (scores["n"], scores["extractor"]) == (360, "mnist")
-    assert scores["reference"] == "digits test, 360 images"
-    noise = [torch.randn(90, 1, 8, 8).clamp(-1, 1) for _ in range(2)]
-    assert Judge(mnist, reference).score(noise)["fid"] > 10 * (scores["fid"] + 1e-3)
-
-
-def test_evaluate_refuses_what_it_cannot_measure(mnist, cached):
-    reference, _ = cached
-    x = torch.rand(12, 1, 8, 8)
-    with pytest.raises(ValueError, match="at least 2 samples, not 0"):
-        Judge(mnist, reference).score([])
-    with pytest.raises(ValueError, match="10 splits needs that many samples, not 6"):
-        Judge(mnist, reference).score([x[:6]])
-    with pytest.raises(ValueError, match="finite"):
-        Judge(mnist, reference).score([x, x * math.nan])
-
-
-# --- scripts -------------------------------------------------------------------------------
-
-
 def test_import_needs_none_of_the_other_libraries():
     code = "import sys, metrics; print([m for m in sys.argv[1:] if m in sys.modules])"
     others = ["torchmetrics", "torch_fidelity", "pytorch_fid", "torchvision", "scipy", "sklearn"]
     done = subprocess.run([sys.executable, "-c", code, *others], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
-
-
-def test_the_score_of_a_judge_has_kid_of_the_features_themselves(mnist, cached):
-    """The same number as from the features in one piece, and no value without a sample."""
-    reference, _ = cached
-    x = torch.rand(60, 1, 8, 8) * 2 - 1
-    scores = Judge(mnist, reference).score(iter(x.split(25)), 1)
-    assert scores["kid"] == pytest.approx(kid(mnist(x)[0], reference.sample), rel=1e-12)
-    assert len(reference.sample) == 360 and scores["kid"] > 0.01
-    bare = dataclasses.replace(reference, sample=None)
-    assert Judge(mnist, bare).score([x], 1)["kid"] is None
