@@ -177,7 +177,7 @@ def cells_of(args, places: Places, images) -> list[Cell]:
 
 
 def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
-    """A row a cell, a row a point of the curves, and the pictures of one seed side by side."""
+    """A row a cell, a row a point of the curves, and the samples of one seed."""
     done = [cell for cell in cells if cell.done]
     if not done and not kept.places:
         folder = f"{places_of(args).runs_dir}/{args.scale}"
@@ -190,10 +190,19 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     for name, rows in tables.items():
         if rows := kept.merged(name, list(map(rounded, rows))):
             write_csv(results_path(path, name), rows)
+    if not args.again:
+        draw_samples(report.figure_path(path, "samples"), done, kept)
+
+
+def draw_samples(path: Path, done: list[Cell], kept: Kept) -> None:
+    """The samples side by side; a figure that shows runs that are not at hand stays as it is."""
     drawn = [cell for cell in done if cell.seed == 0 and cell.method in pictures.DRAWN]
-    if drawn and not args.again:
+    absent = [method for method in pictures.DRAWN if (method, "0") in kept.places]
+    if drawn and absent and path.exists():
+        print(f"{path} stays as it is: the runs of {'; '.join(absent)} are not at hand")
+    elif drawn:
         grids = {cell.method: figures.grid(results.samples_of(cell)) for cell in drawn}
-        figures.save_beside(report.figure_path(path, "samples"), grids, 4.2)
+        figures.save_beside(path, grids, 4.2)
 
 
 def write_report(scale: str, path: Path) -> None:

@@ -208,8 +208,11 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
         capsys.readouterr()
         reproduce.main(tiny(*elsewhere, "--dry_run", *fresh))
         assert f"\n{planned}, " in "\n" + capsys.readouterr().out
+    samples = tmp_path / "docs" / "figures" / "reproduce_quick_samples.png"
+    before = samples.read_bytes()
     reproduce.main(tiny("--methods", "default"))  # what is not asked for stays
-    assert list(csv.DictReader(path.open())) == rows
+    assert list(csv.DictReader(path.open())) == rows and samples.read_bytes() == before
+    assert f"{samples} stays as it is" in capsys.readouterr().out
     longer = TINY._replace(train="--epochs 2 --fid_samples 0")
     monkeypatch.setitem(SCALES, "quick", longer)
     with pytest.raises(errors.Stop, match=r"ran with --epochs 1, now it is 2"):
