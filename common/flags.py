@@ -68,8 +68,10 @@ def add_process(group, timesteps_from=""):
     add("timesteps", None, text, type=number(int, 1, MAX_TIMESTEPS))
     text = "b in x_t = sqrt(alpha_bar) b x_0 + sqrt(1 - alpha_bar) eps: scales the data"
     add("input_scale", 1.0, text, type=positive)
-    text = "do not divide the network's input by its standard deviation; no effect if "
-    text += "--input_scale is 1"
+    text = (
+        "do not divide the network's input by the standard deviation that it would have if pixels "
+    )
+    text += "had mean 0 and variance 1; no effect if --input_scale is 1"
     add("no_normalise", False, text, action="store_true")
     text = (
         "time that the network receives as input; index: t; log_snr: the t at which the default "

@@ -16,6 +16,7 @@ from model import Diffusion, log_snr
 from scheduler import Schedule
 from studies.noise_schedules import __main__ as study
 from studies.noise_schedules import (
+    by_chance,
     claims,
     closed_form,
     figures,
@@ -41,8 +42,7 @@ def all_tasks(seeds=plan.SEEDS):
 @cache
 def settings_of(recipe):
     """A recipe's b, and its log SNR at T/2."""
-    args, curve = closed_form.parsed(recipe), closed_form.curve_of(recipe)
-    return args.input_scale, curve.log_snr[args.timesteps // 2 - 1].item()
+    return tuple(by_chance.facts(recipe).values())
 
 
 def test_every_task_is_a_command_and_has_a_folder_of_its_own():
@@ -206,6 +206,31 @@ def test_an_optimum_that_stays_falls_from_no_size_to_the_last(sizes, expected):
         assert verdict_at(CLAIMS[number], groups, "mnist", sizes).name == expected
 
 
+def test_a_claim_with_a_failed_check_can_no_longer_stand():
+    rows = made_up(as_the_paper_says, seeds=1)
+    groups = groups_of(rows)
+    at_places = claims.verdicts(CLAIMS["7"], groups).values()
+    assert tables.whole_verdict(at_places) == "undecided"
+    for row in rows:
+        if row["recipe"] == "b 0.1, not normalised" and row["size"] == 16:
+            row["fid_second"] = 0.1
+    fallen = claims.verdicts(CLAIMS["7"], groups_of(rows)).values()
+    assert tables.whole_verdict(fallen) == "undecided, but can no longer stand"
+
+
+def test_the_shares_by_chance_are_those_of_the_rule(monkeypatch):
+    """Claim 7 needs its 6 checks: each holds if one of two equal FIDs is 1.05 times the other."""
+    shares = by_chance.shares()
+    assert {number for number, _ in shares} == set(CLAIMS)
+    assert all(sum(of_verdict.values()) == pytest.approx(1) for of_verdict in shares.values())
+    z = math.log(claims.AS_GOOD) / (math.sqrt(2) * by_chance.SPREAD)
+    p = math.erfc(z / math.sqrt(2)) / 2
+    fewer = sum(math.comb(6, k) * p**k * (1 - p) ** (6 - k) for k in range(3))
+    assert shares["7", (8,)]["does not"] == pytest.approx(fewer, abs=0.09)  # three deviations
+    monkeypatch.setattr(by_chance, "SPREAD", 1e-6)
+    assert by_chance.shares.__wrapped__(5)["4", (8,)]["stands"] == 1
+
+
 @pytest.mark.parametrize(
     "names, whole",
     [
@@ -232,6 +257,9 @@ def test_the_rows_are_those_of_the_plan():
     for row in read_text_csv(RESULTS):
         key = tuple(row[name] for name in ("dataset", "size", "seed", "recipe"))
         assert row["command"] == commands[key]
+        assert float(row["log_snr_middle"]) == pytest.approx(
+            settings_of(row["recipe"])[1], abs=1e-4
+        )
         assert row["commit"] and not row["commit"].endswith("+")
         assert len(row["processor"]) > 2 and row["torch"]
 
@@ -307,6 +335,14 @@ def test_two_recipes_of_the_same_noise_are_two_points():
     points = [("linear", 0.0, 4.0), ("sigmoid", 0.0, 6.0), ("sigmoid", 0.0, 9.0), ("b", -1.0, 2.0)]
     expected = [(-1, 2, 0, 0), (0, 4, 0, 0), (0, 7.5, 1.5, 1.5)]
     assert figures.mean_and_range(points) == expected
+
+
+def test_only_seeds_with_every_scale_are_counted_under_a_figure(monkeypatch, tmp_path):
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
+    rows = made_up(as_the_paper_says)
+    rows = [row for row in rows if row["seed"] != 1 or row["recipe"] != "b 0.7"]
+    text = report.pictures(groups_of(rows), tmp_path / "results" / "x.csv")
+    assert "mnist 8×8: 2; mnist 16×16: 2" in text
 
 
 def test_functions_and_scales_share_the_plain_cosine_alone():

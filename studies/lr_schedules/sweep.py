@@ -55,7 +55,8 @@ def of_the_sweeps_range(sweep: list[dict]) -> str:
             f"{len(near)} of {len(rows)}"
         )
         facts["least mean rate among these"] = f"{min(row['lr_mean'] for row in near) / first:.3f}"
-        facts["runs left out, whose rate never decayed"] = f"{len(of_set) - len(rows)}"
+        again = [f"{row['kl']:.3f}" for row in of_set if row not in rows]
+        facts["KL of runs left out, whose rate never decayed"] = ", ".join(again) or "–"
         columns[name] = facts
     labels = next(iter(columns.values()))
     return markdown(["", *columns], [[x, *(c[x] for c in columns.values())] for x in labels])

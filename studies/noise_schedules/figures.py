@@ -31,20 +31,19 @@ def draw_curves(path: Path) -> None:
 
 
 def draw_scales(path: Path, rows: list[dict]) -> None:
-    """FID against b for every size, by each judge; dashed without normalisation."""
-    datasets = [name for name in DATASETS if any(row["dataset"] == name for row in rows)]
+    """FID against b by each judge, a row a data set and size; dashed without normalisation."""
     rows = [row for row in rows if row["recipe"] in SCALES or WITHOUT in row["recipe"]]
-    figure, axes = subplots(len(datasets), len(JUDGES), 4.2, 3.3)
     ticks = sorted({float(row["input_scale"]) for row in rows})
-    for line, dataset in zip(axes, datasets, strict=True):
+    places = places_in(rows)
+    figure, axes = subplots(len(places), len(JUDGES), 4.2, 3.3)
+    for line, (dataset, size) in zip(axes, places, strict=True):
+        at = rows_at(rows, dataset, size)
         for axis, judge in zip(line, JUDGES, strict=True):
-            for color, size in enumerate(ALL_SIZES):
-                at = rows_at(rows, dataset, size)
-                for without, style in ((False, "o-"), (True, "x--")):
-                    chosen = [row for row in at if (WITHOUT in row["recipe"]) == without]
-                    label = f"{size}×{size}" + (", not normalised" if without else "")
-                    draw_points(axis, chosen, "input_scale", judge, style, label, f"C{color}")
-            axis.set(title=f"{dataset}, by {judge}", xlabel="b", xscale="log")
+            for without, style, label in ((False, "o-", "normalised"), (True, "x--", WITHOUT)):
+                chosen = [row for row in at if (WITHOUT in row["recipe"]) == without]
+                draw_points(axis, chosen, "input_scale", judge, style, label)
+            title = f"{dataset} {size}×{size}, by {judge}"
+            axis.set(title=title, xlabel="b", xscale="log")
             axis.set_xticks(ticks, labels=[f"{b:g}" for b in ticks])
             axis.set_xticks([], minor=True)
         finish(line)
@@ -53,7 +52,7 @@ def draw_scales(path: Path, rows: list[dict]) -> None:
 
 def draw_noise(path: Path, rows: list[dict]) -> None:
     """FID against log SNR at T/2, of both strategies: a row a data set and size."""
-    places = [(d, s) for d in DATASETS for s in ALL_SIZES if rows_at(rows, d, s)]
+    places = places_in(rows)
     figure, axes = subplots(len(places), len(JUDGES), 4.2, 3.3)
     for line, (dataset, size) in zip(axes, places, strict=True):
         at = rows_at(rows, dataset, size)
@@ -67,6 +66,11 @@ def draw_noise(path: Path, rows: list[dict]) -> None:
             axis.set(title=f"{dataset} {size}×{size}, by {judge}", xlabel="log SNR at T/2")
         finish(line)
     save(figure, path)
+
+
+def places_in(rows: list[dict]) -> list[tuple[str, int]]:
+    """The data sets and sizes of the rows."""
+    return [(d, s) for d in DATASETS for s in ALL_SIZES if rows_at(rows, d, s)]
 
 
 def rows_at(rows: list[dict], dataset: str, size: int) -> list[dict]:
@@ -93,9 +97,7 @@ def mean_and_range(
     return lines
 
 
-def draw_points(
-    axis, rows: list[dict], x: str, judge: str, style: str, label: str, color: str | None = None
-) -> None:
+def draw_points(axis, rows: list[dict], x: str, judge: str, style: str, label: str) -> None:
     """A judge's FID against a column, for the recipes that it has scored."""
     points = mean_and_range(
         (row["recipe"], float(row[x]), float(row[f"fid_{judge}"]))
@@ -104,7 +106,7 @@ def draw_points(
     )
     if points:
         at, y, low, high = zip(*points, strict=True)
-        options = {"color": color, "label": label, "capsize": 3, "markersize": 4}
+        options = {"label": label, "capsize": 3, "markersize": 4}
         axis.errorbar(at, y, [low, high], fmt=style, **options)
 
 

@@ -9,15 +9,16 @@ from common.scores import JUDGES as MADE
 from common.tables import fill, read_text_csv
 from comparison.cells import ROOT
 from studies.noise_schedules import figures
-from studies.noise_schedules.claims import Groups, groups_of
-from studies.noise_schedules.plan import BASE
+from studies.noise_schedules.claims import Groups, groups_of, own
+from studies.noise_schedules.plan import BASE, SCALES
 from studies.noise_schedules.tables import by_place, tables_of
 from studies.noise_schedules.tasks import Task
 
 PAGE = ROOT / "docs" / "noise_schedules.md"
 SHOWN = (BASE, "b 0.5", "b 0.3", "b 0.1", "b 0.1, not normalised", "sigmoid, 0 to 3, tau 0.3")
 CAPTIONS = {
-    "curves": "gamma and log SNR: above of every function, below of cosine with every b",
+    "curves": "gamma and log SNR: above for every function, below for cosine with every b, where "
+    "gamma is that of the function without scaling that has the same log SNR",
     "scales": "FID against b: the mean over the seeds, the bar from best to worst",
     "noise": "FID against log SNR at T/2, for both strategies: mean, best and worst seed",
 }
@@ -66,11 +67,11 @@ def pictures(groups: Groups, path: Path) -> str:
     captions = dict(CAPTIONS)
     seeds = {}
     for (dataset, size, _), group in sorted(groups.items(), key=by_place):
-        if group.rows:
-            seeds[dataset, size] = seeds.get((dataset, size), 0) + 1
+        whole = all(need in group.rows for need in own(*SCALES))
+        seeds[dataset, size] = seeds.get((dataset, size), 0) + whole
     counted = "; ".join(f"{name} {size}×{size}: {n}" for (name, size), n in seeds.items())
     for name in ("scales", "noise"):
-        captions[name] += f" (seeds: {counted})"
+        captions[name] += f" (seeds with every b: {counted})"
     for dataset, size in seeds:
         text = f"{dataset} {size}×{size}, seed 0: samples from the same noise"
         captions[f"samples_{dataset}_{size}"] = text

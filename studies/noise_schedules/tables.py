@@ -1,20 +1,30 @@
 """The generated tables of docs/noise_schedules.md, each by the name of its mark in the page."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from common.tables import markdown, plus_minus
+from model import visited_times
+from studies.noise_schedules import by_chance
 from studies.noise_schedules.claims import (
     CLAIMS,
     DOES_NOT,
     JUDGES,
     STANDS,
+    UNDECIDED,
     Groups,
+    Verdict,
     as_a_whole,
     groups_of,
     places_of,
     verdicts,
 )
-from studies.noise_schedules.closed_form import EXACT, input_error, shift_error
+from studies.noise_schedules.closed_form import (
+    EXACT,
+    curve_of,
+    input_error,
+    parsed,
+    shift_error,
+)
 from studies.noise_schedules.plan import (
     ALL_SIZES,
     BASE,
@@ -34,7 +44,9 @@ def tables_of(rows: list[dict]) -> dict[str, str]:
     """Every table of the page by the name of its mark."""
     groups = groups_of(rows)
     return {
+        "noise recipes": of_recipes(),
         "noise claims": of_claims(groups),
+        "noise chance": of_chance(),
         "noise verdicts": of_verdicts(groups, across_sizes=False),
         "noise verdicts across sizes": of_verdicts(groups, across_sizes=True),
         "noise runs": of_runs(groups),
@@ -50,14 +62,42 @@ def closed_forms() -> str:
     return STANDS if shift_error() < EXACT and input_error() < EXACT else DOES_NOT
 
 
+def of_recipes() -> str:
+    """log SNR of every recipe at the first, the middle and the last but one of the visited times.
+
+    At T itself beta is cut off.
+    """
+    args = parsed(BASE)
+    times = visited_times(args.timesteps, args.backward_steps, args.tau_type)
+    shown = times[0], times[len(times) // 2 - 1], times[-2]
+    lines = [[name, *(f"{curve_of(name).log_snr[t - 1]:.2f}" for t in shown)] for name in RECIPES]
+    return markdown(["recipe", *(f"log SNR at t = {t}" for t in shown)], lines)
+
+
 def of_claims(groups: Groups) -> str:
     """A row a claim, as a whole."""
     lines = {
-        number: [number, claim.text, as_a_whole(v.name for v in verdicts(claim, groups).values())]
+        number: [number, claim.text, whole_verdict(verdicts(claim, groups).values())]
         for number, claim in CLAIMS.items()
     }
     lines["3"] = ["3", "scaling the input by b shifts log SNR by 2 log b", closed_forms()]
     return markdown(["", "claim", "verdict"], [lines[number] for number in sorted(lines)])
+
+
+def whole_verdict(at_places: Collection[Verdict]) -> str:
+    """The verdict of a claim, and whether an undecided one may still stand."""
+    name = as_a_whole(verdict.name for verdict in at_places)
+    fallen = any(verdict.held < verdict.checks for verdict in at_places)
+    return f"{name}, but can no longer stand" if name == UNDECIDED and fallen else name
+
+
+def of_chance() -> str:
+    """How often each verdict comes out at a place where no schedule matters."""
+    lines = [
+        [number, " to ".join(map(str, sizes)), *(f"{share:.0%}" for share in of_verdict.values())]
+        for (number, sizes), of_verdict in by_chance.shares().items()
+    ]
+    return markdown(["claim", "size", *by_chance.VERDICTS], lines)
 
 
 def of_verdicts(groups: Groups, across_sizes: bool) -> str:
