@@ -98,7 +98,9 @@ def main(args) -> None:
         if args.dry_run:
             numbers = {place(cell): number for number, cell in enumerate(cells)}
             # what a cell of --methods begins with may be none of them, and has no number
-            costs = [(numbers.get(place(c)), c.method, c.seed, passes(c)) for c in missing]
+            costs = [
+                (numbers.get(place(c)), c.method, c.seed, passes(c), kept.holds(c)) for c in missing
+            ]
             device = setup(first.device, first.cpu, first.threads)
             size = first.model_base_dim, first.timesteps, first.batch_size
             rate = estimate.measure(images, *size, device, first.amp).passes

@@ -82,6 +82,7 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
     ledger = Ledger(run.folder / "search.jsonl", run.log, space)
     run.elapsed = max((row["at"] for row in ledger.rows.values()), default=0.0)
     points = Points(args.strategy, args.n_calls, args.n_initial, args.search_seed, space, first)
+    log_hints(args, run)
     if args.strategy == "grid":
         run.log(grid_plan(space, args.n_calls, first))
     with (
@@ -98,7 +99,9 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
 
         def task_of(number: int, point: dict, rows: list[dict]) -> tuple:
             limit = median_at_half(rows) if args.prune else None
-            return results.trial_folder(run, number), trial_arguments(args, point, number), limit
+            folder = results.trial_folder(run, number)
+            run.log(f"trial {number}, the last is {args.n_calls - 1}: its log is {folder}/log.txt")
+            return folder, trial_arguments(args, point, number), limit
 
         def stop(rows: list[dict]) -> str:
             return why_stop(args, run, rows, len(ledger.rows))
@@ -109,6 +112,19 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
     if reason:
         run.log(f"stopped after {done} of {args.n_calls} trials: {reason}")
     return conclude(args, run, images.device, ledger, points.seconds)
+
+
+def log_hints(args, run: Run) -> None:
+    """What is minimised, and what a user should know before the first trial."""
+    run.log(
+        f"objective: the FID of {args.eval_samples} images in {args.backward_steps} DDIM steps "
+        f"against {args.reference} images"
+    )
+    if args.strategy in ("bayesian", "optuna") and args.n_calls <= args.n_initial:
+        run.log(
+            f"warning: --n_initial {args.n_initial} leaves the Gaussian process no point to "
+            f"propose in {args.n_calls} trials: the search is random"
+        )
 
 
 def search_in_batches(

@@ -203,6 +203,12 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
             f"warning: {q.updates} updates of the schedule are too few to move it: more --epochs, "
             "or a lower --settle_steps or --update_every"
         )
+    if args.theta_z == "coupled" and args.update_every < args.exact_every:
+        shared = -(-args.exact_every // args.update_every)
+        run.log(
+            f"warning: up to {shared} updates share one exact gradient, whose noise then looks "
+            "like a slope: an --exact_every of at most --update_every avoids this"
+        )
     if args.upper_gradient != "zo" and upper.left_out():
         times = ", ".join(map(str, upper.left_out()))
         run.log(

@@ -40,14 +40,23 @@ from model import Diffusion
 from scheduler import Schedule
 
 DEFAULT_STEPS = 20
+STEPS = "sampling.json"  # which every export has
 DISTRIBUTION = "mnist-noise-schedules"
 
 
 def main(args) -> None:
+    if args.folder:
+        check_folder(Path(args.folder))
     if Path(args.run).suffix == ".json":
         export_schedule(args)
     else:
         export_network(args)
+
+
+def check_folder(folder: Path) -> None:
+    """A Stop where an export would overwrite what is none."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / STEPS).exists():
+        raise Stop(f"{folder}: holds files that are no export; name another folder", code=2)
 
 
 def export_schedule(args) -> None:
@@ -86,7 +95,7 @@ def write_steps(folder: str | None, process: Diffusion, steps: int, tau_type: st
     print(portable.sampling_table(found))
     if folder:
         betas = process.sampling_schedule.betas().detach()
-        portable.write_json(Path(folder) / "sampling.json", found)
+        portable.write_json(Path(folder) / STEPS, found)
         path = Path(folder) / "scheduler" / "scheduler_config.json"
         portable.write_json(path, portable.scheduler_config(betas, clip))
 

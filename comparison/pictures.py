@@ -41,7 +41,7 @@ def plot_curves(path: Path, points: list[dict]) -> None:
         y = np.array([k[np.searchsorted(k[:, 0], x, side="right") - 1, 1] for k in tracks])
         axis.plot(x, y.mean(0), label=method, color=color)
         axis.fill_between(x, y.min(0), y.max(0), alpha=0.15, color=color)
-    axis.set(xlabel="forward passes", title="FID", yscale="log")
+    axis.set(xlabel="forward passes", ylabel="FID (the run's extractor)", yscale="log")
     _legend_beside(axis)
     figures.save(figure, path)
 
@@ -66,7 +66,8 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
             axis.errorbar(
                 beside, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=method
             )
-        axis.set(xlabel="DDIM steps", title=f"FID of {fewest} images, {regime}")
+        label = "FID (the run's extractor)"
+        axis.set(xlabel="DDIM steps", ylabel=label, title=f"{fewest} images, {regime}")
         _set_log_scales(axis, sorted({int(row["steps"]) for row in rows}))
     _legend_beside(axes[-1])
     figures.save(figure, path)
@@ -110,6 +111,8 @@ def plot_slopes(path: Path, rows: list[dict]) -> None:
             axis.set_title(f"{method}: {name}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("iteration")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("dF/dq")
     _legend_beside(axes[0, -1])
     figures.save(figure, path)
 

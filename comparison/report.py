@@ -22,12 +22,19 @@ COSTS = {
     "trials": ("trials", 0, 1),
     "peak_bytes": ("peak MiB", 0, 2**20),
 }
-SHORT_METHODS = ("default", "end 0.98", BILEVEL, "exact, no clipping", "schedule alone")
+SHORT_METHODS = (
+    "default",
+    "end 0.98",
+    BILEVEL,
+    "exact, no clipping",
+    "schedule alone",
+    "schedule alone, no clipping",
+)
 CAPTIONS = {
     "steps": "FID against DDIM steps, with clipping and without: mean and range of the seeds",
     "curves": "FID against forward passes; the band spans the seeds",
     "schedules": "log SNR of each seed's schedule",
-    "slopes": "both terms of dF/dq of the bilevel runs and their sum, all seeds",
+    "slopes": "both terms of dF/dq and their sum, of the runs in the table of the two terms",
     "samples": "seed 0: the first images of each method, from the same noise",
 }
 
@@ -37,12 +44,18 @@ def figure_path(csv_path: Path, name: str) -> Path:
     return csv_path.parent.parent / "figures" / f"{csv_path.stem}_{name}.png"
 
 
-def print_plan(costs: list[tuple[int | None, str, int, int]], rate: float, threads: int) -> None:
-    """The runs and how long each should take at `rate` forward passes a second."""
-    for cell, method, seed, passes in costs:
+def print_plan(
+    costs: list[tuple[int | None, str, int, int, bool]], rate: float, threads: int
+) -> None:
+    """The runs and how long each should take at `rate` forward passes a second.
+
+    Some have rows: they are made again where another cell begins with what they leave.
+    """
+    for cell, method, seed, passes, has_rows in costs:
         cost = f"{passes:14,d} forward passes  {passes / rate / 60:8.1f} min"
-        print(f"cell {'–' if cell is None else cell:>3}  {method:36s} seed {seed}  {cost}")
-    total = sum(cost for *_, cost in costs)
+        note = "  has rows; another cell begins with its run" if has_rows else ""
+        print(f"cell {'–' if cell is None else cell:>3}  {method:36s} seed {seed}  {cost}{note}")
+    total = sum(passes for *_, passes, _ in costs)
     hours = total / rate / 3600
     print(f"{len(costs)} runs, {total:,} forward passes, {hours:.1f} hours one after the other")
     print(f"at the rate of a few training steps timed here, {threads} threads a run")

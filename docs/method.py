@@ -85,7 +85,7 @@ def distance(figure):
     """Two clouds of features and their Gaussians."""
     axis = figure.add_axes((0.05, 0.12, 0.16, 0.27))
     random = torch.manual_seed(0)
-    for shift, color, label in ((0.0, INK, "test digits"), (1.6, UPPER, "drawn digits")):
+    for shift, color, label in ((0.0, INK, "training digits"), (1.6, UPPER, "drawn digits")):
         x = torch.randn(2, 60, generator=random) * torch.tensor([[1.0], [0.6]])
         axis.scatter(x[0] + shift, x[1] + shift / 2, s=5, color=color, alpha=0.6, label=label)
     axis.set(xticks=[], yticks=[], xlim=(-3, 5), ylim=(-2, 4))

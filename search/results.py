@@ -66,7 +66,7 @@ def judge_on_held_out_noise(
     fids = (
         f"{name} (trial {rows[name]['trial']}) FID {s['fid']:.5g}" for name, s in scores.items()
     )
-    run.log(f"on the same held-out noise, {n} images each: {', '.join(fids)}")
+    run.log(f"on the same held-out noise, {n} images each, against test images: {', '.join(fids)}")
     return scores
 
 

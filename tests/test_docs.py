@@ -166,7 +166,7 @@ def test_the_scores_that_a_page_shows_are_chosen_by_their_names():
 
 
 def test_the_recorded_runs_are_those_that_the_commands_make():
-    recorded = json.loads(first_runs.PAGES["README.md"].file.read_text())
+    recorded = json.loads(first_runs.PAGES["README.md"].file.read_text())["runs"]
     assert [row["command"] for row in recorded] == list(
         map(first_runs.one_line, first_runs.COMMANDS)
     )

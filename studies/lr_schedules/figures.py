@@ -55,7 +55,7 @@ def draw_over_constant(path: Path, clouds: Clouds, numbers: Numbers) -> None:
     figure, axes = subplots(len(numbers.schedules), 1, 7.5, 1.7)
     for axis, schedule in zip(axes[:, 0], numbers.schedules, strict=True):
         for j, name in enumerate(numbers.sets):
-            for other, color in (("constant", "0.8"), (schedule, COLORS[schedule])):
+            for other, color in (("constant", "0.6"), (schedule, COLORS[schedule])):
                 if (name, other) in clouds:
                     points = clouds[name, other] + [10 * j, 0]
                     axis.scatter(*points.T, s=1.5, linewidths=0, c=color)
