@@ -116,9 +116,10 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
 
 def log_hints(args, run: Run) -> None:
     """What is minimised, and what a user should know before the first trial."""
+    against = {"train": "training", "test": "test"}[args.reference]
     run.log(
         f"objective: the FID of {args.eval_samples} images in {args.backward_steps} DDIM steps "
-        f"against {args.reference} images"
+        f"against {against} images"
     )
     if args.strategy in ("bayesian", "optuna") and args.n_calls <= args.n_initial:
         run.log(

@@ -1,5 +1,7 @@
 """The flags of the bilevel script and its recipes: what a recipe sets, and which flags it reads."""
 
+import argparse
+
 from common import cli
 from common.families import TOLD
 
@@ -156,7 +158,10 @@ def check_frozen(args) -> None:
 
 def gamma_or_auto(text):
     """An argparse type: a number above 0, or `auto`."""
-    return text if text == "auto" else cli.positive(text)
+    try:
+        return text if text == "auto" else cli.positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
 
 
 def apply_recipe(args) -> None:
@@ -165,8 +170,9 @@ def apply_recipe(args) -> None:
     foreign += ["noise"] if args.noise == "independent" else []
     foreign += ["perturbation"] if args.perturbation else []
     foreign += [n for n in ("theta_z", "upper_gradient") if getattr(args, n) not in (None, "exact")]
+    selected = args.recipe is None and foreign and args.theta_z != "coupled"
     if args.recipe is None:
-        args.recipe = "ours" if foreign and args.theta_z != "coupled" else "exact"
+        args.recipe = "ours" if selected else "exact"
     chosen = args.perturbation
     for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
         if getattr(args, name) is None:
@@ -178,7 +184,8 @@ def apply_recipe(args) -> None:
     unused = [name for name in UNCOUPLED if coupled and getattr(args, name) is not None]
     unused += [n for n, v in COUPLED.items() if not coupled and getattr(args, n) != v]
     if unused:
-        raise ValueError(f"--{unused[0]} is not used with --theta_z {args.theta_z}")
+        by = f", which --{foreign[0]} selected" if selected else ""
+        raise ValueError(f"--{unused[0]} is not used with --theta_z {args.theta_z}{by}")
     for name, value in UNCOUPLED.items():
         if not coupled and getattr(args, name) is None:
             setattr(args, name, value)

@@ -16,6 +16,7 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(
         "Evaluate the averaged network of a run; the scores are added to its summary.json."
     )
+    parser.prog = "python -m common.evaluate"
     add = cli.adder(parser)
     text = "run to evaluate: its folder or number, or 'latest'; of a search, its best trial"
     add("run", None, text, required=True)

@@ -114,8 +114,9 @@ def block(kind: str, text: str) -> str:
 
 
 def abridged(line: str) -> str:
-    """A last line without what the other judges say."""
-    return re.sub(r", fid_first.*(, seconds)", r", ...\1", line)
+    """A last line without the scores beside the FID."""
+    line = re.sub(r", fid_first.*(, seconds)", r", ...\1", line)
+    return re.sub(r", is_mean.*?(, n )", r"\1", line)
 
 
 def render_last_lines(results: dict) -> dict[str, str]:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import train_mnist_bilevel_ZO
 from common.bilevel_report import Warnings
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps
@@ -81,3 +82,18 @@ def test_the_advice_of_the_penalty_is_given_once():
     )
     penalty = SimpleNamespace(steps=1, warning=lambda: next(texts), direct=[])
     assert len(warned(SteadySteps, lambda _: SLOPE, penalty=penalty)) == 1
+
+
+@pytest.mark.parametrize(
+    "theta_z, every, shared", [("coupled", 4, 3), ("coupled", 10, 0), ("kept", 4, 0)]
+)
+def test_updates_that_share_an_exact_gradient_are_warned_of(theta_z, every, shared):
+    lines = []
+    run, upper = SimpleNamespace(log=lines.append), SimpleNamespace(left_out=list)
+    args = SimpleNamespace(
+        recipe="exact", theta_z=theta_z, upper_gradient="exact", update_every=every, exact_every=10
+    )
+    train_mnist_bilevel_ZO.log_hints(args, run, upper, None)
+    warnings = [line for line in lines if "share one exact gradient" in line]
+    assert warnings == [line for line in lines if f"up to {shared} updates share" in line]
+    assert len(warnings) == bool(shared)

@@ -63,6 +63,22 @@ def test_the_steps_of_a_schedule_file_are_printed_and_written(tmp_path, capsys):
     assert betas["trained_betas"] == Schedule.load(ROOT / path).betas().tolist()
 
 
+def test_an_export_overwrites_its_own_files_alone(tmp_path, capsys):
+    schedule, note = tmp_path / "schedule.json", tmp_path / "home" / "README.md"
+    note.parent.mkdir()
+    Schedule("linear", 20).save(schedule)
+
+    def exported_to(folder):
+        export.main(export.make_parser().parse_args([str(schedule), str(folder)]))
+
+    note.write_text("of someone else")
+    with pytest.raises(Stop, match="holds files that are no export") as stop:
+        exported_to(note.parent)
+    assert stop.value.code == 2 and [*note.parent.iterdir()] == [note]
+    for _ in range(2):  # a folder of its own may be written again
+        exported_to(tmp_path / "new")
+
+
 def test_safetensors_reads_back_the_averaged_network(run, exported):
     from safetensors.torch import load_file
 

@@ -57,8 +57,13 @@ def test_the_published_defaults():
     assert {name: args[name] for name in expected} == expected
 
 
-def test_a_flag_of_another_recipe_chooses_it():
+def test_a_flag_of_another_recipe_chooses_it(capsys):
     """So the published command stays what it is, and no flag that is given is left unread."""
+    said = refused(capsys, "--inner_loop_z", 3, "--update_every", 5, script="bilevel")
+    assert "--update_every is not used with --theta_z kept, which --inner_loop_z selected" in said
+    assert "'abc' is not a number above 0, nor auto" in refused(
+        capsys, "--gamma", "abc", script="bilevel"
+    )
     assert parse("bilevel").theta_z == "coupled" and parse("bilevel").gamma == "auto"
     assert parse("bilevel", "--gamma", "1e6").gamma == 1e6
     assert parse("bilevel", "--noise", "common").recipe == "exact"

@@ -58,6 +58,9 @@ def weights_of(script):
 def test_a_search_leaves_a_ledger_and_the_best_schedule(script):
     assert script.run(*FLAGS) == 0, script.said()
     rows, folder = rows_of(script), script.only
+    assert "the FID of 20 images in 2 DDIM steps against training images" in script.said()
+    assert f"trial 4, the last is 4: its log is {folder}/trials/004/log.txt" in script.said()
+    assert "warning: --n_initial" not in script.said()
     assert [r["trial"] for r in rows] == list(range(5))
     assert rows[0]["parameters"] == DEFAULT and {r["status"] for r in rows} == {"ok"}
     best = min(rows, key=lambda r: r["objective"])
@@ -79,6 +82,7 @@ def test_a_search_leaves_a_ledger_and_the_best_schedule(script):
 
 def test_a_trial_is_the_training_of_train_mnist(script, tmp_path):
     assert script.run(*FLAGS, "--n_calls", 2, "--seed", 3) == 0, script.said()
+    assert "warning: --n_initial 4 leaves the Gaussian process no point" in script.said()
     trial = script.only / "trials" / "001"
     plain = Script(tmp_path / "plain")
     plain.folder.mkdir()
