@@ -31,7 +31,7 @@ def draw_curves(path: Path) -> None:
 
 
 def draw_scales(path: Path, rows: list[dict]) -> None:
-    """FID against b by each judge, a row a data set and size; dashed without normalisation."""
+    """FID against b by each judge, a row a data set and size: a thin line a seed, and the mean."""
     rows = [row for row in rows if row["recipe"] in SCALES or WITHOUT in row["recipe"]]
     ticks = sorted({float(row["input_scale"]) for row in rows})
     places = places_in(rows)
@@ -41,13 +41,22 @@ def draw_scales(path: Path, rows: list[dict]) -> None:
         for axis, judge in zip(line, JUDGES, strict=True):
             for without, style, label in ((False, "o-", "normalised"), (True, "x--", WITHOUT)):
                 chosen = [row for row in at if (WITHOUT in row["recipe"]) == without]
-                draw_points(axis, chosen, "input_scale", judge, style, label)
+                for seed in sorted({row["seed"] for row in chosen}):
+                    of_seed = points_of([r for r in chosen if r["seed"] == seed], judge)
+                    axis.plot(*of_seed, style[1:], color=f"C{without:d}", lw=0.8, alpha=0.5)
+                axis.plot(*points_of(chosen, judge), style, color=f"C{without:d}", label=label)
             title = f"{dataset} {size}×{size}, by {judge}"
             axis.set(title=title, xlabel="b", xscale="log")
             axis.set_xticks(ticks, labels=[f"{b:g}" for b in ticks])
             axis.set_xticks([], minor=True)
         finish(line)
     save(figure, path)
+
+
+def points_of(rows: list[dict], judge: str) -> tuple[list[float], list[float]]:
+    """The values of b and the mean FID at each, by a judge."""
+    found = scored(rows, "input_scale", judge)
+    return [b for b, *_ in found], [mean for _, mean, *_ in found]
 
 
 def draw_noise(path: Path, rows: list[dict]) -> None:
@@ -97,14 +106,18 @@ def mean_and_range(
     return lines
 
 
-def draw_points(axis, rows: list[dict], x: str, judge: str, style: str, label: str) -> None:
-    """A judge's FID against a column, for the recipes that it has scored."""
-    points = mean_and_range(
+def scored(rows: list[dict], x: str, judge: str) -> list[tuple[float, float, float, float]]:
+    """A judge's FIDs against a column, as `mean_and_range` gives them."""
+    return mean_and_range(
         (row["recipe"], float(row[x]), float(row[f"fid_{judge}"]))
         for row in rows
         if row[f"fid_{judge}"]
     )
-    if points:
+
+
+def draw_points(axis, rows: list[dict], x: str, judge: str, style: str, label: str) -> None:
+    """A judge's FID against a column, for the recipes that it has scored."""
+    if points := scored(rows, x, judge):
         at, y, low, high = zip(*points, strict=True)
         options = {"label": label, "capsize": 3, "markersize": 4}
         axis.errorbar(at, y, [low, high], fmt=style, **options)
