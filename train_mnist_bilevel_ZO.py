@@ -247,7 +247,7 @@ def print_plan(args, images) -> dict[str, int]:
     print(f"recipe {args.recipe}: theta_z {args.theta_z}, gradients {args.upper_gradient}")
     print(f"{args.epochs} epochs of {iterations} iterations; the schedule moves {updates} times")
     steps_z = args.inner_loop_z or args.inner_loop
-    print(f"an iteration: {args.inner_loop} steps of theta_y, {steps_z} of theta_z,")
+    print(f"steps of an iteration: {args.inner_loop} of theta_y, {steps_z} of theta_z,")
     print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")
     cost = planned(args, images)
     for name, count in cost.items():

@@ -74,6 +74,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         message = " ".join(message.split())  # a file's name may hold a line break
+        if message.startswith("unrecognized arguments: --"):
+            import difflib  # not at every start
+
+            word = message.split()[2].partition("=")[0]
+            near = difflib.get_close_matches(word, self._option_string_actions, 1)
+            message += f"; did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: error: {message} (-h explains the flags)\n")
 
 

@@ -58,7 +58,7 @@ def print_plan(
     total = sum(passes for *_, passes, _ in costs)
     hours = total / rate / 3600
     print(f"{len(costs)} runs, {total:,} forward passes, {hours:.1f} hours one after the other")
-    print(f"at the rate of a few training steps timed here, {threads} threads a run")
+    print(f"at the rate of a few training steps timed here; threads of a run: {threads}")
 
 
 def write_page(csv_path: Path, page: str) -> Path:

@@ -57,6 +57,15 @@ def test_the_published_defaults():
     assert {name: args[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    "word, meant", [("--epoch", "--epochs"), ("--no_clips=1", "--no_clip"), ("--zzz", None)]
+)
+def test_a_mistyped_flag_is_told_from_a_strange_one(capsys, word, meant):
+    said = refused(capsys, word)
+    assert ("did you mean" in said) == bool(meant)
+    assert f"unrecognized arguments: {word}; did you mean {meant}? (-h" in said or not meant
+
+
 def test_a_flag_of_another_recipe_chooses_it(capsys):
     """So the published command stays what it is, and no flag that is given is left unread."""
     said = refused(capsys, "--inner_loop_z", 3, "--update_every", 5, script="bilevel")

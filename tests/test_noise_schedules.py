@@ -4,6 +4,7 @@ import math
 import shutil
 import threading
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -311,6 +312,23 @@ def test_the_same_command_resumes_and_rows_are_enough(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(tasks, "SHARED", TINY + " --lr 0.5")
     with pytest.raises(AssertionError, match="started a run"):
         tiny()  # rows of other flags are not the plan's
+
+
+def test_crossed_images_are_drawn_by_cosine_and_the_network_is_told_the_nearest_time(
+    monkeypatch, tmp_path
+):
+    def judged(*_, **changes):
+        seen.update(changes)
+        return dict.fromkeys(results.SCORES, 1)
+
+    seen = {}
+    monkeypatch.setattr(results, "judge_checkpoint", judged)
+    monkeypatch.setattr(results.Judges, "from_flags", lambda *_, **__: None)
+    monkeypatch.setattr(results.checkpoint, "newest", lambda folder: folder)
+    arguments = vars(all_tasks(seeds=1)[0].parsed())
+    task = SimpleNamespace(folder=tmp_path, places=Places("cpu", threads=1))
+    results.scores_of(task, "cosine", arguments)
+    assert seen == {"sampling_schedule": "cosine", "told": "nearest"}
 
 
 def test_an_interrupted_run_is_resumed(tmp_path):
