@@ -6,6 +6,7 @@ import threading
 from functools import cache
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -353,6 +354,20 @@ def test_two_recipes_of_the_same_noise_are_two_points():
     points = [("linear", 0.0, 4.0), ("sigmoid", 0.0, 6.0), ("sigmoid", 0.0, 9.0), ("b", -1.0, 2.0)]
     expected = [(-1, 2, 0, 0), (0, 4, 0, 0), (0, 7.5, 1.5, 1.5)]
     assert figures.mean_and_range(points) == expected
+
+
+def test_ratios_and_scatter_are_those_of_made_up_effects():
+    """A seed's own factor cancels in both; noise of 10 % is found again."""
+    effect = {name: 1 + 0.1 * i for i, name in enumerate(SCALES)}
+    rows = [r for r in made_up(lambda _, name, __: effect.get(name, 1)) if r["size"] == 16]
+    for row in rows:
+        row["fid_first"] *= 10 ** row["seed"]
+    groups = groups_of(rows)
+    ratios, scatter = tables.of_ratios(groups), tables.of_scatter(groups)
+    assert "| first | mnist | 16 | 3 | 1.50 ± 0.00 | 1.20 ± 0.00 | 1.10 ± 0.00 |" in ratios
+    assert "| mnist | 16 | 0% | 0% | 0% |" in scatter
+    noise = 0.1 * np.random.default_rng(0).standard_normal((200, 6))
+    assert tables.scatter(noise + np.arange(6)) == pytest.approx(0.1, rel=0.05)
 
 
 def test_only_seeds_with_every_scale_are_counted_under_a_figure(monkeypatch, tmp_path):

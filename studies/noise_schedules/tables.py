@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterable
 
+import numpy as np
+
 from common.tables import markdown, plus_minus
 from model import visited_times
 from studies.noise_schedules import by_chance
@@ -11,10 +13,12 @@ from studies.noise_schedules.claims import (
     JUDGES,
     STANDS,
     UNDECIDED,
+    Group,
     Groups,
     Verdict,
     as_a_whole,
     groups_of,
+    own,
     places_of,
     verdicts,
 )
@@ -52,6 +56,8 @@ def tables_of(rows: list[dict]) -> dict[str, str]:
         "noise runs": of_runs(groups),
         "noise optima": of_optima(groups),
         "noise scores": of_scores(rows),
+        "noise ratios": of_ratios(groups),
+        "noise scatter": of_scatter(groups),
         "noise crossed": of_crossed(groups),
         "noise machines": of_machines(rows),
     }
@@ -184,6 +190,52 @@ def of_scores(rows: list[dict]) -> str:
 def fid_cell(rows: Iterable[dict], judge: str) -> str:
     values = [float(row[f"fid_{judge}"]) for row in rows if row[f"fid_{judge}"]]
     return plus_minus(values, DIGITS[judge])
+
+
+def with_every_b(groups: Groups, judge: str) -> dict[tuple[str, int], list[Group]]:
+    """The seeds of each place that a judge has scored with every b."""
+    needs = own(*SCALES)
+    found: dict[tuple[str, int], list[Group]] = {}
+    for (dataset, size, _), group in sorted(groups.items(), key=by_place):
+        if all(need in group.rows for need in needs) and group.sees(judge, needs):
+            found.setdefault((dataset, size), []).append(group)
+    return found
+
+
+def of_ratios(groups: Groups) -> str:
+    """FID with each b over that with b = 1 of the same seed, mean ± standard error."""
+    others = sorted(set(SCALES) - {BASE}, key=lambda name: parsed(name).input_scale)
+    lines = []
+    for judge in JUDGES:
+        for (dataset, size), of_place in with_every_b(groups, judge).items():
+            line = [judge, dataset, size, len(of_place)]
+            for name in others:
+                ratios = [group.fid(name, judge) / group.fid(BASE, judge) for group in of_place]
+                line.append(plus_minus(ratios, ".2f"))
+            lines.append(line)
+    return markdown(["judge", "data set", "size", "seeds", *others], lines)
+
+
+def of_scatter(groups: Groups) -> str:
+    """How far log FID over b is from a sum of an effect of b and one of the seed: the deviation."""
+    columns = {judge: with_every_b(groups, judge) for judge in JUDGES}
+    places = {place: None for of_judge in columns.values() for place in of_judge}
+    lines = []
+    for place in places:
+        line = [*place]
+        for judge in JUDGES:
+            of_place = columns[judge].get(place, [])
+            fids = np.array([[group.fid(name, judge) for name in SCALES] for group in of_place])
+            line.append(f"{scatter(np.log(fids)):.0%}" if len(of_place) > 1 else "–")
+        lines.append(line)
+    return markdown(["data set", "size", *JUDGES], lines)
+
+
+def scatter(values: np.ndarray) -> float:
+    """The standard deviation of what rows and columns of a table do not explain."""
+    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    freedom = (values.shape[0] - 1) * (values.shape[1] - 1)
+    return float(np.sqrt((rest**2).sum() / freedom))
 
 
 def of_crossed(groups: Groups) -> str:
