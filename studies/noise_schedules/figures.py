@@ -32,15 +32,21 @@ def draw_curves(path: Path) -> None:
 
 def draw_scales(path: Path, rows: list[dict]) -> None:
     """FID against b by each judge, a row a data set and size: a thin line a seed, and the mean."""
+    places = places_in(rows)
     rows = [row for row in rows if row["recipe"] in SCALES or WITHOUT in row["recipe"]]
     ticks = sorted({float(row["input_scale"]) for row in rows})
-    places = places_in(rows)
     figure, axes = subplots(len(places), len(JUDGES), 4.2, 3.3)
     for line, (dataset, size) in zip(axes, places, strict=True):
         at = rows_at(rows, dataset, size)
         for axis, judge in zip(line, JUDGES, strict=True):
             for without, style, label in ((False, "o-", "normalised"), (True, "x--", WITHOUT)):
-                chosen = [row for row in at if (WITHOUT in row["recipe"]) == without]
+                chosen = [
+                    row
+                    for row in at
+                    if (WITHOUT in row["recipe"]) == without and row[f"fid_{judge}"]
+                ]
+                if not chosen:
+                    continue
                 for seed in sorted({row["seed"] for row in chosen}):
                     of_seed = points_of([r for r in chosen if r["seed"] == seed], judge)
                     axis.plot(*of_seed, style[1:], color=f"C{without:d}", lw=0.8, alpha=0.5)
