@@ -116,7 +116,7 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
 
 def log_hints(args, run: Run) -> None:
     """What is minimised, and what a user should know before the first trial."""
-    against = {"train": "training", "test": "test"}[args.reference]
+    against = "training" if args.reference == "train" else "test"
     run.log(
         f"objective: the FID of {args.eval_samples} images in {args.backward_steps} DDIM steps "
         f"against {against} images"

@@ -18,7 +18,7 @@ def make_parser() -> cli.Parser:
     parser.prog = "python -m benchmarks.bench"
     add = cli.adder(parser)
     add("device", "cpu", "cpu or cuda", type=cli.device)
-    add("threads", 1, "CPU threads", type=cli.number(int, 1, 256))
+    add("threads", 1, "CPU threads", type=cli.threads_given)
     add("repeats", 3, "measurements of each side, in turn", type=cli.count)
     add("base", 64, "channels of the network", type=cli.count)
     add("batch_size", 128, "images per training step", type=cli.count)

@@ -20,7 +20,7 @@ def make_parser() -> cli.Parser:
     add("epochs", 9, "epochs of each training", type=cli.count)
     add("images", 2000, "images of each FID", type=cli.count)
     add("directions", 24, "slopes of each network", type=cli.count)
-    add("threads", 1, "CPU threads", type=cli.number(int, 1, 256))
+    add("threads", 1, "CPU threads", type=cli.threads_given)
     add("quick", False, "measure one short run and write nothing", action="store_true")
     return parser
 

@@ -17,7 +17,7 @@ def make_parser() -> cli.Parser:
     parser.add_argument("kind", choices=KINDS, help="what to run twice")
     add = cli.adder(parser)
     add("device", "cpu", "cpu or cuda", type=cli.device)
-    add("threads", 1, "CPU threads", type=cli.number(int, 1, 256))
+    add("threads", 1, "CPU threads", type=cli.threads_given)
     add("base", 64, "channels of the network", type=cli.count)
     add("batch_size", 128, "images per training step", type=cli.count)
     add("images", 36, "images of a sampling", type=cli.count)

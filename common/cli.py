@@ -123,7 +123,9 @@ MANY = 10**9  # a larger count is a slip, and no memory or loop is made for it
 count = number(int, 1, MANY)
 count_or_none = number(int, 0, MANY)
 images = number(int, 0, 10**8)  # drawn; 0: none
-threads = number(int, 0, 256)  # OpenMP ends the process where the system refuses one
+MOST_THREADS = 256  # OpenMP ends the process where the system refuses one
+threads = number(int, 0, MOST_THREADS)  # 0: torch's default
+threads_given = number(int, 1, MOST_THREADS)
 positive = number(float, 0, above=True)
 parameter = number(float)
 

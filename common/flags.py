@@ -70,8 +70,8 @@ def add_process(group, timesteps_from=""):
     add("input_scale", 1.0, text, type=positive)
     text = (
         "do not divide the network's input by the standard deviation that it would have if pixels "
+        "had mean 0 and variance 1; no effect if --input_scale is 1"
     )
-    text += "had mean 0 and variance 1; no effect if --input_scale is 1"
     add("no_normalise", False, text, action="store_true")
     text = (
         "time that the network receives as input; index: t; log_snr: the t at which the default "

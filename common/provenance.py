@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 
+# rows, figures and pages: a checkout in which only these changed runs the code of its commit
+WRITTEN = [f":(top,exclude){part}" for part in ("docs/results", "docs/figures", "docs/*.md")]
+
 
 def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> dict:
     """The content of args.json."""
@@ -56,9 +59,15 @@ def cuda_facts() -> dict:
 
 
 def commit() -> str:
-    """The commit of this code, with '+' when files were changed since; '' outside a checkout."""
+    """The commit of this code, with '+' when files were changed since; '' outside a checkout.
+
+    What runs themselves write under docs is no change of the code.
+    """
     git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    questions = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+    questions = (
+        ["rev-parse", "--short=12", "HEAD"],
+        ["status", "--porcelain", "-uno", "--", ":/", *WRITTEN],
+    )
     try:
         head, dirty = (
             subprocess.run(

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from harness import Script, killed_twice
 from test_checkpoint import same
 
-from common import checkpoint, run
+from common import checkpoint, provenance, run
 
 # a run of ten steps
 TINY = """
@@ -279,3 +280,20 @@ def test_the_flags_change_what_they_say(tmp_path, whole, flags):
     sampling_only = any(f in flags for f in ("sampl", "tau_type", "clip"))
     assert same(got["theta"]["net"], whole["theta"]["net"]) == sampling_only
     assert got["png"] != whole["png"]
+
+
+def test_results_and_pages_are_no_change_of_the_code(monkeypatch, tmp_path):
+    """The runs of a study write these while others of it begin."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+    files = ["common/provenance.py", "docs/results/x.csv", "docs/page.md", "docs/code.py"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / files[0]))
+    dirty = []
+    for name in ("docs/results/x.csv", "docs/page.md", "docs/code.py"):
+        (tmp_path / name).write_text("after")
+        dirty.append(provenance.commit().endswith("+"))
+    assert dirty == [False, False, True] and len(provenance.commit()) == 13

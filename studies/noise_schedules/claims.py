@@ -41,6 +41,9 @@ class Group:
         """The recipe of the lowest FID."""
         return min(recipes, key=lambda recipe: self.fid(recipe, judge))
 
+    def has(self, needs: Iterable[tuple[str, str]]) -> bool:
+        return all(need in self.rows for need in needs)
+
     def sees(self, judge: str, needs: Iterable[tuple[str, str]]) -> bool:
         """Whether a judge has scored all that is needed."""
         return all(self.rows[need].get(f"fid_{judge}") for need in needs)
@@ -166,7 +169,7 @@ def verdict_at(claim: Claim, groups: Groups, dataset: str, sizes: Sizes) -> Verd
     of_seeds: dict[int, list[Group]] = {}
     for seed in sorted({seed for _, _, seed in groups}):
         found = [groups.get((dataset, size, seed), Group()) for size in sizes]
-        if all(need in group.rows for group in found for need in claim.needs):
+        if all(group.has(claim.needs) for group in found):
             of_seeds[seed] = found
     judges, answers = [], []
     for judge in JUDGES if of_seeds else ():

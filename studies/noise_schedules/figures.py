@@ -40,17 +40,8 @@ def draw_scales(path: Path, rows: list[dict]) -> None:
         at = rows_at(rows, dataset, size)
         for axis, judge in zip(line, JUDGES, strict=True):
             for without, style, label in ((False, "o-", "normalised"), (True, "x--", WITHOUT)):
-                chosen = [
-                    row
-                    for row in at
-                    if (WITHOUT in row["recipe"]) == without and row[f"fid_{judge}"]
-                ]
-                if not chosen:
-                    continue
-                for seed in sorted({row["seed"] for row in chosen}):
-                    of_seed = points_of([r for r in chosen if r["seed"] == seed], judge)
-                    axis.plot(*of_seed, style[1:], color=f"C{without:d}", lw=0.8, alpha=0.5)
-                axis.plot(*points_of(chosen, judge), style, color=f"C{without:d}", label=label)
+                chosen = [row for row in at if (WITHOUT in row["recipe"]) == without]
+                draw_seeds(axis, chosen, judge, style, f"C{without:d}", label)
             title = f"{dataset} {size}×{size}, by {judge}"
             axis.set(title=title, xlabel="b", xscale="log")
             axis.set_xticks(ticks, labels=[f"{b:g}" for b in ticks])
@@ -59,10 +50,17 @@ def draw_scales(path: Path, rows: list[dict]) -> None:
     save(figure, path)
 
 
-def points_of(rows: list[dict], judge: str) -> tuple[list[float], list[float]]:
-    """The values of b and the mean FID at each, by a judge."""
-    found = scored(rows, "input_scale", judge)
-    return [b for b, *_ in found], [mean for _, mean, *_ in found]
+def draw_seeds(axis, rows: list[dict], judge: str, style: str, color: str, label: str) -> None:
+    """A judge's FID against b: a thin line a seed, and the mean, if it has scored any."""
+
+    def line(of_rows, style, **options):
+        if points := scored(of_rows, "input_scale", judge):
+            b, mean, *_ = zip(*points, strict=True)
+            axis.plot(b, mean, style, color=color, **options)
+
+    for seed in sorted({row["seed"] for row in rows}):
+        line([row for row in rows if row["seed"] == seed], style[1:], lw=0.8, alpha=0.5)
+    line(rows, style, label=label)
 
 
 def draw_noise(path: Path, rows: list[dict]) -> None:

@@ -67,8 +67,7 @@ def pictures(groups: Groups, path: Path) -> str:
     captions = dict(CAPTIONS)
     seeds = {}
     for (dataset, size, _), group in sorted(groups.items(), key=by_place):
-        whole = all(need in group.rows for need in own(*SCALES))
-        seeds[dataset, size] = seeds.get((dataset, size), 0) + whole
+        seeds[dataset, size] = seeds.get((dataset, size), 0) + group.has(own(*SCALES))
     counted = "; ".join(f"{name} {size}×{size}: {n}" for (name, size), n in seeds.items())
     for name in ("scales", "noise"):
         captions[name] += f" (seeds with every b: {counted})"

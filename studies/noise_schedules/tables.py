@@ -146,8 +146,7 @@ def of_optima(groups: Groups) -> str:
             line = [dataset, size, seed, judge]
             for recipes in (SCALES, FUNCTIONS):
                 needs = [(recipe, "own") for recipe in recipes]
-                whole = all(need in group.rows for need in needs)
-                if not whole or not group.sees(judge, needs):
+                if not group.has(needs) or not group.sees(judge, needs):
                     line += ["–", "–"]
                     continue
                 best = group.lowest(recipes, judge)
@@ -197,7 +196,7 @@ def with_every_b(groups: Groups, judge: str) -> dict[tuple[str, int], list[Group
     needs = own(*SCALES)
     found: dict[tuple[str, int], list[Group]] = {}
     for (dataset, size, _), group in sorted(groups.items(), key=by_place):
-        if all(need in group.rows for need in needs) and group.sees(judge, needs):
+        if group.has(needs) and group.sees(judge, needs):
             found.setdefault((dataset, size), []).append(group)
     return found
 
@@ -248,7 +247,7 @@ def of_crossed(groups: Groups) -> str:
             ]
             for recipe in CROSSED:
                 needs = [(recipe, "own"), (recipe, "cosine")]
-                found = [g for g in of_place if all(need in g.rows for need in needs)]
+                found = [g for g in of_place if g.has(needs)]
                 if not found:
                     continue
                 line = [dataset, size, recipe, len(found)]
