@@ -31,7 +31,7 @@ from common.classifiers import SIZES
 from common.data import Source
 from common.judging import Judges, real_batches
 from common.scores import COLUMNS, JUDGES_COLUMNS
-from common.tables import read_csv, write_csv
+from common.tables import read_csv, rounded, write_csv
 
 IMAGES, CHUNK = 10000, 500
 TABLE = RESULTS / "fid_floor.csv"
@@ -58,7 +58,7 @@ def measure(dataset: str, side: int, data_dir: str) -> list[dict]:
     for name, batches in sets.items():
         scores = judges.score(batches)
         about = {"dataset": dataset, "image_size": side, "images": name}
-        numbers = {k: f"{scores[k]:.6g}" for k in (*COLUMNS, *JUDGES_COLUMNS)}
+        numbers = rounded({name: scores[name] for name in (*COLUMNS, *JUDGES_COLUMNS)})
         names = {"extractor": scores["extractor"], "reference": scores["reference"]}
         rows.append({**about, "n": scores["n"], **numbers, **names})
         print(*rows[-1].values(), sep=",", flush=True)

@@ -55,7 +55,7 @@ def of_floors(rows: list[dict]) -> str:
     names = [name for name in JUDGED if name in rows[0]]
     lines = []
     for row in rows:
-        cells = [f"{row[name]:.3g}" for name in names]
+        cells = ["–" if row[name] == "" else f"{row[name]:.3g}" for name in names]
         if row["extractor"] != "mnist":  # there the run's own extractor is `first`
             cells[names.index("fid")] = cells[names.index("kid")] = "–"
         lines.append([row["dataset"], row["image_size"], row["images"], *cells])
