@@ -42,8 +42,8 @@ SCALES = {
         train="--epochs 4 --fid_samples 0",
         bilevel="""--epochs 6 --initial_epoch 4 --fid_samples 500
             --lr_beta 0.02 0.02 0.1 0.002""",
-        coupled="--settle_steps 10 --update_every 4",
-        late="--initial_epoch 5 --update_every 2 --zo_samples 256",
+        coupled="--settle_steps 10 --exact_every 4 --update_every 4",
+        late="--initial_epoch 5 --exact_every 2 --update_every 2 --zo_samples 256",
         judged=500,
     ),
     "cpu": Scale(

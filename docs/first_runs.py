@@ -8,6 +8,7 @@ python -m docs.first_runs --report              writes the pages from the JSON f
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,18 +22,21 @@ from common.tables import fill_file
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
     --backward_steps 5 --eval_samples 500 --threads 1"""
+DRAWN = """--dataset digits --model_base_dim 16 --batch_size 128 --timesteps 10 --lr 0.1
+    --backward_steps 10 --fid_samples 0 --eval_samples 500 --threads 1"""  # draws digits
 COMMANDS = [
-    f"python train_mnist.py {SMALL} --epochs 9",
+    f"python train_mnist.py {DRAWN} --epochs 24",
     f"python train_mnist_bayesian.py {SMALL} --epochs 2 --n_calls 4 --n_initial 2",
     f"""python train_mnist_bilevel_ZO.py {SMALL} --epochs 3 --settle_steps 10 --exact_every 2
     --update_every 2""",
 ]
 SLOWER = SMALL.replace("--lr 0.03", "--lr 0.01")  # theta_z and theta_y stay together
 TUNED = f"""python train_mnist_bilevel_ZO.py {SLOWER} --epochs 12 --initial_epoch 6
-    --settle_steps 10 --exact_every 10 --update_every 4 --zo_samples 128"""
+    --settle_steps 10 --exact_every 4 --update_every 4 --zo_samples 128"""
 KNOBS = ["--lr_beta 0 0 0 0", "", "--gamma 100000", "--lr_beta 0.03 0.03 0.3 0.003"]
 SEEDS = 0, 1
 OWN_FOLDER = "--runs_dir runs/tuning"  # so that the numbers of the runs begin at 0
+PICTURE = ROOT / "docs" / "figures" / "first_run.png"  # what the first command draws
 LEARNED = 1  # of KNOBS: the run whose last lines are shown
 MADE_BY = "commit", "versions", "processor", "threads"
 SCORES = "fid", "fid_first", "fid_second", "fid_pixels"
@@ -61,8 +65,9 @@ def printed(command: str) -> list[str]:
 
 
 def record_last_lines(folder: str) -> dict:
-    """Each first command and its last line, and what they ran on."""
+    """Each first command and its last line, and what they ran on; keeps the first one's images."""
     lines = [printed(f"{command} --runs_dir {folder}")[-1] for command in COMMANDS]
+    shutil.copyfile(max(Path(folder).glob("00000-*/samples/*.png")), PICTURE)
     pairs = zip(COMMANDS, lines, strict=True)
     runs = [{"command": one_line(command), "last_line": line} for command, line in pairs]
     about = read_json(next(Path(folder).glob("*/args.json")))
@@ -125,6 +130,7 @@ def render_last_lines(results: dict) -> dict[str, str]:
         block("sh", wrapped(run["command"])) + "\n" + block("text", abridged(run["last_line"]))
         for run in results["runs"]
     ]
+    blocks[0] += f"\n![Its images]({PICTURE.relative_to(ROOT)})\n"
     return {"first_runs": "\n".join(blocks)}
 
 
