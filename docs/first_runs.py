@@ -130,7 +130,8 @@ def render_last_lines(results: dict) -> dict[str, str]:
         block("sh", wrapped(run["command"])) + "\n" + block("text", abridged(run["last_line"]))
         for run in results["runs"]
     ]
-    blocks[0] += f"\n![Its images]({PICTURE.relative_to(ROOT)})\n"
+    picture = PICTURE.relative_to(ROOT)
+    blocks[0] += f'\n<img src="{picture}" width="250" alt="36 images that it drew">\n'
     return {"first_runs": "\n".join(blocks)}
 
 

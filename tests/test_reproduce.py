@@ -58,6 +58,8 @@ def test_every_cell_of_every_scale_is_a_command_its_script_takes(scale):
         assert parsed.seed == 2
         for_unclipped = "no clipping" in name and not method.schedule_from
         assert parsed.no_clip == for_unclipped
+        if method.kind == "bilevel" and parsed.theta_z == "coupled":  # no two share a gradient
+            assert parsed.exact_every <= parsed.update_every, name
         check_command(cell.command)
 
 
