@@ -181,6 +181,7 @@ def cells_of(args, places: Places, images) -> list[Cell]:
 def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     """A row a cell, a row a point of the curves, and the samples of one seed."""
     done = [cell for cell in cells if cell.done]
+    kept.replace(done)
     if not done and not kept.places:
         folder = f"{places_of(args).runs_dir}/{args.scale}"
         raise Stop(f"no run came to its end; see {folder}/*/output.txt")

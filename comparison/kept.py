@@ -24,20 +24,16 @@ class Kept:
         `fresh`: those are run whatever rows they have, which stay until there are new ones.
         """
         self.unwanted = set(map(place, asked)) if fresh else set()
-        tables = {name: _rows(results_path(path, name)) for name in TABLES}
-        judged = {_place(row) for row in tables[""]}
-        commands = {_place(row): row["command"] for row in tables["runs"]}
-        wanted = {place(cell) for cell in asked if cell.done}  # their rows are written anew
+        self.tables = {name: _rows(results_path(path, name)) for name in TABLES}
+        judged = {_place(row) for row in self.tables[""]}
+        commands = {_place(row): row["command"] for row in self.tables["runs"]}
         known = {place(cell): cell for cell in scale if place(cell) in judged & set(commands)}
         same = {p for p, cell in known.items() if commands[p] == cell.command}
-        self.places = same - wanted
-        self.changed = len((judged | set(commands)) - same - wanted)  # another run, by its flags
+        self.places = same
+        done = {place(cell) for cell in asked if cell.done}
+        self.changed = len((judged | set(commands)) - same - done)  # another run, by its flags
         every = dict.fromkeys(map(place, [*scale, *asked]))
         self.order = {cell: i for i, cell in enumerate(every)}
-        self.tables = {
-            name: [row for row in rows if _place(row) in self.places]
-            for name, rows in tables.items()
-        }
 
     def holds(self, cell: Cell) -> bool:
         return place(cell) in self.places - self.unwanted and not cell.done
@@ -51,9 +47,14 @@ class Kept:
                     needed.setdefault(place(other), other)
         return list(needed.values())
 
+    def replace(self, cells: list[Cell]) -> None:
+        """The rows of these cells are written anew: none of theirs is kept, in any table."""
+        self.places -= set(map(place, cells))
+
     def merged(self, name: str, rows: list[dict]) -> list[dict]:
         """The new rows of a table and the kept ones, in the order of the cells."""
-        return sorted([*rows, *self.tables[name]], key=lambda row: self.order[_place(row)])
+        kept = [row for row in self.tables[name] if _place(row) in self.places]
+        return sorted([*rows, *kept], key=lambda row: self.order[_place(row)])
 
 
 def place(cell: Cell) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ import reproduce
 from common import cli, errors
 from common.data import Source
 from common.run import forward_passes
-from common.tables import read_text_csv
+from common.tables import read_text_csv, write_csv
 from comparison import report
 from comparison.cells import SCRIPTS, Budget, Places, make_cell, make_cells, script_of, slug
-from comparison.kept import read_tables
+from comparison.kept import Kept, read_tables, results_path
 from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +120,24 @@ def test_only_cells_that_have_rows_and_begin_with_no_other_are_made_again(tiny):
     cells = reproduce.cells_of(args, reproduce.places_of(args), torch.zeros(50, 1, 8, 8))
     runs = [{"method": name, "seed": "0"} for name in ("schedule alone", "default", "grid")]
     assert [c.method for c in reproduce.held_alone(cells, {"runs": runs})] == ["default"]
+
+
+def test_a_run_made_afresh_replaces_its_rows_in_every_table(tmp_path):
+    """Also in a table in which it has none now; other cells keep theirs."""
+    path = tmp_path / "reproduce_quick.csv"
+    cells = [
+        SimpleNamespace(method=name, seed=0, command=f"train {name}", done=False)
+        for name in ("default", "exact")
+    ]
+    rows = [{"method": c.method, "seed": "0", "command": c.command, "n": "1"} for c in cells]
+    for name in ("", "runs", "slopes"):
+        write_csv(results_path(path, name), rows)
+    kept = Kept(path, cells, cells, fresh=True)
+    assert not kept.holds(cells[0])
+    cells[0].done = True
+    kept.replace(cells[:1])
+    new = {**rows[0], "n": "2"}
+    assert kept.merged("runs", [new]) == [new, rows[1]] and kept.merged("slopes", []) == rows[1:]
 
 
 def test_a_later_flag_replaces_an_earlier_one():
