@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 from common import errors, locate
@@ -41,6 +42,9 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         empty = action.default is None or action.default is False or action.default == ""
         return action.help if empty else super()._get_help_string(action)
+
+    def _split_lines(self, text, width):  # min-SNR and a file's name stay whole
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):

@@ -140,6 +140,10 @@ def test_a_run_made_afresh_replaces_its_rows_in_every_table(tmp_path):
     assert kept.merged("runs", [new]) == [new, rows[1]] and kept.merged("slopes", []) == rows[1:]
 
 
+def test_the_help_breaks_no_name_at_its_hyphen():
+    assert "min-SNR" in reproduce.make_parser().format_help()
+
+
 def test_a_later_flag_replaces_an_earlier_one():
     assert merge("--a 1 2 --b", "--a 3 --c 4") == ["--a", "3", "--b", "--c", "4"]
 
