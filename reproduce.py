@@ -41,7 +41,10 @@ def make_parser() -> cli.Parser:
     add("collect", False, text, action="store_true")
     text = "start no run and evaluate nothing; write table and figures from the CSV file"
     add("report", False, text, action="store_true")
-    text = "also run cells whose rows the CSV file has, from other machines or earlier versions"
+    text = (
+        "also run cells whose rows the CSV file has, from other machines or earlier versions, and "
+        "replace these rows; a run that lies finished in --runs_dir is judged, not run again"
+    )
     add("fresh", False, text, action="store_true")
     text = (
         "run cells once more, beside the rows that there are; the page says how far both are apart"
@@ -193,6 +196,8 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     for name, rows in tables.items():
         if rows := kept.merged(name, list(map(rounded, rows))):
             write_csv(results_path(path, name), rows)
+        else:  # what was there is of runs that have been replaced
+            results_path(path, name).unlink(missing_ok=True)
     if not args.again:
         draw_samples(report.figure_path(path, "samples"), done, kept)
 

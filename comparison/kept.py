@@ -28,10 +28,10 @@ class Kept:
         judged = {_place(row) for row in self.tables[""]}
         commands = {_place(row): row["command"] for row in self.tables["runs"]}
         known = {place(cell): cell for cell in scale if place(cell) in judged & set(commands)}
-        same = {p for p, cell in known.items() if commands[p] == cell.command}
-        self.places = same
+        self.places = {p for p, cell in known.items() if commands[p] == cell.command}
         done = {place(cell) for cell in asked if cell.done}
-        self.changed = len((judged | set(commands)) - same - done)  # another run, by its flags
+        of_other_flags = (judged | set(commands)) - self.places - done
+        self.changed = len(of_other_flags)
         every = dict.fromkeys(map(place, [*scale, *asked]))
         self.order = {cell: i for i, cell in enumerate(every)}
 

@@ -25,6 +25,9 @@ DRAWN = (
 )
 
 
+WIDE = 100  # from here on terms of a gradient are drawn in logarithms
+
+
 def plot_curves(path: Path, points: list[dict]) -> None:
     """FID against forward passes: the mean over seeds, the band from the best to the worst."""
     figure, (axis,) = figures.axes_of(1, width=7)
@@ -107,7 +110,8 @@ def plot_slopes(path: Path, rows: list[dict]) -> None:
                 for color, (label, y) in zip(("C0", "C1", "black"), terms.items(), strict=True):
                     axis.plot(x, y, ".", color=color, alpha=0.6, label=None if i else label)
             axis.axhline(0, color="grey", lw=0.5)
-            axis.set_yscale("symlog", linthresh=10)
+            if max(map(abs, axis.get_ylim())) > WIDE:
+                axis.set_yscale("symlog", linthresh=10)
             axis.set_title(f"{method}: {name}", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("iteration")

@@ -1,11 +1,12 @@
 """Run the commands that two pages show and record what they print.
 
-python -m docs.first_runs                       both pages and docs/results/*_runs.json, 17 minutes
-python -m docs.first_runs --pages README.md     its three first commands, 2 minutes
+python -m docs.first_runs                       both pages, docs/results/*_runs.json, the picture
+python -m docs.first_runs --pages README.md     its three first commands, 3 minutes
 python -m docs.first_runs --report              writes the pages from the JSON files
 """
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -22,10 +23,10 @@ from common.tables import fill_file
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
     --backward_steps 5 --eval_samples 500 --threads 1"""
-DRAWN = """--dataset digits --model_base_dim 16 --batch_size 128 --timesteps 10 --lr 0.1
-    --backward_steps 10 --fid_samples 0 --eval_samples 500 --threads 1"""  # draws digits
+FIRST = """--dataset digits --model_base_dim 16 --batch_size 128 --timesteps 10 --lr 0.1
+    --backward_steps 10 --fid_samples 0 --eval_samples 500 --threads 1"""
 COMMANDS = [
-    f"python train_mnist.py {DRAWN} --epochs 24",
+    f"python train_mnist.py {FIRST} --epochs 24",
     f"python train_mnist_bayesian.py {SMALL} --epochs 2 --n_calls 4 --n_initial 2",
     f"""python train_mnist_bilevel_ZO.py {SMALL} --epochs 3 --settle_steps 10 --exact_every 2
     --update_every 2""",
@@ -67,11 +68,12 @@ def printed(command: str) -> list[str]:
 def record_last_lines(folder: str) -> dict:
     """Each first command and its last line, and what they ran on; keeps the first one's images."""
     lines = [printed(f"{command} --runs_dir {folder}")[-1] for command in COMMANDS]
-    shutil.copyfile(max(Path(folder).glob("00000-*/samples/*.png")), PICTURE)
     pairs = zip(COMMANDS, lines, strict=True)
     runs = [{"command": one_line(command), "last_line": line} for command, line in pairs]
     about = read_json(next(Path(folder).glob("*/args.json")))
-    return {**{name: about[name] for name in MADE_BY}, "runs": runs}
+    shutil.copyfile(max(Path(folder).glob("00000-*/samples/*.png")), PICTURE)
+    picture = hashlib.sha256(PICTURE.read_bytes()).hexdigest()
+    return {**{name: about[name] for name in MADE_BY}, "runs": runs, "picture": picture}
 
 
 def tuning_commands(seed: int) -> list[str]:

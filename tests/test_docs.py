@@ -1,6 +1,7 @@
 """The documents: commands that run, links and code that exist, numbers that are their files'."""
 
 import ast
+import hashlib
 import importlib
 import json
 import re
@@ -166,10 +167,11 @@ def test_the_scores_that_a_page_shows_are_chosen_by_their_names():
 
 
 def test_the_recorded_runs_are_those_that_the_commands_make():
-    recorded = json.loads(first_runs.PAGES["README.md"].file.read_text())["runs"]
-    assert [row["command"] for row in recorded] == list(
+    recorded = json.loads(first_runs.PAGES["README.md"].file.read_text())
+    assert [row["command"] for row in recorded["runs"]] == list(
         map(first_runs.one_line, first_runs.COMMANDS)
     )
+    assert recorded["picture"] == hashlib.sha256(first_runs.PICTURE.read_bytes()).hexdigest()
     tuned = json.loads(first_runs.PAGES["tuning.md"].file.read_text())["commands"]
     assert tuned == [c for seed in first_runs.SEEDS for c in first_runs.tuning_commands(seed)]
 

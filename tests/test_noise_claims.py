@@ -144,6 +144,12 @@ def test_two_recipes_of_the_same_noise_are_two_points():
     assert figures.mean_and_range(points) == expected
 
 
+def test_a_recipe_that_lacks_a_seed_is_no_point():
+    rows = [{"recipe": name, "seed": seed} for name in ("linear", "sigmoid") for seed in "01"]
+    assert figures.with_every_seed(rows[:3]) == rows[:2]
+    assert figures.with_every_seed(rows) == rows
+
+
 def test_ratios_and_scatter_are_those_of_made_up_effects():
     """A seed's own factor cancels in both; noise of 10 % is found again."""
     effect = {name: 1 + 0.1 * i for i, name in enumerate(SCALES)}

@@ -140,6 +140,21 @@ def test_a_run_made_afresh_replaces_its_rows_in_every_table(tmp_path):
     assert kept.merged("runs", [new]) == [new, rows[1]] and kept.merged("slopes", []) == rows[1:]
 
 
+def test_a_table_that_no_run_fills_any_more_goes(tmp_path, monkeypatch):
+    path = tmp_path / "reproduce_quick.csv"
+    cell = SimpleNamespace(method="default", seed=0, command="train", done=True)
+    row = {"method": "default", "seed": "0", "command": "train"}
+    for name in ("", "runs", "slopes"):
+        write_csv(results_path(path, name), [row])
+    monkeypatch.setattr(reproduce.results, "rows_of", lambda *_: ([row], [row]))
+    for name in ("curves", "slopes", "beside_noise"):
+        monkeypatch.setattr(reproduce.results, name, lambda _: [])
+    monkeypatch.setattr(reproduce, "draw_samples", lambda *_: None)
+    args = reproduce.make_parser().parse_args([])
+    reproduce.write_results(args, path, [cell], Kept(path, [cell], [cell]))
+    assert read_text_csv(path) == [row] and not results_path(path, "slopes").exists()
+
+
 def test_the_help_breaks_no_name_at_its_hyphen():
     assert "min-SNR" in reproduce.make_parser().format_help()
 

@@ -68,7 +68,7 @@ def draw_noise(path: Path, rows: list[dict]) -> None:
     places = places_in(rows)
     figure, axes = subplots(len(places), len(JUDGES), 4.2, 3.3)
     for line, (dataset, size) in zip(axes, places, strict=True):
-        at = rows_at(rows, dataset, size)
+        at = with_every_seed(rows_at(rows, dataset, size))
         for axis, judge in zip(line, JUDGES, strict=True):
             for recipes, style, label in (
                 (FUNCTIONS, "o", "strategy 1: functions"),
@@ -93,6 +93,15 @@ def rows_at(rows: list[dict], dataset: str, size: int) -> list[dict]:
         for row in rows
         if (row["dataset"], int(row["size"]), row["sampled_by"]) == (dataset, size, "own")
     ]
+
+
+def with_every_seed(rows: list[dict]) -> list[dict]:
+    """The rows of recipes that have all seeds of these rows: means of others compare with none."""
+    seeds = {row["seed"] for row in rows}
+    of_recipes: dict[str, set[str]] = {}
+    for row in rows:
+        of_recipes.setdefault(row["recipe"], set()).add(row["seed"])
+    return [row for row in rows if of_recipes[row["recipe"]] == seeds]
 
 
 def mean_and_range(
