@@ -66,8 +66,9 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
             low = mean - [min(of_steps[k]) for k in steps]
             high = np.array([max(of_steps[k]) for k in steps]) - mean
             beside = np.array(steps) * 1.03 ** (color - len(drawn) / 2)  # no point hides another
+            label = f"{method} ({len(of_steps[steps[0]])})"
             axis.errorbar(
-                beside, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=method
+                beside, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=label
             )
         label = "FID (the run's extractor)"
         axis.set(xlabel="DDIM steps", ylabel=label, title=f"{fewest} images, {regime}")
