@@ -22,7 +22,7 @@ from common.scores import COLUMNS, JUDGES, JUDGES_COLUMNS
 from metrics import Reference, frechet_distance, precision_recall
 
 FOLDER = ROOT / "assets" / "judges"
-CASES = [f"mnist {size}" for size in SIZES] + ["fashion 8"]
+CASES = [*(f"mnist {size}" for size in SIZES), "fashion 8", "fashion 16"]
 RECORDS = sorted(FOLDER.glob("*.json"))
 FLAGS = {"extractor": None, "dataset": "digits", "data_dir": "", "inception_weights": None}
 
@@ -76,6 +76,7 @@ def test_which_extractor_is_the_default():
     table = {
         ("mnist", 28): "mnist", ("mnist", 32): "first", ("mnist", 8): "first",
         ("digits", 8): "mnist", ("mnist", 16): "first", ("folder", 28): "pixels",
+        ("fashion", 16): "first", ("fashion", 28): "pixels",
     }  # fmt: skip
     assert {case: default_extractor(*case) for case in table} == table
 
