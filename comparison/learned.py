@@ -29,10 +29,26 @@ def noise_table(rows: list[dict]) -> str:
     for run, of_run in grouped(rows, "method", "seed").items():
         cells = {row["parameter"]: noise_cell(row) for row in of_run}
         lines.append([*run, *(cells.get(name, "–") for name in NAMES)])
-    return markdown(["method", "seed", *NAMES], lines) if lines else NONE
+    if not lines:
+        return NONE
+    counts = "; ".join(
+        f"{method} {sum(map(is_outside, of_method))} of {len(of_method)}"
+        for (method,), of_method in grouped(rows, "method").items()
+    )
+    return f"{markdown(['method', 'seed', *NAMES], lines)}\n\nOutside: {counts}."
+
+
+def ends_of(row: dict) -> tuple[float, float, float]:
+    """A learned value, and between which ends noise alone leaves it."""
+    return float(row["learned"]), float(row["low"]), float(row["high"])
+
+
+def is_outside(row: dict) -> bool:
+    value, low, high = ends_of(row)
+    return not low <= value <= high
 
 
 def noise_cell(row: dict) -> str:
-    value, low, high = (float(row[name]) for name in ("learned", "low", "high"))
-    text = f"{value:.4f}" if low <= value <= high else f"**{value:.4f}**"
+    value, low, high = ends_of(row)
+    text = f"**{value:.4f}**" if is_outside(row) else f"{value:.4f}"
     return f"{text} ({low:.4f} to {high:.4f})"

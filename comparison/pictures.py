@@ -23,8 +23,6 @@ DRAWN = (
     "schedule alone",
     "schedule alone, no clipping",
 )
-
-
 WIDE = 100  # from here on terms of a gradient are drawn in logarithms
 
 
@@ -70,8 +68,8 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
             axis.errorbar(
                 beside, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=label
             )
-        label = "FID (the run's extractor)"
-        axis.set(xlabel="DDIM steps", ylabel=label, title=f"{fewest} images, {regime}")
+        axis.set(xlabel="DDIM steps", ylabel="FID (the run's extractor)")
+        axis.set_title(f"{fewest} images, {regime}")
         _set_log_scales(axis, sorted({int(row["steps"]) for row in rows}))
     _legend_beside(axes[-1])
     figures.save(figure, path)

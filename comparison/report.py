@@ -197,11 +197,16 @@ def differences(rows: list[dict]) -> str:
             verdict = "better" if statistics.mean(values) < 0 else "worse"
         rank = wilcoxon(values).pvalue if any(values) else 1.0
         change = plus_minus(values, f".{SCORES[judge][1]}f")
-        seeds = str(len(values))
-        name = SCORES[judge][0]
-        lines.append([method, base, name, seeds, change, f"{p:.3f}", f"{rank:.3f}", verdict])
-    head = ["method", "less", "by", "seeds", "difference", "p (t, Holm)", "p (Wilcoxon)", "verdict"]
-    return markdown(head, lines)
+        p_values = f"{p:.3f}", f"{rank:.3f}"
+        lines.append([method, base, SCORES[judge][0], signs(values), change, *p_values, verdict])
+    head = ["method", "less", "by", "lower in", "difference", "p (t, Holm)", "p (Wilcoxon)"]
+    return markdown([*head, "verdict"], lines)
+
+
+def signs(values: list[float]) -> str:
+    """In how many seeds a difference is below 0; and in how many it is 0."""
+    lower, equal = sum(v < 0 for v in values), values.count(0)
+    return f"{lower} of {len(values)}" + (f", {equal} equal" if equal else "")
 
 
 def paired(rows: list[dict], base: list[dict], column: str) -> list[tuple[float, float]]:

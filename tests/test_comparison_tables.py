@@ -36,6 +36,8 @@ def test_a_learned_value_that_noise_does_not_explain_is_bold():
     for found, text in zip(rows, ("0.9500", "**0.8000**"), strict=True):
         line = f"| exact | 0 | – | {text} (0.9000 to 1.0000) | – | – |"
         assert line in learned.noise_table([found])
+    others = [{**rows[1], "method": "held", "seed": seed} for seed in ("0", "1")]
+    assert learned.noise_table([*rows, *others]).endswith("Outside: exact 1 of 2; held 2 of 2.")
     assert learned.noise_table([]) == learned.NONE
 
 
@@ -101,10 +103,15 @@ def test_a_difference_is_paired_and_judged():
     default = [10, 20, 30, 40]
     lines = differing([9, 19, 29.1, 38.9], default=default)
     assert sum("| better |" in line for line in lines) == len(report.JUDGED_BY)
-    assert "| exact | default | FID (the run's extractor) | 4 | -1.00 ± 0.04 |" in lines[2]
+    assert "| exact | default | FID (the run's extractor) | 4 of 4 | -1.00 ± 0.04 |" in lines[2]
     assert all("not shown" in line for line in differing([5, 30, 25, 41], default=default)[2:])
     lines = differing([15, 25, 35.1, 45], default=default)
     assert sum("| worse |" in line for line in lines) == len(report.JUDGED_BY)
+
+
+def test_the_seeds_in_which_a_difference_is_lower_are_counted():
+    assert report.signs([-1.0, 2.0, -0.5]) == "2 of 3"
+    assert report.signs([0.0, -1.0, 0.0]) == "1 of 3, 2 equal"
 
 
 def test_a_method_is_compared_with_its_own_controls_on_three_seeds_or_more():
