@@ -204,9 +204,11 @@ def check_combinations(args) -> None:
             f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "
             "does not apply"
         )
-    if args.upper_gradient == "exact" and args.sampler == "ddpm":
+    if args.upper_gradient == "exact" and (args.sampler == "ddpm" or args.eta):
+        noisy = f"--eta {args.eta:g}" if args.eta else "--sampler ddpm"
         raise ValueError(
-            "--upper_gradient exact differentiates DDIM; --sampler ddpm draws noise at every step"
+            f"--upper_gradient exact differentiates DDIM without noise; {noisy} adds some at every "
+            "step"
         )
     if args.initial_epoch >= args.epochs and not args.freeze_network:
         raise ValueError(

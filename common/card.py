@@ -76,7 +76,8 @@ def card(
     family, timesteps = schedule.pop("family"), schedule.pop("timesteps")
     values = "".join(f", {key} {value:.6g}" for key, value in schedule.items())
     clip = "clipped" if settings.clip else "not clipped"
-    chain = f"{'DDPM' if settings.eta else 'DDIM'}, {settings.steps} steps, {settings.tau_type}"
+    noise = f" with eta {settings.eta:g}" if settings.eta else ""
+    chain = f"DDIM{noise}, {settings.steps} steps, {settings.tau_type}"
     known = {key: value for key in ABOUT if (value := about.get(key))}
     if type(versions := known.get("versions")) is dict:
         known["versions"] = ", ".join(f"{key} {value}" for key, value in versions.items())

@@ -6,6 +6,7 @@ from common import cli
 from common.flags import (
     EXTRACTOR_TEXT,
     EXTRACTORS,
+    add_eta,
     add_sampling_schedule,
     check_data,
     check_sampling,
@@ -33,6 +34,7 @@ def make_parser() -> cli.Parser:
     add("threads", 0, "CPU threads; 0: torch's default", type=cli.threads)
     text = "DDIM steps per sampled image (default: the run's)"
     add("backward_steps", None, text, type=cli.count)
+    add_eta(add, None)
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
     add("no_clip", None, text, action="store_true")
     add_sampling_schedule(add)
@@ -68,6 +70,8 @@ def judge_again(args) -> None:
     flags = {**UNSET, **state["args"], "cache_dir": "cache", **given}
     if "data_dir" not in given:
         check_place(flags)
+    if "eta" in given and flags["sampler"] == "ddpm":
+        raise Stop("--eta: the run samples with --sampler ddpm, whose eta is 1", code=2)
     if flags["backward_steps"] > flags["timesteps"]:
         raise Stop(
             f"--backward_steps {flags['backward_steps']} exceeds the run's T = "
@@ -85,7 +89,9 @@ def judge_again(args) -> None:
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none
         summary = read_json(summary_path)
-        changed = {name: given[name] for name in ("backward_steps", "no_clip") if name in given}
+        changed = {
+            name: given[name] for name in ("backward_steps", "eta", "no_clip") if name in given
+        }
         changed |= other if "sampling_schedule" in given else {}
         entry = {**scores, **changed, "checkpoint": path.name}
         earlier = summary.get("judged_again", [])

@@ -155,9 +155,11 @@ def add_evaluation(parser, reference="test"):
     add("backward_steps", 100, "DDIM steps per sampled image", type=count)
     add("tau_type", "linear", "spacing of the DDIM steps", choices=["linear", "quadratic"])
     text = (
-        "ddim: deterministic, visits --backward_steps steps; ddpm: stochastic, visits all T steps"
+        "ddim: visits --backward_steps steps, without noise unless --eta asks for it; ddpm: visits "
+        "all T steps, as with --eta 1"
     )
     add("sampler", "ddim", text, choices=["ddim", "ddpm"])
+    add_eta(add, 0.0)
     text = "do not clip the predicted x_0 to [-1, 1] during sampling"
     add("no_clip", False, text, action="store_true")
     text = (
@@ -196,6 +198,11 @@ def add_runtime(parser):
     add("tf32", False, text, action="store_true")
     text = "print what the command would do and what it costs, then exit"
     add("dry_run", False, text, action="store_true")
+
+
+def add_eta(add, default: float | None):
+    text = "noise that each DDIM step adds; 0: none, 1: as much as a step of DDPM"
+    add("eta", default, text, type=number(float, 0))
 
 
 def add_machine(parser):
@@ -237,6 +244,8 @@ def check_common(args) -> None:
     check_size(args.dataset, args.image_size)
     if args.model_base_dim % 4:
         raise ValueError(f"--model_base_dim {args.model_base_dim} is not a multiple of 4")
+    if args.eta and args.sampler == "ddpm":
+        raise ValueError(f"--eta {args.eta:g} contradicts --sampler ddpm, whose eta is 1")
     for flag in ("fid_samples", "eval_samples"):
         if getattr(args, flag) == 1:
             raise ValueError(f"--{flag} 1: an FID needs at least 2 images; 0 skips it")

@@ -85,7 +85,7 @@ NEEDED = (
     "amp", "sampler", "tau_type", "dataset",
 )  # fmt: skip
 READ_TOO = (
-    "image_size", "data_dir", "eval_chunk", "extractor", "inception_weights", "told",
+    "image_size", "data_dir", "eta", "eval_chunk", "extractor", "inception_weights", "told",
     "time_condition", "compile",
 )  # fmt: skip
 

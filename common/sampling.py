@@ -27,7 +27,7 @@ BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How images are drawn: steps, their spacing, DDIM (eta 0) or DDPM (eta 1), clipping of x_0."""
+    """How images are drawn: steps, their spacing, the noise each adds (eta), clipping of x_0."""
 
     steps: int
     tau_type: str = "linear"
@@ -39,14 +39,15 @@ class SamplerSettings:
 
     @classmethod
     def from_flags(
-        cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, eval_chunk=CHUNK,
-        compile="off", **_,
+        cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, eta=0.0,
+        eval_chunk=CHUNK, compile="off", **_,
     ) -> "SamplerSettings":  # fmt: skip
         """From the flags of a script, or the stored arguments of a run: `**vars(args)`."""
-        ddpm = sampler == "ddpm"  # it visits all T steps, with noise
-        steps = timesteps if ddpm else backward_steps
+        steps = backward_steps
+        if sampler == "ddpm":
+            steps, eta = timesteps, 1.0
         graphs = compile == "graphs"
-        return cls(steps, tau_type, float(ddpm), not no_clip, amp, eval_chunk, graphs)
+        return cls(steps, tau_type, eta, not no_clip, amp, eval_chunk, graphs)
 
 
 class Sampler:
@@ -55,7 +56,7 @@ class Sampler:
     def __init__(self, process: Diffusion, settings: SamplerSettings, shape):
         self.process, self.settings, self.shape = process, settings, tuple(shape)
         self.device = torch.device(process.device)
-        # not DDPM: each of its steps draws noise
+        # not where a step draws noise
         recorded = settings.graphs and not settings.eta and can_record(self.device)
         self.chains = StaticChains() if recorded else None
 
@@ -71,7 +72,7 @@ class Sampler:
         return x.to(self.device)
 
     def __call__(self, net: nn.Module, x: Tensor, seed: int = EVAL_SEED, **options) -> Tensor:
-        """Images in [-1, 1] from starting noise x; `seed` is for the noise that DDPM adds."""
+        """Images in [-1, 1] from starting noise x; `seed` is for the noise that steps add."""
         s = self.settings
         if self.chains and set(options) <= {"levels"}:  # with no look at what is between the steps
             visits = self.process.visits(s.steps, s.tau_type, device=x.device, **options)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import torch
 from conftest import ROOT
 from harness import Script
 
-from assets import make, train_classifier
+from assets import judge, make, train_classifier
 from common import extractors
 from common.data import Source
 from common.errors import Stop
@@ -19,6 +20,7 @@ from common.extractors import load_extractor, make_classifier
 from common.families import read_schedule
 from common.networks import load_network
 from common.sampling import process_of
+from common.tables import read_text_csv, write_csv
 
 ASSETS = ROOT / "assets"
 FILES = [p for p in ASSETS.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
@@ -125,7 +127,33 @@ def test_a_run_that_has_not_finished_is_not_shipped(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", ["assets.make", "assets.train_classifier", "docs.method"])
+def test_the_samples_of_the_page_are_those_of_the_shipped_network():
+    rows = read_text_csv(make.RESULTS / judge.FILE)
+    assert {row["network"] for row in rows} == {judge.digest(ASSETS / "mnist.pt")}
+    assert {judge.key(row) for row in rows} == set(judge.CELLS)
+    assert judge.table(rows) in (ROOT / "docs" / "network.md").read_text()
+
+
+def test_judging_resumes_and_forgets_another_network(tmp_path, mnist_dir):
+    """A row a sampler; what is there is not drawn again."""
+    docs = tmp_path / "docs"
+    (docs / "results").mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "network.md", docs)
+    rows = read_text_csv(make.RESULTS / judge.FILE)
+    other = {**rows[0], "steps": "3", "network": "another"}
+    write_csv(docs / "results" / judge.FILE, [rows[0], other])
+    args = judge.make_parser().parse_args(["--data_dir", mnist_dir])
+    cells = [judge.key(rows[0]), (20, 2, 0.0), (20, 2, 1.0)]
+    judge.main(args, docs=docs, cells=cells)
+    made = read_text_csv(docs / "results" / judge.FILE)
+    assert [judge.key(row) for row in made] == cells and made[0] == rows[0]
+    assert made[1]["fid"] != made[2]["fid"]
+    assert "| 20 | 2 | 1 |" in (docs / "network.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "module", ["assets.make", "assets.judge", "assets.train_classifier", "docs.method"]
+)
 def test_help_is_printed_without_torch_and_writes_nothing(module):
     code = (
         "import runpy, sys\n"

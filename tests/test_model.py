@@ -42,11 +42,12 @@ def test_ddim_reaches_the_law_of_gaussian_data(family, b):
     assert error[1000] < error[100] < error[10]
 
 
-def test_ddpm_reaches_the_law_of_gaussian_data():
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_steps_with_noise_reach_the_law_of_gaussian_data(eta):
     process, n = Diffusion(Schedule("cosine", 1000), **F64), 20_000
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(n, **F64, generator=generator)
-    out = process.sample(exact_denoiser(process), x, 1000, eta=1.0, clip=False, generator=generator)
+    out = process.sample(exact_denoiser(process), x, 1000, eta=eta, clip=False, generator=generator)
     assert out.mean().item() == pytest.approx(MEAN, abs=4 * STD / math.sqrt(n))
     assert out.std().item() == pytest.approx(STD, rel=4 / math.sqrt(2 * n))  # standard errors
 
@@ -66,14 +67,14 @@ def test_another_sampling_schedule_reaches_the_law():
 
 
 @pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_each_step_agrees_with_diffusers(eta, clip):
+@pytest.mark.parametrize(("eta", "steps"), [(0.0, 20), (0.5, 20), (1.0, 20), (1.0, 200)])
+def test_each_step_agrees_with_diffusers(eta, steps, clip):
     diffusers = pytest.importorskip("diffusers")
-    T, steps = 200, 200 if eta else 20
+    T = 200
     schedule = Schedule("cosine", T, end=0.95)
     process = Diffusion(schedule, **F64)
     options = {"trained_betas": schedule.betas().detach().numpy(), "clip_sample": clip}
-    if eta:
+    if steps == T:
         theirs = diffusers.DDPMScheduler(T, variance_type="fixed_small", **options)
     else:
         theirs = diffusers.DDIMScheduler(
@@ -97,10 +98,29 @@ def test_each_step_agrees_with_diffusers(eta, clip):
     )  # fmt: skip
     x, generator = start, torch.Generator().manual_seed(3)
     for time, our in zip(theirs.timesteps, ours, strict=True):
-        noise = {"generator": generator} if eta else {"use_clipped_model_output": True}
-        x = theirs.step(net(x, time + 1), time, x, **noise).prev_sample
+        options = {} if steps == T else {"eta": eta, "use_clipped_model_output": True}
+        x = theirs.step(net(x, time + 1), time, x, generator=generator, **options).prev_sample
         torch.testing.assert_close(our, x, rtol=1e-7, atol=1e-7)
         x = our  # step for step: errors do not add up
+
+
+def test_at_a_large_eta_all_noise_is_drawn_anew():
+    """Each step then forgets the noise in x: it keeps the x_0 that the network saw in it."""
+    process = Diffusion(Schedule("cosine", 100), **F64)
+    signal, noise, _ = process.visits(4).levels
+    x, generator = torch.randn(5, **F64), torch.Generator().manual_seed(1)
+    seen = []
+
+    def net(x, t):
+        return 0.5 * x
+
+    process.sample(net, x, 4, eta=1e9, clip=False, on_step=seen.append, generator=generator)
+    again = torch.Generator().manual_seed(1)
+    for i, got in zip((4, 3, 2, 1), seen, strict=True):
+        x0 = (x - noise[i] * 0.5 * x) / signal[i]
+        fresh = torch.randn(5, **F64, generator=again)
+        torch.testing.assert_close(got, signal[i - 1] * x0 + noise[i - 1] * fresh)
+        x = got
 
 
 def test_visited_times():

@@ -22,7 +22,8 @@ def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Modu
         settings = SamplerSettings.from_flags(**state["args"])
         return net, Sampler(process_of(state, device), settings, state["shape"])
     net, state = load_network(record.arguments["ckpt"], device)
-    given = {n: record.arguments[n] for n in ("backward_steps", "no_clip", "tau_type")}
+    named = ("backward_steps", "no_clip", "tau_type", "sampler", "eta")
+    given = {n: record.arguments[n] for n in named if n in record.arguments}
     settings = SamplerSettings.from_flags(**state["args"] | given)
     process = process_of(state, device)
     if record.kind == "frozen":

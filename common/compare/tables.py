@@ -85,7 +85,7 @@ def scores_of(summary: dict[str, Any]) -> dict[str, str]:
         changed = [
             n if v is True else f"{n} {v}"
             for n, v in entry.items()
-            if n in ("no_clip", "backward_steps", *MEASURED[:3]) and v != summary.get(n)
+            if n in ("no_clip", "backward_steps", "eta", *MEASURED[:3]) and v != summary.get(n)
         ]
         parts[f"again{', ' if changed else ''}{', '.join(changed)}: "] = entry
     found = {}

@@ -1,0 +1,91 @@
+"""Judge the shipped network's samples, in few and many steps, with and without noise between them.
+
+python -m assets.judge            the rows that docs/results/shipped_network.csv lacks, and the page
+python -m assets.judge --report   the page alone, docs/network.md
+"""
+
+import sys
+
+from common import cli
+
+
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__.splitlines()[0])
+    parser.prog = "python -m assets.judge"
+    add = cli.adder(parser)
+    add("report", False, "only write the page", action="store_true")
+    add("data_dir", "data", "folder that contains MNIST/raw")
+    add("threads", 1, "CPU threads; 0: torch's default", type=cli.threads)
+    return parser
+
+
+if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
+    ARGS = make_parser().parse_args()
+
+import hashlib
+import time
+from pathlib import Path
+
+from assets.make import ASSETS, NETWORK, RESULTS
+from common.errors import guarded
+from common.judging import Judges, judge_checkpoint
+from common.machine import setup
+from common.provenance import commit, processor
+from common.sampling import SamplerSettings
+from common.tables import fill_file, markdown, read_text_csv, rounded, write_csv
+
+FILE = "shipped_network.csv"
+FEW, MANY = 1000, 10_000  # images: to compare samplers, and for the figure of the network
+STEPS, ETAS = (20, 50), (0.0, 1.0, 1.5, 2.5)
+CELLS = [(MANY, 20, 1.5), *((FEW, steps, eta) for steps in STEPS for eta in ETAS)]
+SHOWN = {
+    "fid": "FID by `mnist`", "fid_first": "by `first`", "fid_second": "by `second`",
+    "fid_pixels": "by `pixels`", "precision": "precision", "recall": "recall",
+}  # fmt: skip
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def judge(n: int, steps: int, eta: float, judges: Judges, assets: Path, threads: int) -> dict:
+    """A row: n images of the network by every judge, and what they were made with."""
+    began = time.monotonic()
+    path, settings = assets / NETWORK, SamplerSettings(steps, eta=eta)
+    scores = judge_checkpoint(path, judges, setup("cpu", threads=threads), n, settings)
+    made = {"seconds": time.monotonic() - began, "network": digest(path), "commit": commit()}
+    made |= {"processor": processor(), "threads": threads}
+    return rounded({"steps": steps, "eta": f"{eta:g}", **scores, **made})
+
+
+def key(row: dict) -> tuple:
+    return int(row["n"]), int(row["steps"]), float(row["eta"])
+
+
+def table(rows: list[dict]) -> str:
+    """A line a sampler, those of fewer images first."""
+    lines = []
+    for row in sorted(rows, key=key):
+        scores = [f"{float(row[name]):.3g}" if row[name] else "–" for name in SHOWN]
+        lines.append([f"{int(row['n']):,}", row["steps"], row["eta"], *scores])
+    return markdown(["images", "steps", "`--eta`", *SHOWN.values()], lines)
+
+
+def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) -> None:
+    path, network = docs / "results" / FILE, digest(assets / NETWORK)
+    rows = read_text_csv(path) if path.exists() else []
+    rows = [row for row in rows if row["network"] == network]  # not those of another network
+    if not args.report:
+        flags = {"dataset": "mnist", "image_size": 28, "data_dir": args.data_dir}
+        flags |= {"extractor": "mnist", "cache_dir": "cache", "inception_weights": None}
+        judges = Judges.from_flags("cpu", eval_samples=MANY, **flags)
+        known = {key(row) for row in rows}
+        for cell in cells:
+            if cell not in known:
+                rows.append(judge(*cell, judges, assets, args.threads))
+                write_csv(path, rows)
+    fill_file(docs / "network.md", {"its samples": table(rows)})
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, ARGS, "judge"))
