@@ -111,9 +111,9 @@ class Diffusion:
         around: Callable[..., Tensor] | None = None,
         visits: Visits | None = None,
     ) -> Tensor:
-        """From noise x to data along `steps` visited times: DDIM, each step with noise of size eta.
+        """From noise x to data along `steps` visited times: DDIM (eta 0), or with noise as in DDPM.
 
-        With eta = 1 and steps = T this is DDPM: ancestral sampling with the posterior's variance.
+        With eta = 1 and steps = T this is ancestral sampling with the posterior's own variance.
         `on_step` sees x after every step; `levels` may replace the sampling levels. What the
         network says at times above `constant_above` is a constant to a gradient, and a step f runs
         as around(f, x, i) where `around` is given. `visits` replaces what depends on the steps,
@@ -131,11 +131,10 @@ class Diffusion:
                     eps = (x - signal[i] * x0) / noise[i]  # the noise that this x_0 implies
             if not eta:
                 return signal[i - 1] * x0 + noise[i - 1] * eps
-            # sigma^2 = eta^2 (1 - ab_prev)/(1 - ab) (1 - ab/ab_prev): with eta = 1 the posterior
-            # variance, with a large eta no more than 1 - ab_prev, all the noise of that time
+            # sigma_i^2 = eta^2 (1 - ab_prev)/(1 - ab) (1 - ab/ab_prev), the posterior variance
             kept = 1 - (signal[i] / signal[i - 1]) ** 2
-            share = (eta * kept.clamp(min=0).sqrt() / noise[i]).clamp(max=1)
-            sigma, direction = noise[i - 1] * share, noise[i - 1] * (1 - share**2).sqrt()
+            sigma = eta * noise[i - 1] / noise[i] * kept.clamp(min=0).sqrt()
+            direction = (noise[i - 1] ** 2 - sigma**2).clamp(min=0).sqrt()
             fresh = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             return signal[i - 1] * x0 + direction * eps + sigma * fresh
 

@@ -87,8 +87,8 @@ def ship(run: Path, assets: Path) -> None:
 
 
 def draw_gif(assets: Path) -> None:
-    """The shipped network's way from noise to digits."""
-    net, sampler = load_sampler(assets / NETWORK, torch.device("cpu"))
+    """The shipped network's way from noise to digits, with the noise of README's command."""
+    net, sampler = load_sampler(assets / NETWORK, torch.device("cpu"), eta=1.0, amp=False)
     frames = sampler.film(net, GIF_IMAGES, frames=GIF_FRAMES)
     figures.save_gif(assets / "denoising.gif", frames, columns=GIF_COLUMNS)
 

@@ -202,7 +202,7 @@ def add_runtime(parser):
 
 def add_eta(add, default: float | None):
     text = "noise that each DDIM step adds; 0: none, 1: as much as a step of DDPM"
-    add("eta", default, text, type=number(float, 0))
+    add("eta", default, text, type=number(float, 0, 1))
 
 
 def add_machine(parser):

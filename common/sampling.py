@@ -193,7 +193,12 @@ def load_any(run: str | Path, device: torch.device | str) -> tuple[nn.Module, di
 
 
 def sample(
-    run: str | Path, n: int, steps: int | None = None, seed: int = 0, device: str = "auto"
+    run: str | Path,
+    n: int,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    eta: float | None = None,
 ) -> Tensor:
     """n images in [-1, 1], (n,C,H,W), drawn as the run draws its own; another seed, other images.
 
@@ -205,6 +210,7 @@ def sample(
     if steps and steps > state["args"]["timesteps"]:
         raise ValueError(f"steps {steps} exceeds the run's T = {state['args']['timesteps']}")
     amp = settings.amp and home.type != "cpu"  # most CPUs emulate bfloat16: slower than float32
-    settings = replace(settings, steps=steps or settings.steps, amp=amp)
+    eta = settings.eta if eta is None else eta
+    settings = replace(settings, steps=steps or settings.steps, eta=eta, amp=amp)
     sampler = Sampler(process_of(state, home), settings, state["shape"])
     return torch.cat([x.clone() for x in sampler.many(net, n, f"sample {seed}")]).cpu()

@@ -104,25 +104,6 @@ def test_each_step_agrees_with_diffusers(eta, steps, clip):
         x = our  # step for step: errors do not add up
 
 
-def test_at_a_large_eta_all_noise_is_drawn_anew():
-    """Each step then forgets the noise in x: it keeps the x_0 that the network saw in it."""
-    process = Diffusion(Schedule("cosine", 100), **F64)
-    signal, noise, _ = process.visits(4).levels
-    x, generator = torch.randn(5, **F64), torch.Generator().manual_seed(1)
-    seen = []
-
-    def net(x, t):
-        return 0.5 * x
-
-    process.sample(net, x, 4, eta=1e9, clip=False, on_step=seen.append, generator=generator)
-    again = torch.Generator().manual_seed(1)
-    for i, got in zip((4, 3, 2, 1), seen, strict=True):
-        x0 = (x - noise[i] * 0.5 * x) / signal[i]
-        fresh = torch.randn(5, **F64, generator=again)
-        torch.testing.assert_close(got, signal[i - 1] * x0 + noise[i - 1] * fresh)
-        x = got
-
-
 def test_visited_times():
     assert visited_times(1000, 1000) == list(range(1, 1001))
     assert visited_times(1000, 4) == [250, 500, 750, 1000]
