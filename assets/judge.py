@@ -35,9 +35,8 @@ from common.sampling import SamplerSettings
 from common.tables import fill_file, markdown, read_text_csv, rounded, write_csv
 
 FILE = "shipped_network.csv"
-FEW, MANY = 1000, 10_000  # images: to compare samplers, and for the figure of the network
-STEPS, ETAS = (20, 50), (0.0, 0.5, 1.0)
-CELLS = [(MANY, 20, 1.0), *((FEW, steps, eta) for steps in STEPS for eta in ETAS)]
+IMAGES = 1000  # to compare samplers; of the network there are 10,000 in its record
+CELLS = [(steps, eta) for steps in (20, 50) for eta in (0.0, 0.5, 1.0)]
 SHOWN = {
     "fid": "FID by `mnist`", "fid_first": "by `first`", "fid_second": "by `second`",
     "fid_pixels": "by `pixels`", "precision": "precision", "recall": "recall",
@@ -48,27 +47,27 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def judge(n: int, steps: int, eta: float, judges: Judges, assets: Path, threads: int) -> dict:
-    """A row: n images of the network by every judge, and what they were made with."""
+def judge(steps: int, eta: float, judges: Judges, assets: Path, threads: int) -> dict:
+    """A row: images of the network by every judge, and what they were made with."""
     began = time.monotonic()
     path, settings = assets / NETWORK, SamplerSettings(steps, eta=eta)
-    scores = judge_checkpoint(path, judges, setup("cpu", threads=threads), n, settings)
+    scores = judge_checkpoint(path, judges, setup("cpu", threads=threads), IMAGES, settings)
     made = {"seconds": time.monotonic() - began, "network": digest(path), "commit": commit()}
     made |= {"processor": processor(), "threads": threads}
     return rounded({"steps": steps, "eta": f"{eta:g}", **scores, **made})
 
 
-def key(row: dict) -> tuple:
-    return int(row["n"]), int(row["steps"]), float(row["eta"])
+def key(row: dict) -> tuple[int, float]:
+    return int(row["steps"]), float(row["eta"])
 
 
 def table(rows: list[dict]) -> str:
-    """A line a sampler, those of fewer images first."""
+    """A line a sampler, fewer steps first."""
     lines = []
     for row in sorted(rows, key=key):
         scores = [f"{float(row[name]):.3g}" if row[name] else "–" for name in SHOWN]
-        lines.append([f"{int(row['n']):,}", row["steps"], row["eta"], *scores])
-    return markdown(["images", "steps", "`--eta`", *SHOWN.values()], lines)
+        lines.append([row["steps"], row["eta"], *scores])
+    return markdown(["steps", "`--eta`", *SHOWN.values()], lines)
 
 
 def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) -> None:
@@ -78,7 +77,7 @@ def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) 
     if not args.report:
         flags = {"dataset": "mnist", "image_size": 28, "data_dir": args.data_dir}
         flags |= {"extractor": "mnist", "cache_dir": "cache", "inception_weights": None}
-        judges = Judges.from_flags("cpu", eval_samples=MANY, **flags)
+        judges = Judges.from_flags("cpu", eval_samples=IMAGES, **flags)
         known = {key(row) for row in rows}
         for cell in cells:
             if cell not in known:

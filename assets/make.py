@@ -112,7 +112,8 @@ def training_table(record: dict) -> str:
     lines = []
     for number, stage in enumerate(stages_of(record), 1):
         args = flags_of(stage)
-        drawn = f"{stage['n']:,} images, {args.backward_steps} steps, by `{stage['extractor']}`"
+        steps = f"{args.backward_steps} steps" + (f", eta {args.eta:g}" if args.eta else "")
+        drawn = f"{stage['n']:,} images, {steps}, by `{stage['extractor']}`"
         score = f"{stage['fid']:.1f} ({drawn})"
         line = [number, args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
         lines.append([*line, f"{stage['steps']:,}", f"{stage['seconds'] / 3600:.1f}", score])
@@ -128,7 +129,8 @@ def draw_training(record: dict, path: Path) -> None:
         fids = stage["fid_by_epoch"]
         even = [stage["seconds"] * (i + 1) / len(fids) for i in range(len(fids))]
         seconds = stage.get("seconds_by_epoch", even)
-        label = f"stage {number}: {stage['epochs']} epochs"
+        eta = flags_of(stage).eta
+        label = f"stage {number}: {stage['epochs']} epochs" + (f", eta {eta:g}" if eta else "")
         axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
         begun += stage["seconds"]
     axis.set(xlabel="hours of a core", ylabel="FID", yscale="log")
