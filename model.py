@@ -104,7 +104,7 @@ class Diffusion:
         tau_type: str = "linear",
         eta: float = 0.0,
         clip: bool = True,
-        generator: torch.Generator | None = None,
+        fresh: Callable[[Tensor], Tensor] = torch.randn_like,
         levels: Levels | None = None,
         on_step: Callable[[Tensor], None] | None = None,
         constant_above: float = math.inf,
@@ -113,7 +113,8 @@ class Diffusion:
     ) -> Tensor:
         """From noise x to data along `steps` visited times: DDIM (eta 0), or with noise as in DDPM.
 
-        With eta = 1 and steps = T this is ancestral sampling with the posterior's own variance.
+        With eta = 1 and steps = T this is ancestral sampling with the posterior's own variance;
+        `fresh` draws the noise of one step after the other, of the shape of x.
         `on_step` sees x after every step; `levels` may replace the sampling levels. What the
         network says at times above `constant_above` is a constant to a gradient, and a step f runs
         as around(f, x, i) where `around` is given. `visits` replaces what depends on the steps,
@@ -135,8 +136,7 @@ class Diffusion:
             kept = 1 - (signal[i] / signal[i - 1]) ** 2
             sigma = eta * noise[i - 1] / noise[i] * kept.clamp(min=0).sqrt()
             direction = (noise[i - 1] ** 2 - sigma**2).clamp(min=0).sqrt()
-            fresh = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            return signal[i - 1] * x0 + direction * eps + sigma * fresh
+            return signal[i - 1] * x0 + direction * eps + sigma * fresh(x)
 
         for i in range(steps, 0, -1):
             x = around(step, x, i) if around else step(x, i)
@@ -178,6 +178,11 @@ class Diffusion:
             self._midpoints[known] = middle.to(self.device, self.dtype)
         level = (levels.noise.detach() / levels.signal.detach() * self.b).log() * 2  # -log SNR
         return 1 + torch.bucketize(level, self._midpoints[known])
+
+
+def fresh_noise(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """What draws noise of the shape of its argument, always more of one stream."""
+    return lambda x: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def visited_times(timesteps: int, steps: int, tau_type: str = "linear") -> list[int]:

@@ -255,6 +255,9 @@ def print_plan(args, images) -> dict[str, int]:
     return cost
 
 
+FROZEN = {"sampler": "ddim", "eta": 0.0, "amp": False}  # what the schedule is learned for
+
+
 def freeze_network(args) -> None:
     """Learn how to sample from a trained network; the last line is the schedule's path."""
     device = setup(args.device, args.cpu, args.threads, args.tf32)
@@ -273,7 +276,7 @@ def freeze_network(args) -> None:
     drawn_by = ("backward_steps", "no_clip", "tau_type")
     judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
     flags_of_run = state["args"] | {n: getattr(args, n) for n in (*drawn_by, *judged_by)}
-    drawn = SamplerSettings.from_flags(**flags_of_run | {"sampler": "ddim", "amp": False})
+    drawn = SamplerSettings.from_flags(**flags_of_run | FROZEN)
     judges = Judges.from_flags(device, **flags_of_run)
     objective = Judge.from_flags(device, split=args.reference, **flags_of_run)
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})

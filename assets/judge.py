@@ -15,6 +15,7 @@ def make_parser() -> cli.Parser:
     add = cli.adder(parser)
     add("report", False, "only write the page", action="store_true")
     add("data_dir", "data", "folder that contains MNIST/raw")
+    add("cache_dir", "cache", "folder in which reference statistics of the FID are cached")
     add("threads", 1, "CPU threads; 0: torch's default", type=cli.threads)
     return parser
 
@@ -26,8 +27,10 @@ import hashlib
 import time
 from pathlib import Path
 
+import torch
+
 from assets.make import ASSETS, NETWORK, RESULTS
-from common.errors import guarded
+from common.errors import Stop, guarded
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
 from common.provenance import commit, processor
@@ -53,7 +56,7 @@ def judge(steps: int, eta: float, judges: Judges, assets: Path, threads: int) ->
     path, settings = assets / NETWORK, SamplerSettings(steps, eta=eta)
     scores = judge_checkpoint(path, judges, setup("cpu", threads=threads), IMAGES, settings)
     made = {"seconds": time.monotonic() - began, "network": digest(path), "commit": commit()}
-    made |= {"processor": processor(), "threads": threads}
+    made |= {"processor": processor(), "threads": torch.get_num_threads()}
     return rounded({"steps": steps, "eta": f"{eta:g}", **scores, **made})
 
 
@@ -76,13 +79,15 @@ def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) 
     rows = [row for row in rows if row["network"] == network]  # not those of another network
     if not args.report:
         flags = {"dataset": "mnist", "image_size": 28, "data_dir": args.data_dir}
-        flags |= {"extractor": "mnist", "cache_dir": "cache", "inception_weights": None}
+        flags |= {"extractor": "mnist", "cache_dir": args.cache_dir, "inception_weights": None}
         judges = Judges.from_flags("cpu", eval_samples=IMAGES, **flags)
         known = {key(row) for row in rows}
         for cell in cells:
             if cell not in known:
                 rows.append(judge(*cell, judges, assets, args.threads))
                 write_csv(path, rows)
+    if not rows:
+        raise Stop(f"{path}: no row of {NETWORK}; run python -m assets.judge", code=2)
     fill_file(docs / "network.md", {"its samples": table(rows)})
 
 

@@ -107,12 +107,18 @@ def flags_of(stage: dict):
     return train_mnist.make_parser().parse_known_args(argv)[0]
 
 
+def with_noise(stage: dict) -> str:
+    """How much its samples had between their steps, if any."""
+    eta = flags_of(stage).eta
+    return f", eta {eta:g}" if eta else ""
+
+
 def training_table(record: dict) -> str:
     """A row a training: its flags, what it took, and the FID of its end."""
     lines = []
     for number, stage in enumerate(stages_of(record), 1):
         args = flags_of(stage)
-        steps = f"{args.backward_steps} steps" + (f", eta {args.eta:g}" if args.eta else "")
+        steps = f"{args.backward_steps} steps{with_noise(stage)}"
         drawn = f"{stage['n']:,} images, {steps}, by `{stage['extractor']}`"
         score = f"{stage['fid']:.1f} ({drawn})"
         line = [number, args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
@@ -129,8 +135,7 @@ def draw_training(record: dict, path: Path) -> None:
         fids = stage["fid_by_epoch"]
         even = [stage["seconds"] * (i + 1) / len(fids) for i in range(len(fids))]
         seconds = stage.get("seconds_by_epoch", even)
-        eta = flags_of(stage).eta
-        label = f"stage {number}: {stage['epochs']} epochs" + (f", eta {eta:g}" if eta else "")
+        label = f"stage {number}: {stage['epochs']} epochs{with_noise(stage)}"
         axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
         begun += stage["seconds"]
     axis.set(xlabel="hours of a core", ylabel="FID", yscale="log")

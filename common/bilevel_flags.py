@@ -142,7 +142,7 @@ def check_frozen(args) -> None:
     """Refuse what does not apply to --freeze_network, before it is filled in."""
     if not args.ckpt:
         raise ValueError("--freeze_network requires --ckpt")
-    for flag in ("resume", "dry_run"):
+    for flag in ("resume", "dry_run", "eta"):
         if getattr(args, flag):
             raise ValueError(f"--freeze_network and --{flag} contradict each other")
     if args.upper_gradient not in (None, "exact"):
@@ -204,11 +204,9 @@ def check_combinations(args) -> None:
             f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "
             "does not apply"
         )
-    if args.upper_gradient == "exact" and (args.sampler == "ddpm" or args.eta):
-        noisy = f"--eta {args.eta:g}" if args.eta else "--sampler ddpm"
+    if args.upper_gradient == "exact" and args.sampler == "ddpm":
         raise ValueError(
-            f"--upper_gradient exact differentiates DDIM without noise; {noisy} adds some at every "
-            "step"
+            "--upper_gradient exact differentiates DDIM; --sampler ddpm draws noise at every step"
         )
     if args.initial_epoch >= args.epochs and not args.freeze_network:
         raise ValueError(

@@ -55,7 +55,7 @@ x = torch.randn(16, $shape)
 with torch.inference_mode():
     for t in ddim.timesteps:
         eps = net(x, t[None] + 1)
-        x = ddim.step(eps, t, x, use_clipped_model_output=$clip).prev_sample
+        x = ddim.step(eps, t, x, eta=$eta, use_clipped_model_output=$clip).prev_sample
 ```""")
 NO_DIFFUSERS = """This network was trained on scaled data, samples with another schedule than it was
 trained with, or is told another time than the step's. diffusers' scheduler knows only the betas;
@@ -129,4 +129,5 @@ def with_diffusers(name: str, state: dict, settings: SamplerSettings) -> str:
         steps=settings.steps,
         shape=", ".join(map(str, state["shape"])),
         clip=settings.clip,
+        eta=f"{settings.eta:g}",
     )

@@ -34,7 +34,7 @@ def make_parser() -> cli.Parser:
     add("threads", 0, "CPU threads; 0: torch's default", type=cli.threads)
     text = "DDIM steps per sampled image (default: the run's)"
     add("backward_steps", None, text, type=cli.count)
-    add_eta(add, None)
+    add_eta(add, None, " (default: the run's)")
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
     add("no_clip", None, text, action="store_true")
     add_sampling_schedule(add)

@@ -156,7 +156,7 @@ def add_evaluation(parser, reference="test"):
     add("tau_type", "linear", "spacing of the DDIM steps", choices=["linear", "quadratic"])
     text = (
         "ddim: visits --backward_steps steps, without noise unless --eta asks for it; ddpm: visits "
-        "all T steps, as with --eta 1"
+        "all T steps, with noise"
     )
     add("sampler", "ddim", text, choices=["ddim", "ddpm"])
     add_eta(add, 0.0)
@@ -200,8 +200,8 @@ def add_runtime(parser):
     add("dry_run", False, text, action="store_true")
 
 
-def add_eta(add, default: float | None):
-    text = "noise that each DDIM step adds; 0: none, 1: as much as a step of DDPM"
+def add_eta(add, default: float | None, more: str = ""):
+    text = f"noise that each DDIM step adds, from 0, none, to 1, as much as in DDPM{more}"
     add("eta", default, text, type=number(float, 0, 1))
 
 

@@ -21,6 +21,7 @@ from model import Diffusion
 from scheduler import Schedule
 
 EVAL_SEED = 0  # every run is judged on images from the same noise
+PICTURE = "picture", 0  # the purpose and the block of the images that are looked at
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled at once
 
@@ -71,17 +72,25 @@ class Sampler:
         x = torch.randn(n, *self.shape, generator=generator, device=drawn_on)
         return x.to(self.device)
 
-    def __call__(self, net: nn.Module, x: Tensor, seed: int = EVAL_SEED, **options) -> Tensor:
-        """Images in [-1, 1] from starting noise x; `seed` is for the noise that steps add."""
+    def step_noise(self, n: int, *names, rows: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+        """What draws the noise that steps add to n images, or to some rows of them.
+
+        It is drawn on the CPU and for all n, so that neither device nor chunk make a difference.
+        """
+        generator = stream("cpu", EVAL_SEED, *names, "steps")
+        return lambda x: torch.randn(n, *self.shape, generator=generator)[rows].to(x)
+
+    def __call__(
+        self, net: nn.Module, x: Tensor, fresh: Callable[[Tensor], Tensor] | None = None, **options
+    ) -> Tensor:
+        """Images in [-1, 1] from starting noise x; `fresh` draws the noise that steps add."""
         s = self.settings
         if self.chains and set(options) <= {"levels"}:  # with no look at what is between the steps
             visits = self.process.visits(s.steps, s.tau_type, device=x.device, **options)
             return self.chains(self.process, net, x, visits, s.clip, s.amp)
-        generator = stream(self.device, seed, "ddpm") if s.eta else None
+        fresh = fresh or self.step_noise(len(x), *PICTURE)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp), frozen(net):
-            return self.process.sample(
-                net, x, s.steps, s.tau_type, s.eta, s.clip, generator, **options
-            )
+            return self.process.sample(net, x, s.steps, s.tau_type, s.eta, s.clip, fresh, **options)
 
     def many(
         self, net: nn.Module, n: int, purpose: str, poll: Callable[[], None] | None = None
@@ -100,8 +109,9 @@ class Sampler:
             for i, size in enumerate(sizes):
                 # on the CPU: what a GPU draws depends on its model, and all runs get the same noise
                 noise = self.noise(size, EVAL_SEED, purpose, i, device="cpu")
-                for j, x in enumerate(noise.split(self.settings.chunk)):
-                    yield x, EVAL_SEED + i + 10**6 * j
+                for start in range(0, size, chunk := self.settings.chunk):
+                    rows = slice(start, start + chunk)
+                    yield noise[rows], self.step_noise(size, purpose, i, rows=rows)
 
         def draw(chunk):
             with torch.inference_mode():  # not around the yield: it would leak out of here
@@ -119,7 +129,7 @@ class Sampler:
 
     def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
         """The way of n images from noise to data: evenly spaced steps, the end last."""
-        seen = [self.noise(n, EVAL_SEED, "picture", 0, device="cpu")]
+        seen = [self.noise(n, EVAL_SEED, *PICTURE, device="cpu")]
         with torch.inference_mode():
             self(net, seen[0], on_step=lambda x: seen.append(x.float()))
         return seen[:: -max(1, self.steps // frames)][::-1]
@@ -202,8 +212,11 @@ def sample(
 ) -> Tensor:
     """n images in [-1, 1], (n,C,H,W), drawn as the run draws its own; another seed, other images.
 
-    `run` is a run's folder or number, a checkpoint or an exported folder.
+    `run` is a run's folder or number, a checkpoint or an exported folder; `steps` and `eta` are the
+    run's unless given.
     """
+    if eta is not None and not 0 <= eta <= 1:
+        raise ValueError(f"eta {eta} is not from 0 to 1")
     home = setup(device)
     net, state = load_any(run, home)
     settings = SamplerSettings.from_flags(**state["args"])

@@ -142,7 +142,7 @@ def test_judging_resumes_and_forgets_another_network(tmp_path, monkeypatch, mnis
     rows = read_text_csv(make.RESULTS / judge.FILE)
     other = {**rows[0], "steps": "3", "network": "another"}
     write_csv(docs / "results" / judge.FILE, [rows[0], other])
-    args = judge.make_parser().parse_args(["--data_dir", mnist_dir])
+    args = judge.make_parser().parse_args(["--data_dir", mnist_dir, "--cache_dir", str(tmp_path)])
     cells = [judge.key(rows[0]), (2, 0.0), (2, 1.0)]
     monkeypatch.setattr(judge, "IMAGES", 20)
     judge.main(args, docs=docs, cells=cells)

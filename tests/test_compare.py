@@ -177,16 +177,20 @@ def test_every_judge_of_a_summary_has_a_row(tmp_path):
              "is_std": 0.6, "splits": 9, "n": 500, "extractor": "mnist", "seconds": 9.5,
              "loss": 0.3, "tau": 2.0, "before": {"fid": 20.0, "n": 500},
              "network_evaluations": {"training": 10, "sampling": 5}}  # fmt: skip
-    again = {"fid": 14.0, "n": 500, "extractor": "mnist", "no_clip": True}
+    again = {"fid": 14.0, "n": 500, "extractor": "mnist", "no_clip": True, "eta": 0.5}
     first["judged_again"] = [again]
     records = [read_record(written(tmp_path / "a", first)),
                read_record(written(tmp_path / "b", {"fid": float("nan"), "n": 400}))]  # fmt: skip
     table = scores(records)
     assert row(table, "fid") == ["12.5", "nan"] and row(table, "fid_second") == ["7", "–"]
     assert row(table, "kid")[0] == "1.25 ± 0.12" and row(table, "is_mean")[0] == "4 ± 0.2"
-    assert row(table, "before: fid")[0] == "20" and row(table, "again, no_clip: fid")[0] == "14"
+    assert (
+        row(table, "before: fid")[0] == "20"
+        and row(table, "again, no_clip, eta 0.5: fid")[0] == "14"
+    )
     assert row(table, "n") == ["500", "400"] and "here they differ" in table.note
     assert "here they differ" not in scores(records[:1]).note
+    assert not any(name.endswith(": eta") for name, _ in table.rows)
     assert not {"tau", "loss", "seconds", "is_std", "kid_se"} & set(dict(table.rows))
     text = "\n".join(part.text(100) for part in all_tables(records))
     assert "35" in text and "standard error over the splits" in text  # 5 + 3 x 10 forward passes

@@ -212,7 +212,7 @@ class SimpleSampler:
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [("--sampler ddpm", "ddpm"), ("--eta 0.5", "--eta 0.5"), ("--noise independent", "independent"),
+    [("--sampler ddpm", "ddpm"), ("--noise independent", "independent"),
      ("--ZO_type one", None)],
 )  # fmt: skip
 def test_exact_gradients_refuse_what_they_cannot_do(flags, named):

@@ -124,12 +124,17 @@ def test_one_line_draws_in_any_folder(run, exported, tmp_path):
         f"run, exported = sample({str(run)!r}, 6), sample({exported.name!r}, 6)\n"
         "assert run.shape == (6, 1, 8, 8) and run.equal(exported) and run.abs().max() <= 1\n"
         "assert not run.equal(sample('exported', 6, seed=1))\n"
-        "shipped = sample('assets/mnist.pt', 2, steps=2)\n"
-        "assert shipped.shape == (2, 1, 28, 28)\n"
-        "assert not shipped.equal(sample('assets/mnist.pt', 2, steps=2, eta=1.0))\n"
+        "assert sample('assets/mnist.pt', 2, steps=2).shape == (2, 1, 28, 28)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=exported.parent, env=environment, check=True)
+
+
+def test_noise_in_the_steps_has_a_size_and_a_limit(run):
+    assert sample(run, 6, eta=0.0, device="cpu").equal(sample(run, 6, device="cpu"))
+    assert not sample(run, 6, eta=1.0, device="cpu").equal(sample(run, 6, device="cpu"))
+    with pytest.raises(ValueError, match=r"eta 1\.5"):
+        sample(run, 6, eta=1.5)
 
 
 def test_one_line_samples_in_float32_on_a_cpu(exported, tmp_path):

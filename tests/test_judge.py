@@ -146,7 +146,7 @@ def test_a_checkpoint_may_be_older_than_a_flag(trained, judge, tmp_path):
     run = with_flags(trained, tmp_path)
     (path,) = (run / "checkpoints").iterdir()
     state = checkpoint.load(path)
-    for name in ("extractor", "inception_weights", "told", "image_size", "time_condition"):
+    for name in ("extractor", "inception_weights", "told", "image_size", "time_condition", "eta"):
         del state["args"][name]
     checkpoint.save(path, state)
     assert judge("--run", run, "--eval_samples", 20) == (0, "")
@@ -163,15 +163,21 @@ def test_a_damaged_summary_is_named(trained, judge, tmp_path):
 def test_sampling_is_as_asked(trained, judge):
     run = trained / "00000"
     fids = {}
-    for flags in ((), ("--no_clip",), ("--backward_steps", 2), ("--threads", 1)):
+    for flags in ((), ("--no_clip",), ("--backward_steps", 2), ("--eta", 0.5), ("--threads", 1)):
         assert judge("--run", run, "--eval_samples", 20, *flags) == (0, "")
         fids[flags] = json.loads(judge.out)["fid"]
-    assert len(set(fids.values())) == 3 and fids[()] == fids["--threads", 1]
-    asked = summary_of(trained)["judged_again"][-4:]
-    assert [entry.get("no_clip") for entry in asked] == [None, True, None, None]
-    assert [entry.get("backward_steps") for entry in asked] == [None, None, 2, None]
+    assert len(set(fids.values())) == 4 and fids[()] == fids["--threads", 1]
+    asked = summary_of(trained)["judged_again"][-5:]
+    assert [entry.get("no_clip") for entry in asked] == [None, True, None, None, None]
+    assert [entry.get("backward_steps") for entry in asked] == [None, None, 2, None, None]
+    assert [entry.get("eta") for entry in asked] == [None, None, None, 0.5, None]
     code, stderr = judge("--run", run, "--backward_steps", 99999)
     assert code == 2 and "--backward_steps 99999 exceeds" in stderr
+
+
+def test_ddpm_has_an_eta_of_its_own(trained, judge, tmp_path):
+    code, said = judge("--run", with_flags(trained, tmp_path, sampler="ddpm"), "--eta", 0.5)
+    assert code == 2 and "--eta: the run samples with --sampler ddpm" in said
 
 
 def test_latest_is_the_newest_run_with_a_checkpoint(trained, judge, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.fast_unet import FastUNet
-from model import Diffusion, visited_times
+from model import Diffusion, fresh_noise, visited_times
 from scheduler import Schedule
 
 MEAN, STD = 0.3, 0.5
@@ -47,7 +47,9 @@ def test_steps_with_noise_reach_the_law_of_gaussian_data(eta):
     process, n = Diffusion(Schedule("cosine", 1000), **F64), 20_000
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(n, **F64, generator=generator)
-    out = process.sample(exact_denoiser(process), x, 1000, eta=eta, clip=False, generator=generator)
+    out = process.sample(
+        exact_denoiser(process), x, 1000, eta=eta, clip=False, fresh=fresh_noise(generator)
+    )
     assert out.mean().item() == pytest.approx(MEAN, abs=4 * STD / math.sqrt(n))
     assert out.std().item() == pytest.approx(STD, rel=4 / math.sqrt(2 * n))  # standard errors
 
@@ -94,7 +96,7 @@ def test_each_step_agrees_with_diffusers(eta, steps, clip):
     ours = []
     process.sample(
         net, start, steps, eta=eta, clip=clip, on_step=ours.append,
-        generator=torch.Generator().manual_seed(3),
+        fresh=fresh_noise(torch.Generator().manual_seed(3)),
     )  # fmt: skip
     x, generator = start, torch.Generator().manual_seed(3)
     for time, our in zip(theirs.timesteps, ours, strict=True):

@@ -236,7 +236,7 @@ def test_a_frozen_network_needs_a_checkpoint(tmp_path, flags, named):
     assert named in script.last_line()
 
 
-UNREAD = ["--dry_run", "--resume latest", "--scheduler sigmoid", "--upper_gradient zo"]
+UNREAD = ["--dry_run", "--eta 1", "--resume latest", "--scheduler sigmoid", "--upper_gradient zo"]
 
 
 @pytest.mark.parametrize("flags", [*UNREAD, "--upper_gradient forward", "--recipe paper"])

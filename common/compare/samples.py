@@ -11,7 +11,7 @@ from common.compare.records import ComparedRun
 from common.errors import Stop
 from common.locate import find_trained
 from common.networks import load_network
-from common.sampling import EVAL_SEED, Sampler, SamplerSettings, load_any, process_of
+from common.sampling import EVAL_SEED, PICTURE, Sampler, SamplerSettings, load_any, process_of
 from scheduler import Schedule
 
 
@@ -23,7 +23,7 @@ def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Modu
         return net, Sampler(process_of(state, device), settings, state["shape"])
     net, state = load_network(record.arguments["ckpt"], device)
     named = ("backward_steps", "no_clip", "tau_type", "sampler", "eta")
-    given = {n: record.arguments[n] for n in named if n in record.arguments}
+    given = {"eta": 0.0} | {n: record.arguments[n] for n in named if n in record.arguments}
     settings = SamplerSettings.from_flags(**state["args"] | given)
     process = process_of(state, device)
     if record.kind == "frozen":
@@ -41,7 +41,7 @@ def plot_samples(
     for record in records:
         try:
             net, sampler = sampler_of(record, device)
-            noise = sampler.noise(n, EVAL_SEED, "picture", 0, device="cpu")
+            noise = sampler.noise(n, EVAL_SEED, *PICTURE, device="cpu")
             with torch.inference_mode():
                 grids[record.name] = figures.grid(sampler(net, noise))
             shapes.add(sampler.shape)

@@ -15,6 +15,7 @@ BOOKKEEPING = {
     "resume", "runs_dir", "data_dir", "cache_dir", "save_seconds", "log_freq", "dry_run",
     "eval_chunk", "cpu", "jobs", "start", "end", "tau", "epsilon",
 }  # fmt: skip
+SAMPLED_BY = ("no_clip", "backward_steps", "eta")  # what a later evaluation may change
 FACTS = ("commit", "device", "threads", "data")
 # of summary.json: neither a score nor what a score was measured with
 COSTS = {
@@ -85,12 +86,12 @@ def scores_of(summary: dict[str, Any]) -> dict[str, str]:
         changed = [
             n if v is True else f"{n} {v}"
             for n, v in entry.items()
-            if n in ("no_clip", "backward_steps", "eta", *MEASURED[:3]) and v != summary.get(n)
+            if n in (*SAMPLED_BY, *MEASURED[:3]) and v != summary.get(n)
         ]
         parts[f"again{', ' if changed else ''}{', '.join(changed)}: "] = entry
     found = {}
     for prefix, part in parts.items():
-        skip = {*COSTS, *MEASURED, *parameters_of(part)}
+        skip = {*COSTS, *MEASURED, *SAMPLED_BY, *parameters_of(part)}
         for name, value in part.items():
             text = isinstance(value, bool) or not isinstance(value, int | float)
             if not (text or name in skip or name.endswith(("_se", "_std"))):
@@ -163,6 +164,7 @@ def flags_without_seed(record: ComparedRun) -> str:
     """What two runs of different seeds have in common."""
     skip = BOOKKEEPING - set(NAMES) | {"seed", "threads", "device"}
     flags = {n: v for n, v in record.arguments.items() if n not in skip}
+    flags.setdefault("eta", 0.0)  # older runs do not say so
     return json.dumps([record.kind, flags], sort_keys=True)
 
 

@@ -10,7 +10,7 @@ from common.errors import Stop
 from common.machine import stream
 from common.run import Run
 from common.training import draw
-from model import Diffusion
+from model import Diffusion, fresh_noise
 from studies.lr_schedules.divergence import kl_divergence
 from studies.lr_schedules.points import PointSet
 from studies.lr_schedules.stack import Net
@@ -93,7 +93,7 @@ def sample(process: Diffusion, net: Net, start: Tensor, seed: int) -> Tensor:
     with torch.inference_mode():
         return torch.cat(
             [
-                process.sample(net, x, TIMESTEPS, eta=1.0, clip=False, generator=random)
+                process.sample(net, x, TIMESTEPS, eta=1.0, clip=False, fresh=fresh_noise(random))
                 for x in start.split(CHUNK)
             ]
         )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model import fresh_noise
 from studies.reward import estimator, gaussian
 from studies.reward.gaussian import BEST, DATA, A
 from studies.reward.guidance import Guided, LowerLevel, Reward
@@ -155,7 +156,7 @@ def path_kl(timesteps: int) -> float:
     net = Guided(gaussian.Denoiser(process), process, summed(gaussian.linear), 1.0)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(DDPM_CHAINS, 1, dtype=torch.float64, generator=generator)
-    process.sample(net, start, timesteps, eta=1.0, clip=False, generator=generator)
+    process.sample(net, start, timesteps, eta=1.0, clip=False, fresh=fresh_noise(generator))
     signal, noise, _ = process.levels()
     total = 0.0
     times = range(len(net.sizes), 0, -1)  # the first steps may be unguided
