@@ -295,10 +295,7 @@ def freeze_network(args) -> None:
 
 
 def main(args) -> None:
-    if args.freeze_network and args.dry_run:
-        print(f"{args.frozen_updates} updates of the schedule, each by an exact gradient of")
-        print(f"  {args.zo_samples} images in {args.backward_steps} DDIM steps; no training")
-    elif args.freeze_network:
+    if args.freeze_network:
         freeze_network(args)
     else:
         run_script("bilevel", args, train, print_plan)
