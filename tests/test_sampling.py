@@ -1,10 +1,12 @@
 """What a sampler draws depends on purpose and image alone: not on chunks, nor on who looks."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from torch import nn
 
-from common.sampling import Sampler, SamplerSettings
+from common.sampling import EVAL_SEED, Sampler, SamplerSettings
 from model import Diffusion
 from scheduler import Schedule
 
@@ -44,11 +46,13 @@ def test_images_do_not_depend_on_the_chunks():
     assert abs(correlation(whole[:10], whole[500:])) < 4 / whole[:10].numel() ** 0.5
 
 
-def test_the_noise_of_the_steps_is_new_in_each():
+def test_the_noise_of_each_step_is_another_and_not_that_of_the_start():
     sampler, _ = drawn()
     fresh = sampler.step_noise(N, "a", 0)
     x = torch.zeros(N, 1, SIDE, SIDE)
-    assert abs(correlation(fresh(x), fresh(x))) < 4 / x.numel() ** 0.5
+    drawn_here = [sampler.noise(N, EVAL_SEED, "a", 0), fresh(x), fresh(x)]
+    for one, other in combinations(drawn_here, 2):
+        assert abs(correlation(one, other)) < 4 / x.numel() ** 0.5
 
 
 def test_a_film_ends_with_the_picture():
