@@ -2,6 +2,7 @@
 
 python -m assets.make --run runs/00003-train-seed0    its network, its GIF and how it was trained
 python -m assets.make --schedules                     the learned schedules of docs/results
+python -m assets.make --gif                           the GIF of the network that is shipped
 python -m assets.make                                 only the hashes in SHA256SUMS
 """
 
@@ -17,6 +18,7 @@ def make_parser() -> cli.Parser:
     parser.add_argument(
         "--run", type=Path, help="finished run of train_mnist.py whose network is shipped"
     )
+    parser.add_argument("--gif", action="store_true", help="Draw denoising.gif anew.")
     parser.add_argument(
         "--schedules",
         action="store_true",
@@ -178,8 +180,9 @@ def seal(assets: Path) -> None:
 def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent) -> None:
     if args.run:
         ship(args.run, assets)
-        draw_gif(assets)
         write_training(assets, docs)
+    if args.run or args.gif:
+        draw_gif(assets)
     if args.schedules:
         write_schedules(RESULTS, assets)
     seal(assets)
