@@ -75,10 +75,14 @@ class Sampler:
     def step_noise(self, n: int, *names, rows: slice = slice(None)) -> Callable[[Tensor], Tensor]:
         """What draws the noise that steps add to n images, or to some rows of them.
 
-        It is drawn on the CPU and for all n, so that neither device nor chunk make a difference.
+        It is drawn for all n, so that the chunk makes no difference, and where it is added: a copy
+        from the CPU in each step would hold up a GPU.
         """
-        generator = stream("cpu", EVAL_SEED, *names, "steps")
-        return lambda x: torch.randn(n, *self.shape, generator=generator)[rows].to(x)
+        if not self.settings.eta:  # no step asks for any
+            return torch.randn_like
+        generator = stream(self.device, EVAL_SEED, *names, "steps")
+        shape = n, *self.shape
+        return lambda x: torch.randn(shape, generator=generator, device=self.device)[rows].to(x)
 
     def __call__(
         self, net: nn.Module, x: Tensor, fresh: Callable[[Tensor], Tensor] | None = None, **options
