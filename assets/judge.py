@@ -23,13 +23,12 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
-import hashlib
 import time
 from pathlib import Path
 
 import torch
 
-from assets.make import ASSETS, NETWORK, RESULTS
+from assets.make import ASSETS, NETWORK, RESULTS, digest
 from common.errors import Stop, guarded
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
@@ -46,18 +45,18 @@ SHOWN = {
 }  # fmt: skip
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def judge(steps: int, eta: float, judges: Judges, assets: Path, threads: int) -> dict:
+def judge(steps: int, eta: float, judges: Judges, path: Path) -> dict:
     """A row: images of the network by every judge, and what they were made with."""
     began = time.monotonic()
-    path, settings = assets / NETWORK, SamplerSettings(steps, eta=eta)
-    scores = judge_checkpoint(path, judges, setup("cpu", threads=threads), IMAGES, settings)
-    made = {"seconds": time.monotonic() - began, "network": digest(path), "commit": commit()}
+    scores = judge_checkpoint(path, judges, "cpu", IMAGES, SamplerSettings(steps, eta=eta))
+    made = {"seconds": time.monotonic() - began, "network": short(path), "commit": commit()}
     made |= {"processor": processor(), "threads": torch.get_num_threads()}
     return rounded({"steps": steps, "eta": f"{eta:g}", **scores, **made})
+
+
+def short(path: Path) -> str:
+    """Enough of a file's digest to know it again."""
+    return digest(path)[:12]
 
 
 def key(row: dict) -> tuple[int, float]:
@@ -74,17 +73,18 @@ def table(rows: list[dict]) -> str:
 
 
 def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) -> None:
-    path, network = docs / "results" / FILE, digest(assets / NETWORK)
+    path, network = docs / "results" / FILE, assets / NETWORK
     rows = read_text_csv(path) if path.exists() else []
-    rows = [row for row in rows if row["network"] == network]  # not those of another network
+    rows = [row for row in rows if row["network"] == short(network)]  # not those of another one
     if not args.report:
         flags = {"dataset": "mnist", "image_size": 28, "data_dir": args.data_dir}
         flags |= {"extractor": "mnist", "cache_dir": args.cache_dir, "inception_weights": None}
+        setup("cpu", threads=args.threads)
         judges = Judges.from_flags("cpu", eval_samples=IMAGES, **flags)
         known = {key(row) for row in rows}
         for cell in cells:
             if cell not in known:
-                rows.append(judge(*cell, judges, assets, args.threads))
+                rows.append(judge(*cell, judges, network))
                 write_csv(path, rows)
     if not rows:
         raise Stop(f"{path}: no row of {NETWORK}; run python -m assets.judge", code=2)

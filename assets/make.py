@@ -109,9 +109,8 @@ def flags_of(stage: dict):
     return train_mnist.make_parser().parse_known_args(argv)[0]
 
 
-def with_noise(stage: dict) -> str:
-    """How much its samples had between their steps, if any."""
-    eta = flags_of(stage).eta
+def with_noise(eta: float) -> str:
+    """How much there was between the steps of samples, if any."""
     return f", eta {eta:g}" if eta else ""
 
 
@@ -120,7 +119,7 @@ def training_table(record: dict) -> str:
     lines = []
     for number, stage in enumerate(stages_of(record), 1):
         args = flags_of(stage)
-        steps = f"{args.backward_steps} steps{with_noise(stage)}"
+        steps = f"{args.backward_steps} steps{with_noise(args.eta)}"
         drawn = f"{stage['n']:,} images, {steps}, by `{stage['extractor']}`"
         score = f"{stage['fid']:.1f} ({drawn})"
         line = [number, args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
@@ -137,7 +136,7 @@ def draw_training(record: dict, path: Path) -> None:
         fids = stage["fid_by_epoch"]
         even = [stage["seconds"] * (i + 1) / len(fids) for i in range(len(fids))]
         seconds = stage.get("seconds_by_epoch", even)
-        label = f"stage {number}: {stage['epochs']} epochs{with_noise(stage)}"
+        label = f"stage {number}: {stage['epochs']} epochs{with_noise(flags_of(stage).eta)}"
         axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
         begun += stage["seconds"]
     axis.set(xlabel="hours of a core", ylabel="FID", yscale="log")
@@ -169,11 +168,14 @@ def write_schedules(results: Path, assets: Path) -> None:
                 schedule.save(folder / f"{scale}-{method}-seed{row['seed']}.json")
 
 
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def seal(assets: Path) -> None:
     """SHA256SUMS over all of it, as sha256sum writes it."""
     files = [p for p in sorted(assets.rglob("*")) if p.suffix in SEALED]
-    digests = (hashlib.sha256(p.read_bytes()).hexdigest() for p in files)
-    lines = [f"{d}  {p.relative_to(assets)}" for d, p in zip(digests, files, strict=True)]
+    lines = [f"{digest(p)}  {p.relative_to(assets)}" for p in files]
     (assets / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 

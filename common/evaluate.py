@@ -4,9 +4,9 @@ from argparse import Namespace
 
 from common import cli
 from common.flags import (
+    ETA_TEXT,
     EXTRACTOR_TEXT,
     EXTRACTORS,
-    add_eta,
     add_sampling_schedule,
     check_data,
     check_sampling,
@@ -34,7 +34,7 @@ def make_parser() -> cli.Parser:
     add("threads", 0, "CPU threads; 0: torch's default", type=cli.threads)
     text = "DDIM steps per sampled image (default: the run's)"
     add("backward_steps", None, text, type=cli.count)
-    add_eta(add, None, " (default: the run's)")
+    add("eta", None, f"{ETA_TEXT} (default: the run's)", type=cli.number(float, 0, 1))
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
     add("no_clip", None, text, action="store_true")
     add_sampling_schedule(add)
@@ -53,7 +53,7 @@ from common.errors import Stop, guarded, read_json
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
 from common.networks import network_in
-from common.sampling import SamplerSettings
+from common.sampling import SAMPLED_BY, SamplerSettings
 
 UNSET = {"data_dir": "data", "extractor": None, "inception_weights": None}
 
@@ -89,9 +89,7 @@ def judge_again(args) -> None:
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none
         summary = read_json(summary_path)
-        changed = {
-            name: given[name] for name in ("backward_steps", "eta", "no_clip") if name in given
-        }
+        changed = {name: given[name] for name in SAMPLED_BY if name in given}
         changed |= other if "sampling_schedule" in given else {}
         entry = {**scores, **changed, "checkpoint": path.name}
         earlier = summary.get("judged_again", [])

@@ -25,6 +25,7 @@ from common.locate import find_checkpoint, find_schedule
 DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing, or your images"
 CHUNK = 500  # images sampled at once
 EXTRACTORS = ("mnist", "first", "second", "pixels", "inception")
+ETA_TEXT = "noise that each DDIM step adds, from 0, none, to 1, as much as in DDPM"
 EXTRACTOR_TEXT = (
     "feature extractor for FID and IS: mnist, a classifier of 28x28 digits; first or second, "
     "classifiers made for the data set and its size; pixels, the means of 8x8 blocks, without a "
@@ -159,7 +160,7 @@ def add_evaluation(parser, reference="test"):
         "all T steps, with noise"
     )
     add("sampler", "ddim", text, choices=["ddim", "ddpm"])
-    add_eta(add, 0.0)
+    add("eta", 0.0, ETA_TEXT, type=number(float, 0, 1))
     text = "do not clip the predicted x_0 to [-1, 1] during sampling"
     add("no_clip", False, text, action="store_true")
     text = (
@@ -198,11 +199,6 @@ def add_runtime(parser):
     add("tf32", False, text, action="store_true")
     text = "print what the command would do and what it costs, then exit"
     add("dry_run", False, text, action="store_true")
-
-
-def add_eta(add, default: float | None, more: str = ""):
-    text = f"noise that each DDIM step adds, from 0, none, to 1, as much as in DDPM{more}"
-    add("eta", default, text, type=number(float, 0, 1))
 
 
 def add_machine(parser):

@@ -22,6 +22,7 @@ from scheduler import Schedule
 
 EVAL_SEED = 0  # every run is judged on images from the same noise
 PICTURE = "picture", 0  # the purpose and the block of the images that are looked at
+SAMPLED_BY = "backward_steps", "eta", "no_clip"  # what a later evaluation may change
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled at once
 

@@ -278,4 +278,9 @@ LISTED = [
     Removal("evaluation noise from the CPU", "common/sampling.py",
             "self.noise(size, EVAL_SEED, purpose, i, device=\"cpu\")",
             "self.noise(size, EVAL_SEED, purpose, i)", "tests/test_gpu.py -k scripts_give"),
+    Removal("noise of the steps by purpose", "common/sampling.py",
+            "EVAL_SEED, *names, \"steps\")", "EVAL_SEED, \"steps\")", "tests/test_sampling.py"),
+    Removal("noise of the steps by row", "common/sampling.py",
+            "device=self.device)[rows].to(x)", "device=self.device)[: len(x)].to(x)",
+            "tests/test_sampling.py"),
 ]  # fmt: skip

@@ -212,6 +212,15 @@ def test_the_flags_that_differ(tmp_path):
     assert three["kind"] == ["train", "train", "bilevel"]
 
 
+def test_a_run_that_is_older_than_a_flag_is_a_seed_of_the_others(tmp_path):
+    """It drew without noise, as --eta 0 does."""
+    old = written(tmp_path / "old", {"fid": 10.0}, sampler="ddim")
+    new = written(tmp_path / "new", {"fid": 14.0}, sampler="ddim", eta=0.0, seed=1)
+    noisy = written(tmp_path / "noisy", {"fid": 1.0}, sampler="ddim", eta=1.0, seed=2)
+    table = over_seeds([read_record(run) for run in (old, new, noisy)])
+    assert table.head[0] == "old × 2" and row(table, "fid")[0] == "12 ± 2 (2)"
+
+
 def test_seeds_are_taken_together(tmp_path):
     fids = {("a", 0): 10.0, ("a", 1): 14.0, ("b", 0): 9.0, ("b", 1): 11.0, ("b", 2): 40.0}
     records = [

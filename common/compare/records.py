@@ -40,7 +40,9 @@ class ComparedRun:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return self.about.get("arguments") or {}
+        """Those of a run that is older than --eta have it all the same."""
+        given = self.about.get("arguments") or {}
+        return {"eta": 0.0, **given} if "sampler" in given else given
 
 
 def read_record(folder: Path) -> ComparedRun:

@@ -23,7 +23,7 @@ def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Modu
         return net, Sampler(process_of(state, device), settings, state["shape"])
     net, state = load_network(record.arguments["ckpt"], device)
     named = ("backward_steps", "no_clip", "tau_type", "sampler", "eta")
-    given = {"eta": 0.0} | {n: record.arguments[n] for n in named if n in record.arguments}
+    given = {n: record.arguments[n] for n in named if n in record.arguments}
     settings = SamplerSettings.from_flags(**state["args"] | given)
     process = process_of(state, device)
     if record.kind == "frozen":

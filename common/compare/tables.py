@@ -8,6 +8,7 @@ from common.compare.records import MEASURED, ComparedRun, parameters_of
 from common.compare.text import NONE, Table, shown, with_error
 from common.families import NAMES
 from common.run import forward_passes
+from common.sampling import SAMPLED_BY
 from common.tables import mean_and_error
 
 # flags and facts that change no number, and those that belong to another row
@@ -15,7 +16,6 @@ BOOKKEEPING = {
     "resume", "runs_dir", "data_dir", "cache_dir", "save_seconds", "log_freq", "dry_run",
     "eval_chunk", "cpu", "jobs", "start", "end", "tau", "epsilon",
 }  # fmt: skip
-SAMPLED_BY = ("no_clip", "backward_steps", "eta")  # what a later evaluation may change
 FACTS = ("commit", "device", "threads", "data")
 # of summary.json: neither a score nor what a score was measured with
 COSTS = {
@@ -164,7 +164,6 @@ def flags_without_seed(record: ComparedRun) -> str:
     """What two runs of different seeds have in common."""
     skip = BOOKKEEPING - set(NAMES) | {"seed", "threads", "device"}
     flags = {n: v for n, v in record.arguments.items() if n not in skip}
-    flags.setdefault("eta", 0.0)  # older runs do not say so
     return json.dumps([record.kind, flags], sort_keys=True)
 
 
