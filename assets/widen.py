@@ -40,8 +40,8 @@ from unet import AddTime, UNet
 
 def spread(old: int, new: int) -> Tensor:
     """Places such that each half of the old channels stays in its half of the new ones."""
-    half = torch.arange(old // 2)
-    return torch.cat([half, half + new // 2])
+    half = (old + 1) // 2
+    return torch.cat([torch.arange(half), torch.arange(old - half) + new // 2])
 
 
 def halves(places: Tensor, new: int) -> tuple[Tensor, Tensor]:
