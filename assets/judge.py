@@ -37,18 +37,19 @@ from common.sampling import SamplerSettings
 from common.tables import fill_file, markdown, read_text_csv, rounded, write_csv
 
 FILE = "shipped_network.csv"
-IMAGES = 1000  # to compare samplers; of the network there are 10,000 in its record
-CELLS = [(steps, eta) for steps in (20, 50) for eta in (0.0, 0.5, 1.0)]
+# images, steps and eta: few images to compare samplers, many to judge what README draws
+CELLS = [(1_000, steps, eta) for steps in (20, 50) for eta in (0.0, 0.5, 1.0)]
+CELLS += [(10_000, steps, 1.0) for steps in (20, 50)]
 SHOWN = {
     "fid": "FID by `mnist`", "fid_first": "by `first`", "fid_second": "by `second`",
     "fid_pixels": "by `pixels`", "precision": "precision", "recall": "recall",
 }  # fmt: skip
 
 
-def judge(steps: int, eta: float, judges: Judges, path: Path) -> dict:
+def judge(images: int, steps: int, eta: float, judges: Judges, path: Path) -> dict:
     """A row: images of the network by every judge, and what they were made with."""
     began = time.monotonic()
-    scores = judge_checkpoint(path, judges, "cpu", IMAGES, SamplerSettings(steps, eta=eta))
+    scores = judge_checkpoint(path, judges, "cpu", images, SamplerSettings(steps, eta=eta))
     made = {"seconds": time.monotonic() - began, "network": short(path), "commit": commit()}
     made |= {"processor": processor(), "threads": torch.get_num_threads()}
     return rounded({"steps": steps, "eta": f"{eta:g}", **scores, **made})
@@ -59,17 +60,18 @@ def short(path: Path) -> str:
     return digest(path)[:12]
 
 
-def key(row: dict) -> tuple[int, float]:
-    return int(row["steps"]), float(row["eta"])
+def key(row: dict) -> tuple[int, int, float]:
+    """The cell that a row is of."""
+    return int(row["n"]), int(row["steps"]), float(row["eta"])
 
 
 def table(rows: list[dict]) -> str:
-    """A line a sampler, fewer steps first."""
+    """A line a cell, in the order of CELLS."""
     lines = []
     for row in sorted(rows, key=key):
         scores = [f"{float(row[name]):.3g}" if row[name] else "–" for name in SHOWN]
-        lines.append([row["steps"], row["eta"], *scores])
-    return markdown(["steps", "`--eta`", *SHOWN.values()], lines)
+        lines.append([f"{int(row['n']):,}", row["steps"], row["eta"], *scores])
+    return markdown(["images", "steps", "`--eta`", *SHOWN.values()], lines)
 
 
 def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) -> None:
@@ -80,7 +82,7 @@ def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) 
         flags = {"dataset": "mnist", "image_size": 28, "data_dir": args.data_dir}
         flags |= {"extractor": "mnist", "cache_dir": args.cache_dir, "inception_weights": None}
         setup("cpu", threads=args.threads)
-        judges = Judges.from_flags("cpu", eval_samples=IMAGES, **flags)
+        judges = Judges.from_flags("cpu", eval_samples=cells[0][0], **flags)
         known = {key(row) for row in rows}
         for cell in cells:
             if cell not in known:

@@ -134,8 +134,8 @@ def test_the_samples_of_the_page_are_those_of_the_shipped_network():
     assert judge.table(rows) in (ROOT / "docs" / "network.md").read_text()
 
 
-def test_judging_resumes_and_forgets_another_network(tmp_path, monkeypatch, mnist_dir):
-    """A row a sampler; what is there is not drawn again."""
+def test_judging_resumes_and_forgets_another_network(tmp_path, mnist_dir):
+    """A row a cell; what is there is not drawn again."""
     docs = tmp_path / "docs"
     (docs / "results").mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "network.md", docs)
@@ -143,13 +143,12 @@ def test_judging_resumes_and_forgets_another_network(tmp_path, monkeypatch, mnis
     other = {**rows[0], "steps": "3", "network": "another"}
     write_csv(docs / "results" / judge.FILE, [rows[0], other])
     args = judge.make_parser().parse_args(["--data_dir", mnist_dir, "--cache_dir", str(tmp_path)])
-    cells = [judge.key(rows[0]), (2, 0.0), (2, 1.0)]
-    monkeypatch.setattr(judge, "IMAGES", 20)
+    cells = [judge.key(rows[0]), (20, 2, 0.0), (20, 2, 1.0)]
     judge.main(args, docs=docs, cells=cells)
     made = read_text_csv(docs / "results" / judge.FILE)
     assert [judge.key(row) for row in made] == cells and made[0] == rows[0]
     assert made[1]["fid"] != made[2]["fid"]
-    assert "| 2 | 1 |" in (docs / "network.md").read_text()
+    assert "| 20 | 2 | 1 |" in (docs / "network.md").read_text()
 
 
 @pytest.mark.parametrize(
