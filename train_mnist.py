@@ -61,6 +61,7 @@ from common.networks import compiled, load_network, make_network
 from common.noise_levels import NoiseLevels
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
+from common.tables import counted
 from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
 from scheduler import Schedule
 
@@ -152,8 +153,9 @@ def leave_figures(run: Run, sampler: Sampler, net: torch.nn.Module, schedule: Sc
 def take_its_own(args, state: dict) -> None:
     """The checkpoint's data, network and schedule; a flag that says otherwise is a Stop."""
     schedule, default = state["schedule"], cli.parse(make_parser(), "train", check, [])
-    names = ["dataset", "image_size", "model_base_dim", "input_scale", "no_normalise"]
+    names = ["dataset", "model_base_dim", "input_scale", "no_normalise"]
     own = {name: state["args"].get(name) for name in names}
+    own["image_size"] = state["shape"][-1] if args.image_size else state["args"].get("image_size")
     own["time_condition"] = state["args"].get("time_condition", default.time_condition)
     if not args.sampling_schedule:
         args.sampling_schedule = state["args"].get("sampling_schedule")
@@ -188,7 +190,7 @@ def sample_only(args, device) -> None:
         frames = sampler.film(net, args.n_samples)
         figures.save_grid(run.folder / "samples" / "samples.png", frames[-1])
         figures.save_gif(run.folder / "figures" / "denoising.gif", frames)
-        run.log(f"wrote {run.folder}/samples/samples.png and figures/denoising.gif")
+        run.log(f"wrote {run.folder}/samples/samples.png and {run.folder}/figures/denoising.gif")
 
 
 def planned(args, images) -> dict[str, int]:
@@ -207,11 +209,15 @@ def print_plan(args, images) -> dict[str, int]:
     cost = planned(args, images)
     steps = cost["training"] // args.batch_size
     print(f"network: {parameters:,} parameters; {len(images)} images of {tuple(images.shape[1:])}")
-    print(f"schedule: {fixed_schedule(args).to_dict()}")
-    print(f"training: {args.epochs} epochs, {steps:,} steps of {args.batch_size} images:")
+    schedule = fixed_schedule(args)
+    values = [f"{name} {value:.5g}" for name, value in schedule.values().items()]
+    print(f"schedule: {', '.join([schedule.family, f'T {schedule.timesteps}', *values])}")
+    epochs = counted(args.epochs, "epoch")
+    print(f"training: {epochs}, {steps:,} steps of {args.batch_size} images:")
     print(f"  {cost['training']:,} images forward and backward")
-    print(f"sampling: {cost['sampling']:,} network evaluations, for {args.n_samples} and ")
-    print(f"  {args.fid_samples} images after each epoch and {args.eval_samples} at the end")
+    print(f"sampling: {cost['sampling']:,} images forward, to draw")
+    print(f"  {args.n_samples} for the picture and {args.fid_samples} for the FID after each")
+    print(f"  epoch, and {args.eval_samples} at the end")
     return cost
 
 

@@ -79,6 +79,7 @@ from common.sampling import Sampler, SamplerSettings, process_from_flags, proces
 from common.sampling_only import first_of, run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps
+from common.tables import counted
 from common.training import Average, EmaRule, Learner, LRSchedule, make_optimizer
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.upper_cost import cost_from_flags
@@ -174,7 +175,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
     band = null_band(q, first, args.lr_beta, q.count)
     pictures = leave_figures(run, sampler, ema.model, first, schedule, band)
-    log_result(run, schedule, band, pictures, retraining(args, run.folder / "schedule.json"))
+    command = retraining(args, run.folder / "schedule.json")
+    log_result(run, schedule, first, band, pictures, command)
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
     learned |= {"ema_memory": averaging.memory}
     learned |= {"upper_reference": objective.reference.name, **schedule.values()}
@@ -245,7 +247,8 @@ def print_plan(args, images) -> dict[str, int]:
     if args.theta_z == "coupled":
         updates = PenaltySettings.from_flags(**vars(args)).updates(moving, args.inner_loop)
     print(f"recipe {args.recipe}: theta_z {args.theta_z}, gradients {args.upper_gradient}")
-    print(f"{args.epochs} epochs of {iterations} iterations; the schedule moves {updates} times")
+    epochs = f"{counted(args.epochs, 'epoch')} of {iterations} iterations"
+    print(f"{epochs}; the schedule moves {updates} times")
     steps_z = args.inner_loop_z or args.inner_loop
     print(f"steps of an iteration: {args.inner_loop} of theta_y, {steps_z} of theta_z,")
     print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")

@@ -13,7 +13,8 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m assets.judge"
     add = cli.adder(parser)
-    add("report", False, "only write the page", action="store_true")
+    text = "judge nothing; write the table of docs/network.md from the rows that there are"
+    add("report", False, text, action="store_true")
     add("data_dir", "data", "folder that contains MNIST/raw")
     add("cache_dir", "cache", "folder in which reference statistics of the FID are cached")
     add("threads", 1, "CPU threads; 0: torch's default", type=cli.threads)

@@ -18,11 +18,11 @@ def make_parser() -> cli.Parser:
     parser.add_argument(
         "--run", type=Path, help="finished run of train_mnist.py whose network is shipped"
     )
-    parser.add_argument("--gif", action="store_true", help="Draw denoising.gif anew.")
+    parser.add_argument("--gif", action="store_true", help="draw denoising.gif anew")
     parser.add_argument(
         "--schedules",
         action="store_true",
-        help="Write schedules/ anew from the tables of reproduce.py in docs/results.",
+        help="write schedules/ anew from the tables of reproduce.py in docs/results",
     )
     return parser
 
@@ -127,7 +127,7 @@ def training_table(record: dict) -> str:
         line = [number, args.model_base_dim, args.batch_size, args.lr, args.loss_weighting]
         line += [stage["epochs"], f"{stage['steps']:,}"]
         lines.append([*line, f"{stage['seconds'] / 3600:.1f}", score])
-    head = ["stage", "channels", "batch", "rate", "weights of the loss"]
+    head = ["stage", "channels", "batch", "rate", "loss weighting"]
     head += ["epochs", "steps", "hours", "FID"]
     return markdown(head, lines)
 
@@ -143,7 +143,7 @@ def draw_training(record: dict, path: Path) -> None:
         label = f"stage {number}: {stage['epochs']} epochs{with_noise(flags_of(stage).eta)}"
         axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
         begun += stage["seconds"]
-    axis.set(xlabel="hours of a core", ylabel="FID", yscale="log")
+    axis.set(xlabel="hours on one core", ylabel="FID", yscale="log")
     axis.set_yticks(ticks := [20, 50, 100, 200, 500], list(map(str, ticks)))
     axis.minorticks_off()
     axis.legend()

@@ -6,19 +6,20 @@ python -m assets.widen --base 48 --out wide.pt    the shipped network, ready for
 import sys
 from pathlib import Path
 
-from common import cli
-from common.flags import SEED, WIDTH
+from common import cli, flags
+from common.locate import find_checkpoint
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m assets.widen"
-    help = "Channels of the first layer afterwards, a multiple of 4."
-    parser.add_argument("--base", type=WIDTH, required=True, help=help)
-    parser.add_argument("--out", type=Path, required=True, help="The checkpoint to write.")
+    text = "channels that the first layer is given, a multiple of 4"
+    parser.add_argument("--base", type=flags.WIDTH, required=True, help=text)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     add = cli.adder(parser)
-    add("ckpt", "assets/mnist.pt", "checkpoint whose network is widened")
-    add("seed", 0, "seed of the weights that are new", type=SEED)
+    text = "checkpoint whose network is widened, or a run with checkpoints"
+    add("ckpt", "assets/mnist.pt", text, metavar="FILE|RUN")
+    add("seed", 0, "seed of the weights that are new", type=flags.SEED)
     return parser
 
 
@@ -131,7 +132,11 @@ def widen(old: UNet, new: UNet) -> None:
 
 
 def main(args) -> None:
-    net, state = load_network(args.ckpt, "cpu")
+    try:
+        ckpt = find_checkpoint(args.ckpt)
+    except ValueError as error:
+        raise Stop(f"--ckpt {args.ckpt}: {error}", code=2) from None
+    net, state = load_network(ckpt, "cpu")
     narrow, timesteps = state["args"]["model_base_dim"], state["args"]["timesteps"]
     if args.base % 4 or args.base <= narrow:
         raise Stop(f"--base {args.base}: not a multiple of 4 above {narrow}", code=2)
@@ -141,7 +146,10 @@ def main(args) -> None:
     new = UNet(args.base, timesteps=timesteps)
     widen(old, new)
     wide = {"args": state["args"] | {"model_base_dim": args.base}, "ema": new.state_dict()}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(args.out, state | wide)
+    size = f"--model_base_dim {args.base} --timesteps {timesteps}"
+    print(f"wrote {args.out}; to train it: train_mnist.py --ckpt {args.out} {size}")
 
 
 if __name__ == "__main__":

@@ -192,8 +192,10 @@ def apply_recipe(args) -> None:
     if coupled and args.upper_gradient != "exact":
         raise ValueError("--theta_z coupled requires --upper_gradient exact")
     if args.gamma == "auto" and not coupled:
+        by = f", which --{foreign[0]} selected," if selected else ""
         raise ValueError(
-            "--gamma auto requires --theta_z coupled; another flag has selected --recipe ours"
+            f"--gamma auto requires --theta_z coupled; --recipe {args.recipe}{by} has "
+            f"--theta_z {args.theta_z}"
         )
 
 

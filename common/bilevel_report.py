@@ -134,15 +134,15 @@ class Warnings:
 
 
 def log_result(
-    run: Run, schedule: Schedule, band: Band, pictures: list[Path], command: str
+    run: Run, schedule: Schedule, first: Schedule, band: Band, pictures: list[Path], command: str
 ) -> None:
     """The schedule beside what noise makes of it, where the pictures are, what to do next."""
     run.write_json("null_band.json", band)
-    run.log(null_text(schedule, band))
+    run.log(null_text(schedule, first.values(), band))
     if names := within(schedule, band):
         run.log(
             f"warning: noise alone takes {', '.join(names)} as far: more updates (--epochs) or "
-            "more --zo_samples may show a slope, and --lr_beta 0 holds what has none"
+            "more --zo_samples may show a slope, and a rate of 0 in --lr_beta holds what has none"
         )
     if pictures:
         run.log(f"pictures: {', '.join(map(str, pictures))}")

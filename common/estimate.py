@@ -10,6 +10,7 @@ from common.data import to_unit
 from common.fast_layers import frozen
 from common.machine import stream
 from common.networks import make_network
+from common.tables import counted
 from common.training import denoising_step, make_optimizer
 from model import Diffusion
 from scheduler import Schedule
@@ -81,5 +82,5 @@ def duration(seconds: float) -> str:
 def text(cost: dict[str, int], rates: Rates, device: torch.device) -> str:
     """The line that ends a plan."""
     threads = torch.get_num_threads()
-    place = f"{threads} CPU thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device
+    place = counted(threads, "CPU thread") if device.type == "cpu" else device
     return f"about {duration(rates.seconds(cost))} on {place}, by a few steps timed now"

@@ -129,8 +129,8 @@ def add_training(parser, epochs=100):
     text = "decay of the EMA before it is rescaled by batch size, update interval and epochs"
     add("model_ema_decay", 0.995, text, type=number(float, 0, 1))
     text = (
-        "training steps that the EMA looks back on, in place of that rule; the rows of a table "
-        "compare only with equal ones (default: as the rule says, and logged)"
+        "training steps that the EMA looks back on, in place of that rule; compare only runs in "
+        "which it is equal (default: as the rule says, and logged)"
     )
     add("ema_memory", None, text, type=positive)
     add("limit_batches", 0, "maximum number of batches per epoch; 0: all", type=count_or_none)

@@ -7,6 +7,7 @@ Every flag that takes a run takes it in all of these forms:
 """
 
 import glob
+import os
 import re
 from pathlib import Path
 
@@ -79,24 +80,31 @@ def find_trained(name: str, runs_dir: str = "runs") -> Path:
     return run
 
 
+def is_file(name: str, suffix: str) -> bool:
+    """Whether it is one; a ValueError if it is called like one and is not there."""
+    if name.endswith(suffix) and not os.path.lexists(name):
+        raise ValueError("no such file")
+    return Path(name).is_file()
+
+
 def find_checkpoint(name: str, runs_dir: str = "runs") -> str:
     """A checkpoint's file, or the newest one of a run."""
-    if Path(name).is_file():
+    if is_file(name, ".pt"):
         return name
     try:
         return str(max(find_trained(name, runs_dir).glob(CHECKPOINTS)))
     except ValueError as error:
-        raise ValueError(f"neither a checkpoint nor a run that has one ({error})") from None
+        raise ValueError(f"neither a checkpoint nor a run that has one: {error}") from None
 
 
 def find_schedule(name: str, runs_dir: str = "runs") -> str:
     """A schedule's file, or the one of a run."""
-    if Path(name).is_file():
+    if is_file(name, ".json"):
         return name
     try:
         path = find_run(name, runs_dir, holding="schedule.json") / "schedule.json"
     except ValueError as error:
-        raise ValueError(f"neither a schedule.json nor a run that has one ({error})") from None
+        raise ValueError(f"neither a schedule.json nor a run that has one: {error}") from None
     if not path.is_file():
         raise ValueError(f"no schedule.json in {path.parent}")
     return str(path)

@@ -92,6 +92,9 @@ def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
     """
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     source = Source.from_flags(**vars(args))
+    if args.ckpt:  # a foreign checkpoint is refused before there is a run
+        network = args.model_base_dim, args.timesteps, device
+        make_network(*network, ckpt=args.ckpt, time_condition=args.time_condition)
     if args.dry_run:
         images = source.planned_images()
         cost = print_plan(args, images)
@@ -99,9 +102,6 @@ def run_script(kind: str, args, train: Callable, print_plan: Callable) -> None:
         print(estimate.text(cost, estimate.measure(images, *size, device, args.amp), device))
         return
     images = source.images("train").to(device)
-    if args.ckpt:  # a foreign checkpoint is refused before there is a run
-        network = args.model_base_dim, args.timesteps, device
-        make_network(*network, ckpt=args.ckpt, time_condition=args.time_condition)
     with (
         one_writes(vars(args)) as arguments,
         Run.open(kind, arguments, device, data=fingerprint(images)) as run,

@@ -42,7 +42,9 @@ def make_network(
         try:
             net.load_state_dict(given.state_dict())
         except RuntimeError:
-            sizes = [f"--{n} {state['args'][n]}" for n in ("model_base_dim", "timesteps")]
+            asked = {"model_base_dim": base, "timesteps": timesteps}
+            own = {name: state["args"][name] for name in asked}
+            sizes = [f"--{name} {own[name]}" for name in own if own[name] != asked[name]]
             raise Stop(f"{ckpt}: was trained with {' '.join(sizes)}", code=2) from None
         check_time_condition(ckpt, state, time_condition)
     return compiled(net, compile_mode)

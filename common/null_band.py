@@ -89,20 +89,21 @@ class Copies:
             parameter.copy_(column)
 
 
-def null_text(schedule: Schedule, band: Band) -> str:
-    """The learned schedule beside what noise alone would have made of the first one."""
+def null_text(schedule: Schedule, first: dict[str, float], band: Band) -> str:
+    """The learned schedule beside what noise alone would have made of the `first` values."""
     parts = []
     for name, value in schedule.values().items():
-        inside = "held"
+        inside = " (held)" if band else ""
         if f"{name}_low" in band:
             low, high = (band[f"{name}_{side}"][-1] for side in ("low", "high"))
-            inside = f"noise alone: {low:.4g} to {high:.4g}"
-        parts.append(f"{name} {value:.4g} ({inside})")
+            inside = f" (noise alone: {low:.4g} to {high:.4g})"
+        parts.append(f"{name} {value:.4g}{inside}")
     if "correlation" in band:
         parts.append(
             f"correlation of the noise from one update to the next {band['correlation'][0]:.2f}"
         )
-    return f"{'learned' if band else 'held'}: {', '.join(parts)}"
+    moved = schedule.values() != first
+    return f"{'learned' if moved else 'the schedule did not move'}: {', '.join(parts)}"
 
 
 def within(schedule: Schedule, band: Band) -> list[str]:

@@ -76,6 +76,11 @@ def with_error(value: float, error: float | None, form: str) -> str:
     return text if error is None else f"{text} ± {error:{form.removeprefix('+')}}"
 
 
+def counted(number: int, thing: str) -> str:
+    """As in 1 epoch and 2 epochs."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def fill(text: str, tables: dict[str, str]) -> str:
     """A page's text with each table between its marks; a table without marks is a Stop."""
     for name, table in tables.items():

@@ -35,7 +35,7 @@ class Method(NamedTuple):
 
 SCALES = {
     "quick": Scale(
-        "8x8 digits, a small network: a rehearsal in minutes a run",
+        "8x8 digits and a small network: a rehearsal, each run taking minutes",
         seeds=1,
         shared="""--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
             --backward_steps 5 --eval_samples 500 --threads 1""",

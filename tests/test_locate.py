@@ -94,7 +94,7 @@ def test_latest_prefers_what_is_left_to_resume(runs):
     ("latest", "00003-train-seed0/checkpoints/step_00000010.pt"),
     ("4", "00004-search-seed0/trials/001/checkpoints/step_00000007.pt"),
     ("4/trials/0", "00004-search-seed0/trials/000/checkpoints/step_00000005.pt"),
-    ("runs/00002/checkpoints/step_00000005.pt", None), ("5", None), ("100000", None),
+    ("5", None), ("100000", None),
 ])  # fmt: skip
 def test_a_run_is_its_newest_checkpoint(runs, name, file):
     if file:
@@ -103,8 +103,16 @@ def test_a_run_is_its_newest_checkpoint(runs, name, file):
             find_trained(name) == path_of(name) == (runs / file).parents[1].relative_to(runs.parent)
         )
         return
-    with pytest.raises(ValueError, match="neither a checkpoint nor a run that has one"):
+    with pytest.raises(ValueError, match="neither a checkpoint nor a run that has one: no"):
         find_checkpoint(name)
+
+
+@pytest.mark.parametrize(
+    "find, name", [(find_checkpoint, "runs/00002/step_5.pt"), (find_schedule, "x.json")]
+)
+def test_a_file_that_is_missing_is_called_a_file(runs, find, name):
+    with pytest.raises(ValueError, match="^no such file$"):
+        find(name)
 
 
 def test_a_run_is_its_schedule(runs):

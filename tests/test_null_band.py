@@ -69,12 +69,15 @@ def test_a_parameter_that_is_held_has_no_band():
     first = Schedule("cosine", 20, **INSIDE)
     band = band_of(ScheduleOptimizer, first, [0, 0, 0.1, 0], runs=10)
     assert {"updates", "tau_low", "tau_high"} == set(band)
-    assert within(first, band) == ["tau"] and "start 0.3 (held)" in null_text(first, band)
-    assert "tau 8 (noise alone: 7." in null_text(first, band)
+    text = null_text(first, {}, band)
+    assert within(first, band) == ["tau"]
+    assert text.startswith("learned: start 0.3 (held), ")
+    assert "tau 8 (noise alone: 7." in text
     for rates, updates in ((RATES, 0), ([0] * 4, 9)):
         assert band_of(ScheduleOptimizer, first, rates, updates) == {}
         assert band_of(SteadySteps, first, rates, updates) == {}
-    assert within(first, {}) == [] and null_text(first, {}).startswith("held: start 0.3 (held)")
+    text = null_text(first, first.values(), {})
+    assert within(first, {}) == [] and text.startswith("the schedule did not move: start 0.3, ")
 
 
 def test_what_lies_outside_the_band_was_learned():

@@ -255,17 +255,15 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path):
     assert list((tmp_path / "runs").glob("00001-sample-seed0/samples/*.png"))
     about = json.loads((tmp_path / "runs" / "00001-sample-seed0" / "args.json").read_text())
     known = json.loads((tmp_path / "runs" / "00000-train-seed0" / "args.json").read_text())
-    for name in (
-        "timesteps",
-        "model_base_dim",
-        "dataset",
-        "tau",
-    ):  # the checkpoint's, not the flags'
+    for name in ("timesteps", "model_base_dim", "dataset", "tau"):  # the checkpoint's own
         assert about["arguments"][name] == known["arguments"][name]
     assert script.run(*draw, "--tau", "3") == 2 and "was trained with 1.0" in script.last_line()
     assert script.run(*TINY, "--ckpt", newest) == 0, script.said()
-    assert script.run(*TINY, "--ckpt", newest, "--model_base_dim", "8") == 2
-    assert "--model_base_dim" in script.last_line()
+    for more in ([], ["--dry_run"]):
+        assert script.run(*TINY, "--ckpt", newest, "--model_base_dim", "8", *more) == 2
+        assert script.last_line().endswith("was trained with --model_base_dim 4")
+    assert script.run(*draw, "--image_size", "8") == 0, script.said()
+    assert script.run(*draw, "--image_size", "16") == 2
 
 
 @pytest.mark.parametrize("flags", [

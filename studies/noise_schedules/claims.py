@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
+from common.tables import counted
 from studies.noise_schedules.plan import (
     BASE,
     CROSSED,
@@ -160,7 +161,7 @@ class Verdict(NamedTuple):
 
     @property
     def text(self) -> str:
-        seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        seeds = counted(self.seeds, "seed")
         return f"{self.name}: {self.held} of {self.checks}, {seeds}" if self.seeds else self.name
 
 
