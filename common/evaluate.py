@@ -85,12 +85,12 @@ def judge_again(args) -> None:
     scores = judge_checkpoint(path, judges, device, args.eval_samples, settings, **other)
     if processes.rank() > 0:  # of torchrun: the first one reports
         return
-    print(json.dumps(scores, indent=2))
+    changed = {name: given[name] for name in SAMPLED_BY if name in given}
+    changed |= other if "sampling_schedule" in given else {}
+    print(json.dumps(scores | changed, indent=2))
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none
         summary = read_json(summary_path)
-        changed = {name: given[name] for name in SAMPLED_BY if name in given}
-        changed |= other if "sampling_schedule" in given else {}
         entry = {**scores, **changed, "checkpoint": path.name}
         earlier = summary.get("judged_again", [])
         if not isinstance(earlier, list):

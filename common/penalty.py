@@ -213,7 +213,9 @@ class Penalty:
         self.losses = [0.0, 0.0]
         if loss_z > (1 + LEFT) * loss_y:
             part = loss_z / loss_y - 1
-            return f"theta_z has left argmin L, its loss is {part:.0%} higher: raise --gamma"
+            return (
+                f"theta_z has left argmin L, its loss is {part:.0%} higher: raise --gamma tenfold"
+            )
         if self.began:
             return (
                 f"theta_z and theta_y parted by themselves, and began again together at step "

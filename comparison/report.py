@@ -31,7 +31,7 @@ SHORT_METHODS = (
     "schedule alone, no clipping",
 )
 CAPTIONS = {
-    "steps": "FID against DDIM steps, with clipping and without: mean and range, number of seeds in parentheses",
+    "steps": "FID against DDIM steps, with clipping and without: mean, range and (number of seeds)",
     "curves": "FID against forward passes; the band spans the seeds",
     "schedules": "log SNR of each seed's schedule",
     "slopes": "both terms of dF/dq and their sum, of the runs in the table of the two terms",

@@ -74,8 +74,8 @@ def test_a_gradient_of_exactly_0_is_told():
 def test_the_advice_of_the_penalty_is_given_once():
     texts = iter(
         [
-            "theta_z has left argmin L, its loss is 7% higher: raise --gamma",
-            "theta_z has left argmin L, its loss is 9% higher: raise --gamma",
+            "theta_z has left argmin L, its loss is 7% higher: raise --gamma tenfold",
+            "theta_z has left argmin L, its loss is 9% higher: raise --gamma tenfold",
             None,
         ]
         * 20

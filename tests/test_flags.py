@@ -57,6 +57,15 @@ def test_the_published_defaults():
     assert {name: args[name] for name in expected} == expected
 
 
+def test_a_published_name_is_meant_with_its_prefix():
+    """Of the bilevel script, where the schedule's parameters have other names."""
+    done = subprocess.run(
+        [sys.executable, "train_mnist_bilevel_ZO.py", "--tau", "2"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "did you mean --initial_tau?" in done.stderr
+
+
 @pytest.mark.parametrize(
     "word, meant", [("--epoch", "--epochs"), ("--no_clips=1", "--no_clip"), ("--zzz", None)]
 )

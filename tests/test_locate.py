@@ -111,7 +111,7 @@ def test_a_run_is_its_newest_checkpoint(runs, name, file):
     "find, name", [(find_checkpoint, "runs/00002/step_5.pt"), (find_schedule, "x.json")]
 )
 def test_a_file_that_is_missing_is_called_a_file(runs, find, name):
-    with pytest.raises(ValueError, match="^no such file$"):
+    with pytest.raises(ValueError, match=r"^no such file$"):
         find(name)
 
 
