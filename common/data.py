@@ -141,14 +141,14 @@ def _download(dataset, data_dir, path):
 
 
 def _image_files(folder):
-    if not folder.is_dir():
-        return []
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_FILES and p.is_file())
 
 
 def _files_of_folder(data_dir, split):
     """Those in its train/ or test/, or every tenth file in order of the names as the test split."""
     root = Path(data_dir)
+    if not root.is_dir():
+        raise Stop(f"--data_dir {data_dir}: no such folder", code=2)
     divided = all((root / name).is_dir() for name in ("train", "test"))
     files = _image_files(root / split if divided else root)
     if not divided:

@@ -179,6 +179,12 @@ def test_mnist_is_not_downloaded_among_somebodys_pictures(tmp_path):
     assert refused.value.code == 2 and not (tmp_path / "MNIST").exists()
 
 
+@pytest.mark.parametrize("name, reason", [("missing", "no such folder"), ("", "0 train images")])
+def test_a_folder_without_images_is_refused(tmp_path, name, reason):
+    with pytest.raises(Stop, match=reason):
+        Source("folder", str(tmp_path / name)).images("train")
+
+
 def test_a_run_on_a_folder_of_images(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(40):
