@@ -69,8 +69,6 @@ def ship(run: Path, assets: Path) -> None:
     about = json.loads((run / "args.json").read_text())
     summary = json.loads((run / "summary.json").read_text())
     state["args"] = {k: v for k, v in state["args"].items() if k not in PLACES}
-    if Path(state["args"]["ckpt"]).is_absolute():
-        state["args"]["ckpt"] = Path(state["args"]["ckpt"]).name
     checkpoint.save(assets / NETWORK, {name: state[name] for name in KEPT})
     parser = train_mnist.make_parser()
     args = parser.parse_args([])
@@ -78,7 +76,7 @@ def ship(run: Path, assets: Path) -> None:
     flags = cli.to_argv(parser, args)
     record = {"command": " ".join(["python train_mnist.py", *flags])}
     path = (assets / NETWORK).with_suffix(".json")
-    if args.ckpt:  # the run went on from the network that was shipped before, widened or not
+    if args.ckpt:  # the run went on from the network that was shipped before
         earlier = json.loads(path.read_text())
         record["began_with"] = {name: earlier[name] for name in EARLIER if name in earlier}
     record |= {name: about[name] for name in FACTS} | summary
@@ -124,11 +122,9 @@ def training_table(record: dict) -> str:
         steps = f"{args.backward_steps} steps{with_noise(args.eta)}"
         drawn = f"{stage['n']:,} images, {steps}, by `{stage['extractor']}`"
         score = f"{stage['fid']:.1f} ({drawn})"
-        line = [number, args.model_base_dim, args.batch_size, args.lr, args.loss_weighting]
-        line += [stage["epochs"], f"{stage['steps']:,}"]
-        lines.append([*line, f"{stage['seconds'] / 3600:.1f}", score])
-    head = ["stage", "channels", "batch", "rate", "loss weighting"]
-    head += ["epochs", "steps", "hours", "FID"]
+        line = [number, args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
+        lines.append([*line, f"{stage['steps']:,}", f"{stage['seconds'] / 3600:.1f}", score])
+    head = ["stage", "batch", "rate", "loss weighting", "epochs", "steps", "hours", "FID"]
     return markdown(head, lines)
 
 

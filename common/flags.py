@@ -35,7 +35,6 @@ EXTRACTOR_DEFAULT = (
     "mnist for 28x28 MNIST and for digits, else first, or pixels where there is no such network"
 )
 WIDTH = number(int, 1, 4096)
-SEED = number(int, 0, 2**32 - 1)
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
     "start": "start of the interval of the family's curve",
@@ -209,7 +208,7 @@ def add_machine(parser):
     text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"
     add("device", "auto", text, type=device)
     add("cpu", False, "run on the CPU, like --device cpu", action="store_true")
-    add("seed", 0, "seed of all random numbers", type=SEED)
+    add("seed", 0, "seed of all random numbers", type=number(int, 0, 2**32 - 1))
     text = "CPU threads; 0: torch's default. Use fewer if other jobs share the machine"
     add("threads", 0, text, type=cli.threads)
     text = "seconds between checkpoints; 0: one after every step"

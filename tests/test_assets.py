@@ -152,8 +152,7 @@ def test_judging_resumes_and_forgets_another_network(tmp_path, mnist_dir):
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["assets.make", "assets.judge", "assets.widen", "assets.train_classifier", "docs.method"],
+    "module", ["assets.make", "assets.judge", "assets.train_classifier", "docs.method"]
 )
 def test_help_is_printed_without_torch_and_writes_nothing(module):
     code = (
