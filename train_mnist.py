@@ -215,7 +215,7 @@ def print_plan(args, images) -> dict[str, int]:
     epochs = counted(args.epochs, "epoch")
     print(f"training: {epochs}, {steps:,} steps of {args.batch_size} images:")
     print(f"  {cost['training']:,} images forward and backward")
-    print(f"sampling: {cost['sampling']:,} images forward, to draw")
+    print(f"sampling: {cost['sampling']:,} forward passes, to draw")
     print(f"  {args.n_samples} for the picture and {args.fid_samples} for the FID after each")
     print(f"  epoch, and {args.eval_samples} at the end")
     return cost

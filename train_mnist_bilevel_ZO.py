@@ -247,8 +247,8 @@ def print_plan(args, images) -> dict[str, int]:
     if args.theta_z == "coupled":
         updates = PenaltySettings.from_flags(**vars(args)).updates(moving, args.inner_loop)
     print(f"recipe {args.recipe}: theta_z {args.theta_z}, gradients {args.upper_gradient}")
-    epochs = f"{counted(args.epochs, 'epoch')} of {iterations} iterations"
-    print(f"{epochs}; the schedule moves {updates} times")
+    epochs = f"{counted(args.epochs, 'epoch')} of {counted(iterations, 'iteration')}"
+    print(f"{epochs}; the schedule moves {counted(updates, 'time')}")
     steps_z = args.inner_loop_z or args.inner_loop
     print(f"steps of an iteration: {args.inner_loop} of theta_y, {steps_z} of theta_z,")
     print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")

@@ -192,11 +192,9 @@ def apply_recipe(args) -> None:
     if coupled and args.upper_gradient != "exact":
         raise ValueError("--theta_z coupled requires --upper_gradient exact")
     if args.gamma == "auto" and not coupled:
-        by = f", which --{foreign[0]} selected," if selected else ""
-        raise ValueError(
-            f"--gamma auto requires --theta_z coupled; --recipe {args.recipe}{by} has "
-            f"--theta_z {args.theta_z}"
-        )
+        by = f", which --{foreign[0]} selected" if selected else ""
+        where = "" if args.recipe == "exact" else f" with --recipe {args.recipe}{by}"
+        raise ValueError(f"--gamma auto requires --theta_z coupled; it is {args.theta_z}{where}")
 
 
 def check_combinations(args) -> None:

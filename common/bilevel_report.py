@@ -140,9 +140,12 @@ def log_result(
     run.write_json("null_band.json", band)
     run.log(null_text(schedule, first.values(), band))
     if names := within(schedule, band):
+        found = "no slope stood out of its noise"
+        if schedule.values() != first.values():
+            found = f"noise alone takes {', '.join(names)} as far"
         run.log(
-            f"warning: noise alone takes {', '.join(names)} as far: more updates (--epochs) or "
-            "more --zo_samples may show a slope, and a rate of 0 in --lr_beta holds what has none"
+            f"warning: {found}: more updates (--epochs) or more --zo_samples may show a slope, "
+            "and a rate of 0 in --lr_beta holds what has none"
         )
     if pictures:
         run.log(f"pictures: {', '.join(map(str, pictures))}")

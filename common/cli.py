@@ -83,8 +83,9 @@ class Parser(argparse.ArgumentParser):
 
             word = message.split()[2].partition("=")[0]
             known = self._option_string_actions
-            near = [flag for flag in known if flag.endswith(f"_{word[2:]}")]  # as --initial_tau
-            near = near or difflib.get_close_matches(word, known, 1)
+            longer = [flag for flag in known if flag.endswith(f"_{word[2:]}")]  # as --initial_tau
+            near = difflib.get_close_matches(word, known, 1, cutoff=0.85)
+            near = near or longer or difflib.get_close_matches(word, known, 1)
             message += f"; did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: error: {message} (-h explains the flags)\n")
 

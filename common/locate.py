@@ -82,9 +82,11 @@ def find_trained(name: str, runs_dir: str = "runs") -> Path:
 
 def is_file(name: str, suffix: str) -> bool:
     """Whether it is one; a ValueError if it is called like one and is not there."""
+    if Path(name).is_file():
+        return True
     if name.endswith(suffix) and not os.path.lexists(name):
         raise ValueError("no such file")
-    return Path(name).is_file()
+    return False
 
 
 def find_checkpoint(name: str, runs_dir: str = "runs") -> str:

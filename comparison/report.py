@@ -31,7 +31,7 @@ SHORT_METHODS = (
     "schedule alone, no clipping",
 )
 CAPTIONS = {
-    "steps": "FID against DDIM steps, with clipping and without: mean, range and (number of seeds)",
+    "steps": "FID against DDIM steps, with clipping and without; mean, range and number of seeds",
     "curves": "FID against forward passes; the band spans the seeds",
     "schedules": "log SNR of each seed's schedule",
     "slopes": "both terms of dF/dq and their sum, of the runs in the table of the two terms",
@@ -53,7 +53,7 @@ def print_plan(
     """
     for cell, method, seed, passes, has_rows in costs:
         cost = f"{passes:14,d} forward passes  {passes / rate / 60:8.1f} min"
-        note = "  has rows; made again, for another begins with its run" if has_rows else ""
+        note = "  has rows; made again: another cell begins with its run" if has_rows else ""
         print(f"cell {'–' if cell is None else cell:>3}  {method:36s} seed {seed}  {cost}{note}")
     total = sum(passes for *_, passes, _ in costs)
     hours = total / rate / 3600

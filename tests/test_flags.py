@@ -57,13 +57,16 @@ def test_the_published_defaults():
     assert {name: args[name] for name in expected} == expected
 
 
-def test_a_published_name_is_meant_with_its_prefix():
+@pytest.mark.parametrize(
+    "word, meant", [("tau", "initial_tau"), ("epoch", "epochs"), ("schedule", "scheduler")]
+)
+def test_a_name_is_meant_with_its_prefix_unless_another_one_is_nearer(word, meant):
     """Of the bilevel script, where the schedule's parameters have other names."""
     done = subprocess.run(
-        [sys.executable, "train_mnist_bilevel_ZO.py", "--tau", "2"],
+        [sys.executable, "train_mnist_bilevel_ZO.py", f"--{word}", "2"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 2 and "did you mean --initial_tau?" in done.stderr
+    assert done.returncode == 2 and f"did you mean --{meant}?" in done.stderr
 
 
 @pytest.mark.parametrize(

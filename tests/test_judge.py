@@ -48,7 +48,8 @@ def summary_of(runs):
 def test_a_run_is_judged_again_by_its_short_name(trained, judge):
     before = summary_of(trained)
     assert judge("--run", trained / "00000", "--eval_samples", 60) == (0, "")
-    assert judge("--run", trained / "00000-train-seed0", "--eval_samples", 30) == (0, "")
+    more = "--eval_samples", 30, "--backward_steps", 3
+    assert judge("--run", trained / "00000-train-seed0", *more) == (0, "")
     after = summary_of(trained)
     first, second = after.pop("judged_again")
     assert after == before  # what the run itself reported stays
@@ -58,6 +59,7 @@ def test_a_run_is_judged_again_by_its_short_name(trained, judge):
         assert scores["fid"] > 0 and scores["is_mean"] >= 1
         assert scores["checkpoint"] == "step_00000010.pt"
     assert json.loads(judge.out) == {k: v for k, v in second.items() if k != "checkpoint"}
+    assert second["backward_steps"] == 3
 
 
 def test_the_same_question_gives_the_same_answer(trained, judge):
