@@ -70,14 +70,19 @@ def test_the_first_one_point_call_moves_nothing():
 @pytest.mark.parametrize(
     ("family", "n", "no_clip", "net"),
     [
-        ("cosine", 8, False, FastUNet(4, timesteps=40)),
-        ("cosine", 20, True, TwoLayers(timesteps=40)),
-        ("linear", 8, False, TwoLayers(timesteps=40)),
+        ("cosine", 8, False, FastUNet),
+        ("cosine", 20, True, TwoLayers),
+        ("linear", 8, False, TwoLayers),
     ],
     ids=["unet", "more images than features", "linear"],
 )
 def test_forward_mode_agrees_with_central_differences(family, n, no_clip, net):
-    """At the FID itself, through every DDIM step; n on both sides of the feature dimension."""
+    """At the FID itself, through every DDIM step; n on both sides of the feature dimension.
+
+    Clipped pixels make kinks: of 40 seeds one has some within 1e-6, and agrees at 1e-7.
+    """
+    torch.manual_seed(0)
+    net = net(4, timesteps=40)
     upper, net, schedule, noise = small_upper(net, n=n, family=family, no_clip=no_clip)
     q = schedule.vector()
     with torch.no_grad():
