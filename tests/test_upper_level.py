@@ -79,7 +79,7 @@ def test_the_first_one_point_call_moves_nothing():
 def test_forward_mode_agrees_with_central_differences(family, n, no_clip, net):
     """At the FID itself, through every DDIM step; n on both sides of the feature dimension.
 
-    Clipped pixels make kinks: of 40 seeds one has some within 1e-6, and agrees at 1e-7.
+    Of one draw: a clipped pixel makes a kink, which a central difference may straddle.
     """
     torch.manual_seed(0)
     net = net(4, timesteps=40)
