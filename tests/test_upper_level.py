@@ -81,7 +81,6 @@ def test_forward_mode_agrees_with_central_differences(family, n, no_clip, net):
 
     Of one draw: a clipped pixel makes a kink, which a central difference may straddle.
     """
-    torch.manual_seed(0)
     net = net(4, timesteps=40)
     upper, net, schedule, noise = small_upper(net, n=n, family=family, no_clip=no_clip)
     q = schedule.vector()
