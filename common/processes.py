@@ -5,6 +5,7 @@ computed from them is the same everywhere. Pieces are cut as one process cuts th
 devices the results have the same bits. Without torchrun there is one process, and nothing is sent.
 """
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -27,20 +28,17 @@ Result = TypeVar("Result")
 def join() -> None:
     """Meet the other processes of torchrun; once, and only under torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        import torch.distributed.nn  # noqa: F401  imported later, its defaults would keep the group
+
         distributed.init_process_group("gloo")  # of the CPU: what is sent is small
+        # gloo's threads end with the group: one that drops a tensor after Python's end aborts
+        atexit.register(distributed.destroy_process_group)
 
 
 def refuse(command: str) -> None:
     """A Stop under torchrun, for a command that starts processes of its own."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise Stop(f"{command} starts its own processes (--jobs): run it without torchrun", code=2)
-
-
-def leave() -> None:
-    """Part from them, all at once; a process that ends does so by itself."""
-    if distributed.is_initialized():
-        distributed.barrier()  # or one would close what another still listens to
-        distributed.destroy_process_group()
 
 
 def size() -> int:
