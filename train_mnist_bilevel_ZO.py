@@ -55,6 +55,7 @@ def check(args) -> None:
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), "bilevel", check)
 
+import math
 import sys
 import time
 from copy import deepcopy
@@ -220,10 +221,13 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
 
 
 def retraining(args, schedule: Path) -> str:
-    """The command that trains anew with a schedule, in as many steps as theta_y took."""
-    changed = {"schedule_from": str(schedule), "epochs": args.epochs * args.inner_loop}
+    """The command that trains anew with a schedule: as many steps as theta_y, averaged as long."""
+    there = vars(args) | {"schedule_from": str(schedule), "epochs": args.epochs * args.inner_loop}
+    memory = EmaRule.from_flags(**vars(args)).memory
+    if not math.isclose(memory, EmaRule.from_flags(**there | {"recipe": None}).memory):
+        there["ema_memory"] = float(f"{memory:.6g}")
     parser, skip = train_mnist.make_parser(), {"timesteps", "resume", "reference"}
-    return cli.command("train_mnist.py", parser, vars(args) | changed, skip)
+    return cli.command("train_mnist.py", parser, there, skip)
 
 
 def planned(args, images) -> dict[str, int]:

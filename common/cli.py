@@ -76,17 +76,27 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"argument {name}: the value is empty")
         return parsed
 
+    def _meant(self, message: str) -> str | None:
+        """What was probably meant by a flag, or by a value of one, that there is not."""
+        import difflib  # not at every start
+
+        if message.startswith("unrecognized arguments: --"):
+            word = message.split()[2].partition("=")[0]
+            known = list(self._option_string_actions)
+            longer = [flag for flag in known if flag.endswith(f"_{word[2:]}")]  # as --initial_tau
+            near = difflib.get_close_matches(word, known, 1, cutoff=0.85) or longer
+            near = near or difflib.get_close_matches(word, known, 1)
+        elif wrong := re.match(r"argument (--\w+): invalid choice: '(.*)' \(choose", message):
+            choices = self._option_string_actions[wrong[1]].choices or ()
+            near = difflib.get_close_matches(wrong[2], map(str, choices), 1)
+        else:
+            near = []
+        return near[0] if near else None
+
     def error(self, message):
         message = " ".join(message.split())  # a file's name may hold a line break
-        if message.startswith("unrecognized arguments: --"):
-            import difflib  # not at every start
-
-            word = message.split()[2].partition("=")[0]
-            known = self._option_string_actions
-            longer = [flag for flag in known if flag.endswith(f"_{word[2:]}")]  # as --initial_tau
-            near = difflib.get_close_matches(word, known, 1, cutoff=0.85)
-            near = near or longer or difflib.get_close_matches(word, known, 1)
-            message += f"; did you mean {near[0]}?" if near else ""
+        if near := self._meant(message):
+            message += f"; did you mean {near}?"
         self.exit(2, f"{self.prog}: error: {message} (-h explains the flags)\n")
 
 

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import shlex
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ from harness import Script, TwoLayers
 from test_checkpoint import same
 from test_runs import DieAtStep, result
 
+import train_mnist
+import train_mnist_bilevel_ZO
 from common import checkpoint
+from common.training import EmaRule
 from common.upper_level import UpperLevel
 from scheduler import Schedule
 
@@ -157,6 +162,23 @@ def test_the_learned_schedule_trains_the_baseline(tmp_path, whole):
     assert script.run(*words, "--schedule_from", whole / "schedule.json") == 0, script.said()
     learned = json.loads((whole / "schedule.json").read_text())
     assert json.loads((script.only / "schedule.json").read_text()) == learned
+
+
+@pytest.mark.parametrize("flags", [
+    "", "--epochs 40", "--recipe paper", "--recipe paper --inner_loop 10", "--ema_memory 300",
+    "--recipe ours --inner_loop 5", "--recipe paper --epochs 60 --model_ema_steps 3",
+])  # fmt: skip
+def test_the_command_that_trains_anew_takes_as_many_steps_and_averages_as_long(flags):
+    parser = train_mnist_bilevel_ZO.make_parser()
+    args = parser.parse_args(flags.split())
+    train_mnist_bilevel_ZO.check(args)
+    words = shlex.split(train_mnist_bilevel_ZO.retraining(args, Path("schedule.json")))
+    assert words[:2] == ["python", "train_mnist.py"]
+    anew = train_mnist.make_parser().parse_args(words[2:])
+    assert anew.epochs == args.epochs * args.inner_loop and anew.schedule_from == "schedule.json"
+    rules = [EmaRule.from_flags(**vars(namespace)) for namespace in (args, anew)]
+    assert rules[0].memory == pytest.approx(rules[1].memory, rel=1e-5)
+    assert (anew.ema_memory is None) == (flags in ("", "--epochs 40", "--recipe paper"))
 
 
 class PoisonFid:

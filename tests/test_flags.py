@@ -78,6 +78,13 @@ def test_a_mistyped_flag_is_told_from_a_strange_one(capsys, word, meant):
     assert f"unrecognized arguments: {word}; did you mean {meant}? (-h" in said or not meant
 
 
+@pytest.mark.parametrize("word, meant", [("mnits", "mnist"), ("digit", "digits"), ("zzz", None)])
+def test_a_mistyped_choice_is_told_from_a_strange_one(capsys, word, meant):
+    said = refused(capsys, "--dataset", word)
+    assert f"invalid choice: '{word}' (choose from" in said
+    assert f"); did you mean {meant}? (-h" in said if meant else "did you mean" not in said
+
+
 def test_a_flag_of_another_recipe_chooses_it(capsys):
     """So the published command stays what it is, and no flag that is given is left unread."""
     said = refused(capsys, "--inner_loop_z", 3, "--update_every", 5, script="bilevel")
