@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from common import figures
+from common import estimate, figures
 from common.data import Source
 from common.errors import guarded
 from common.judging import Judge
@@ -39,6 +39,7 @@ from studies.reward.setting import DIGITS, JUDGE, Rewards, bank, rewards_of, sco
 from studies.reward.upper import Descent, Steps
 
 CURVE_POINTS = 60  # of curve.csv
+TIMED = 16  # images, for a plan
 
 
 @dataclass(frozen=True)
@@ -214,29 +215,41 @@ def planned(args) -> dict[str, int]:
         costs["choice of class and direction, once"] = args.choice_samples * passes
     if args.method in SEARCHES:
         calls = planned_calls(args, passes, trial)
-        costs[f"{calls} trials of {args.guided_samples} images"] = calls * trial
+        costs[f"{calls} trials of {args.guided_samples:,} images"] = calls * trial
     if args.method == "bilevel" and args.estimator == "guided":
         costs[f"{args.iterations} steps of two guided runs"] = 2 * args.iterations * trial
     elif args.method == "bilevel":
-        costs[f"{args.bank_samples} samples without guidance"] = args.bank_samples * passes
+        costs[f"{args.bank_samples:,} samples without guidance"] = args.bank_samples * passes
     guided = 0 if args.method == "unguided" else image
-    costs[f"{args.eval_samples} final images, before and after"] = args.eval_samples * (
+    costs[f"{args.eval_samples:,} final images, before and after"] = args.eval_samples * (
         passes + guided
     )
     return costs
 
 
-def print_plan(args) -> None:
-    """What would be done, and what it costs in forward passes."""
+def print_plan(args, device: torch.device) -> None:
+    """What would be done, what it costs in forward passes and, of digits, how long it takes."""
+    # a pipeline would have to be loaded, or even downloaded, to be timed
+    model = None if args.pipeline else load_model(args, device)
+    costs = planned(args)
     print(f"{args.method}, {args.lower} guidance, forward passes:")
-    for purpose, count in planned(args).items():
+    for purpose, count in costs.items():
         print(f"{count:>10,}  {purpose}")
+    if model is None:
+        return
+    noise = model.noise(TIMED, args.seed, "timed")
+
+    def draw(_: int) -> None:
+        model.draw(noise, None, 1.0, lambda: None).sum().item()
+
+    rates = estimate.Rates(0.0, estimate.seconds_of(draw) / (TIMED * model.passes))
+    print(estimate.text({"sampling": sum(costs.values())}, rates, device))
 
 
 def main(args) -> None:
     device = setup(args.device, args.cpu, args.threads)
     if args.dry_run:
-        print_plan(args)
+        print_plan(args, device)
         return
     model = load_model(args, device)
     with Run.open(KIND, vars(args), device, model=model.identity) as run:

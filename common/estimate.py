@@ -1,6 +1,7 @@
 """How long a plan would take on this machine: a few timed steps, before any run."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -59,10 +60,11 @@ def measure(
         ):
             net(x0, torch.ones(1, dtype=torch.long, device=device)).sum().item()
 
-    return Rates(*(_seconds(work) / count for work in (train, sample)))
+    return Rates(*(seconds_of(work) / count for work in (train, sample)))
 
 
-def _seconds(work) -> float:
+def seconds_of(work: Callable[[int], None]) -> float:
+    """The shorter of two calls, after one that allocates."""
     times = []
     for step in range(1 + STEPS):
         began = time.perf_counter()

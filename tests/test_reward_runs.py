@@ -231,7 +231,9 @@ def test_more_steps_than_the_network_has_are_one_line(tmp_path, mnist_dir, capsy
 @pytest.mark.parametrize("method", options.METHODS)
 def test_the_plan_says_what_a_method_costs(method, capsys, tmp_path):
     finetune_reward.main(parse("--dry_run", "--cpu", "--method", method, "--runs_dir", tmp_path))
-    assert "final images, before and after" in capsys.readouterr().out
+    plan = capsys.readouterr().out.splitlines()
+    assert plan[-2].endswith("final images, before and after")
+    assert re.fullmatch(r"about [\d.]+ \w+ on \d+ CPU threads?, by .* timed now", plan[-1])
     assert not list(tmp_path.iterdir())
 
 
