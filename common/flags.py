@@ -50,8 +50,8 @@ def add_data(parser):
     add("dataset", "mnist", text, choices=list(DATASETS))
     add("data_dir", "data", DATA_DIR)
     text = (
-        "side of the images in pixels (default: the data set's own, 28 or 8). 8 and 16 are means "
-        "of blocks of the 28x28 image framed in black, which 32 shows whole and 64 enlarged"
+        "side of the images in pixels (default: the data set's own, 28 or 8). 32 is the image of "
+        "28x28 framed in black, 64 the same enlarged; 8 and 16 are means of its blocks"
     )
     add("image_size", None, text, type=int, choices=IMAGE_SIZES)
     add("cache_dir", "cache", "folder in which reference statistics of the FID are cached")
@@ -103,9 +103,10 @@ def add_sampling_schedule(add) -> None:
     )
     add("sampling_schedule", None, text, metavar="FILE|RUN|FAMILY")
     text = (
-        "time that the network receives where --sampling_schedule is another than it was trained "
-        "with; visited: the time of the step; nearest: the training time of the nearest noise "
-        "level (default: as in the file of a schedule learned with --freeze_network, else nearest)"
+        "time that the network receives where --sampling_schedule differs from the schedule that "
+        "it was trained with; visited: the time of the step; nearest: the training time of the "
+        "nearest noise level (default: as in the file of a schedule learned with --freeze_network, "
+        "else nearest)"
     )
     add("told", None, text, choices=TOLD)
 
@@ -128,8 +129,8 @@ def add_training(parser, epochs=100):
     text = "decay of the EMA before it is rescaled by batch size, update interval and epochs"
     add("model_ema_decay", 0.995, text, type=number(float, 0, 1))
     text = (
-        "training steps that the EMA looks back on, in place of that rule; compare only runs in "
-        "which it is equal (default: as the rule says, and logged)"
+        "training steps that the EMA looks back on, instead of --model_ema_decay; compare only "
+        "runs in which it is equal (default: by the rule of --model_ema_decay, and logged)"
     )
     add("ema_memory", None, text, type=positive)
     add("limit_batches", 0, "maximum number of batches per epoch; 0: all", type=count_or_none)

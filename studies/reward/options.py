@@ -100,7 +100,8 @@ def add_upper_level(parser) -> None:
     add("estimator", "weighted", text, choices=ESTIMATORS)
     text = "lambda at which the bilevel method starts; the lambda of fixed and weighted_sum"
     add("lambda0", 5.0, text, type=cli.positive)
-    add("lambda_max", 100.0, "largest lambda of the bilevel method", type=cli.positive)
+    text = "largest lambda of the bilevel method, except with --estimator guided"
+    add("lambda_max", 100.0, text, type=cli.positive)
     text = "smallest effective sample size of the importance weights; it bounds lambda from below"
     add("min_ess", 60.0, text, type=cli.number(float, 2))
     add(
@@ -123,7 +124,8 @@ def add_search(parser) -> None:
     text = "images in a trial, and in each run of --estimator guided"
     add("guided_samples", 64, text, type=cli.number(int, 2))
     options = {"type": cli.positive, "nargs": 2, "metavar": ("LOW", "HIGH")}
-    add("lambda_range", [0.01, 100.0], "range in which a search looks for lambda", **options)
+    text = "range of lambda in a search and with --estimator guided"
+    add("lambda_range", [0.01, 100.0], text, **options)
     text = "range in which weighted_sum looks for the weight of r1"
     add("weight_range", [0.01, 10.0], text, **options)
 
