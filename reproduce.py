@@ -66,7 +66,7 @@ import torch
 from common import estimate, figures
 from common.data import Source
 from common.errors import Stop, guarded
-from common.machine import setup
+from common.machine import gpus_to_share, setup
 from common.processes import refuse
 from common.run import forward_passes
 from common.tables import rounded, write_csv
@@ -74,7 +74,7 @@ from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
 from comparison.kept import Kept, place, read_tables, results_path
-from comparison.running import gpus_to_share, lock_of, run_all
+from comparison.running import lock_of, run_all
 
 
 def main(args) -> None:

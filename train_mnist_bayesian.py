@@ -63,7 +63,7 @@ from common import checkpoint
 from common.errors import guarded
 from common.judging import Judges
 from common.loop import run_script
-from common.machine import progress_bar
+from common.machine import gpus_to_share, progress_bar
 from common.processes import refuse
 from common.run import Run
 from common.sampling import SamplerSettings
@@ -101,7 +101,7 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
             limit = median_at_half(rows) if args.prune else None
             folder = results.trial_folder(run, number)
             run.log(f"trial {number}, the last is {args.n_calls - 1}: its log is {folder}/log.txt")
-            return folder, trial_arguments(args, point, number), limit
+            return folder, trial_arguments(args, point), limit
 
         def stop(rows: list[dict]) -> str:
             return why_stop(args, run, rows, len(ledger.rows))
@@ -153,7 +153,7 @@ def search_in_batches(
 def make_workers(args, run: Run) -> Workers | Elsewhere:
     """What runs the trials: processes of ours, or an engine."""
     if args.executor == "local":
-        return Workers(args.jobs, run)
+        return Workers(args.jobs, run, gpus_to_share("cpu" if args.cpu else args.device))
     options = dict(args.executor_options or ())
     return Elsewhere(ENGINES[args.executor](run.folder / "jobs", args.jobs, options), run)
 
@@ -173,16 +173,12 @@ def why_stop(args, run: Run, rows: list[dict], recorded: int) -> str:
     return ""
 
 
-def trial_arguments(args, point: dict, number: int) -> argparse.Namespace:
+def trial_arguments(args, point: dict) -> argparse.Namespace:
     """The arguments of train_mnist.py for a point, on this trial's share of the machine."""
     parser = train_mnist.make_parser()
     given = {name: value for name, value in vars(args).items() if name in vars(parser.defaults())}
     given |= among(vars(args)) | point | {"schedule_from": None, "resume": None}
-    gpus = torch.cuda.device_count()
-    shared = args.jobs > 1 and args.executor == "local"
-    if shared and gpus > 1 and not args.cpu and args.device in ("auto", "cuda"):
-        given["device"] = f"cuda:{number % gpus}"
-    if shared and not args.threads:
+    if args.jobs > 1 and args.executor == "local" and not args.threads:
         given["threads"] = max(1, torch.get_num_threads() // args.jobs)
     return parser.defaults(**given)
 
@@ -223,7 +219,7 @@ def conclude(args, run: Run, device, ledger: Ledger, optimizer_seconds: float) -
 
 def retraining(args, schedule: Path) -> str:
     """The command that trains with a schedule as the trials did."""
-    one = trial_arguments(args, {}, 0)
+    one = trial_arguments(args, {})
     one.reference = "test"
     one.schedule_from, one.device, one.threads = str(schedule), args.device, args.threads
     if isinstance(args.sampling_schedule, dict):  # a file's content; the file may be gone
@@ -241,7 +237,7 @@ def print_plan(args, images) -> dict[str, int]:
     if args.strategy == "grid":
         print(grid_plan(ranges_of(args), args.n_calls, first_points(args)))
     print("a trial:")
-    one = train_mnist.print_plan(trial_arguments(args, {}, 0), images)
+    one = train_mnist.print_plan(trial_arguments(args, {}), images)
     print("all trials, one after the other:")
     return {name: args.n_calls * count for name, count in one.items()}
 

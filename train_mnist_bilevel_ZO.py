@@ -75,6 +75,7 @@ from common.networks import check_time_condition, compiled, load_network, make_n
 from common.null_band import null_band
 from common.objective import UpperSettings
 from common.penalty import Penalty, PenaltySettings
+from common.processes import one_writes
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
 from common.sampling_only import first_of, run_frozen
@@ -287,7 +288,7 @@ def freeze_network(args) -> None:
     judges = Judges.from_flags(device, **flags_of_run)
     objective = Judge.from_flags(device, split=args.reference, **flags_of_run)
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
-    with Run.open("frozen", vars(args), device) as run:
+    with one_writes(vars(args)) as arguments, Run.open("frozen", arguments, device) as run:
         sampler = Sampler(trained, drawn, state["shape"])
         levels = args.told or "visited", objective, judges, upper
         moves = args.lr_beta, args.frozen_updates, args.eval_samples

@@ -106,12 +106,14 @@ def load_newest(folder: Path, warn=print) -> tuple[dict, Path] | None:
 
 
 def save_numbered(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
-    """Save as step_NNNNNNNN.pt and keep the last two."""
+    """Save as step_NNNNNNNN.pt and keep the last two; a newer one had been refused."""
     folder.mkdir(exist_ok=True)
     path = folder / f"step_{step:08d}.pt"
     for torn in folder.glob("step_*.tmp"):  # of a process that was killed while it saved
         torn.unlink()
     save(path, state)
-    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
-        old.unlink()
+    names = sorted(folder.glob("step_*.pt"))
+    now = names.index(path) + 1
+    for other in (*names[: max(0, now - keep)], *names[now:]):
+        other.unlink()
     return path

@@ -5,6 +5,7 @@ else; `to_unit` and `to_pixels` are the only two places that convert.
 """
 
 import hashlib
+import tempfile
 import warnings
 from collections.abc import Callable
 from http.client import HTTPException
@@ -129,7 +130,12 @@ def _download(dataset, data_dir, path):
         )
     print(f"{path} not found: downloading {name} to {data_dir}")
     try:
-        getattr(datasets, name)(data_dir, download=True)
+        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as away:
+            getattr(datasets, name)(away, download=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for file in (Path(away) / name / "raw").glob("*"):
+                file.replace(path.parent / file.name)  # whole, as another process may read it
     except (OSError, RuntimeError, EOFError, HTTPException) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise Stop(

@@ -190,6 +190,11 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def of_the_card(error: BaseException) -> bool:
+    """Of a GPU, which then stays with the process: all that it computes later would fail too."""
+    return any(name in str(error) for name in ("CUDA error", "cuDNN error"))
+
+
 def first_line(error: BaseException) -> str:
     """An error's text in few words."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)

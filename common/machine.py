@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import hashlib
+import os
 import re
 import resource
 import sys
@@ -48,6 +49,15 @@ def setup(
         torch.cuda.reset_peak_memory_stats(device)  # a search's worker makes many runs
     keep_freed_memory()
     return device
+
+
+def gpus_to_share(device: str) -> list[str]:
+    """The cards of this machine by the names that CUDA_VISIBLE_DEVICES takes, if runs choose."""
+    if device not in ("auto", "cuda"):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
+    return list(names)[: torch.cuda.device_count()]
 
 
 def keep_freed_memory(keep: bool = True) -> None:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as tree
 
 from common.errors import Stop
 
+NOTHING_TO_SHARE = "has no work that processes share"
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
@@ -35,10 +36,10 @@ def join() -> None:
         atexit.register(distributed.destroy_process_group)
 
 
-def refuse(command: str) -> None:
-    """A Stop under torchrun, for a command that starts processes of its own."""
+def refuse(command: str, why: str = "starts its own processes (--jobs)") -> None:
+    """A Stop under torchrun, for a command that has no work to share."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Stop(f"{command} starts its own processes (--jobs): run it without torchrun", code=2)
+        raise Stop(f"{command} {why}: run it without torchrun", code=2)
 
 
 def size() -> int:
@@ -60,7 +61,8 @@ def in_turn(
     while share := list(islice(pieces, size())):
         ours = work(share[rank()]) if rank() < len(share) else None
         results: list[Any] = [None] * size()
-        distributed.all_gather_object(results, tree.tree_map(_to_send, ours))
+        with _together():
+            distributed.all_gather_object(results, tree.tree_map(_to_send, ours))
         for result in results[: len(share)]:
             yield tree.tree_map(lambda value: _back(value, device), result)
 
@@ -73,14 +75,23 @@ def _back(value, device):
     return value.to(device) if torch.is_tensor(value) else value
 
 
-def agree(net: nn.Module) -> None:
-    """Give every process the first one's weights: on a GPU, equal trainings drift apart."""
+def agree(*modules: nn.Module) -> None:
+    """Give every process the first one's networks and schedules: on GPUs equal runs drift apart."""
     if size() > 1:
-        with torch.no_grad():
-            for tensor in (*net.parameters(), *net.buffers()):
+        with torch.no_grad(), _together():
+            for tensor in (t for m in modules for t in (*m.parameters(), *m.buffers())):
                 ours = tensor.detach().cpu().contiguous()
                 distributed.broadcast(ours, src=0)
                 tensor.copy_(ours)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Around what all processes do at once; a Stop where another one has ended before."""
+    try:
+        yield
+    except RuntimeError as error:  # of the connection that the other one closed
+        raise Stop("another process of torchrun has ended, so this one cannot go on") from error
 
 
 @contextmanager
@@ -91,7 +102,8 @@ def one_writes(arguments: dict) -> Iterator[dict]:
     """
     if rank() == 0:
         if size() > 1:
-            distributed.barrier()  # until the others have copied what is resumed
+            with _together():
+                distributed.barrier()  # until the others have copied what is resumed
         yield arguments
         return
     with tempfile.TemporaryDirectory() as home, open(os.devnull, "w") as nowhere:
@@ -100,6 +112,7 @@ def one_writes(arguments: dict) -> Iterator[dict]:
             copy = Path(home) / Path(arguments["resume"]).name
             shutil.copytree(arguments["resume"], copy, ignore=shutil.ignore_patterns(".lock"))
             changed["resume"] = str(copy)
-        distributed.barrier()
+        with _together():
+            distributed.barrier()
         with redirect_stdout(nowhere):
             yield arguments | changed

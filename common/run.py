@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common import checkpoint
+from common import checkpoint, processes
 from common.board import Board
-from common.errors import NOT_FINITE, NotFinite, Stop, first_line, out_of_memory
+from common.errors import NOT_FINITE, NotFinite, Stop, first_line, of_the_card, out_of_memory
 from common.families import NAMES
 from common.machine import peak_memory
 from common.run_files import Tables, refuse_links
@@ -33,7 +33,7 @@ UNFIT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, Arith
 
 def _is_unfit(error: BaseException | None) -> bool:
     """Whether an error is of odd content, and not of the machine's memory or card."""
-    return isinstance(error, UNFIT) and not (out_of_memory(error) or "CUDA error" in str(error))
+    return isinstance(error, UNFIT) and not (out_of_memory(error) or of_the_card(error))
 
 
 def forward_passes(evaluations: dict[str, int]) -> int:
@@ -200,8 +200,13 @@ class Run:
         self.saved = time.monotonic()
 
     def poll(self) -> None:
-        """Where the state is whole: save when it is time to, end the run when it was asked to."""
+        """Where the state is whole: save when it is time to, end the run when it was asked to.
+
+        Under torchrun the first process does both; the others cannot go on without it.
+        """
         self.untried = None
+        if processes.rank():
+            return
         if self.signal or time.monotonic() - self.saved >= self.save_seconds:
             self.save()
         if self.signal:

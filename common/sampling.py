@@ -125,7 +125,7 @@ class Sampler:
                 on_step(images)
             return images
 
-        processes.agree(net)
+        processes.agree(net, self.process.schedule, self.process.sampling_schedule)
         options = {} if self.chains else {"on_step": on_step}
         sizes = [min(BLOCK, n - start) for start in range(0, n, BLOCK)]
         count = sum(math.ceil(size / self.settings.chunk) for size in sizes)

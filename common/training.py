@@ -104,7 +104,7 @@ class EmaRule(NamedTuple):
     @property
     def memory(self) -> float:
         """The steps that the average looks back on, or the time between two copies."""
-        return self.every / (1 - self.decay)
+        return self.every / max(1 - self.decay, 1e-12)  # a decay of 1 never takes a copy
 
     @classmethod
     def from_flags(

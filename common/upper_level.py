@@ -40,6 +40,9 @@ class UpperLevel(ExactGradients):
     @torch.no_grad()
     def slope_of_weights(self, net: nn.Module, step: int) -> Slope:
         """dF/dtheta, exact or zeroth-order; the weights stay what they are, to the last bit."""
+        if self.settings.upper_gradient == "exact":
+            return self.slopes(net, step, "z")[1]
+        agree(net, self.schedule)
         levels = self.levels(self.schedule.vector())
 
         def values(points):
@@ -52,9 +55,6 @@ class UpperLevel(ExactGradients):
             set_weights(net, point)
             return self.features(net, levels, noise)
 
-        agree(net)
-        if self.settings.upper_gradient == "exact":
-            return self.slopes(net, step, "z")[1]
         with weights_kept(net), evaluating(net):
             return self._zeroth_order(values, flat(net), "z", step)
 
@@ -80,10 +80,10 @@ class UpperLevel(ExactGradients):
             found = torch.cat(list(in_turn(parts, features, self.sampler.device)))
             return self.distances(found.unflatten(0, (k, n)))
 
-        agree(net)
-        q = self.schedule.vector()
         if self.settings.upper_gradient == "exact":
             return self.slopes(net, step, "q", weights=False)[0]
+        agree(net, self.schedule)
+        q = self.schedule.vector()
         with evaluating(net):
             if self.settings.upper_gradient == "zo":
                 return self._zeroth_order(values, q, "q", step)
@@ -93,6 +93,7 @@ class UpperLevel(ExactGradients):
 
     def slopes(self, net: nn.Module, step: int, name: str, weights: bool = True) -> list[Slope]:
         """dF/dq and, unless told otherwise, dF/dtheta from one backward pass."""
+        agree(net, self.schedule)
         noise = self.noises(1, name, step)[0]
         # two forward passes and a backward one, which costs two; the first of them is counted
         self.count(len(noise) * (3 if len(noise) <= self.settings.at_once else 4))

@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
-import torch
-
 from common.errors import Stop
 from common.machine import progress_bar
 from common.run_files import refuse_links
@@ -148,15 +146,6 @@ def _wait_until_free(cell: Job) -> None:
                 return
             except BlockingIOError:
                 time.sleep(POLL)
-
-
-def gpus_to_share(device: str) -> list[str]:
-    """The cards of this machine by the names that CUDA_VISIBLE_DEVICES takes, if runs choose."""
-    if device not in ("auto", "cuda"):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
-    return list(names)[: torch.cuda.device_count()]
 
 
 def run_all(

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import train_mnist
 from common.data import Source, fingerprint
-from common.errors import Stop, read_json
+from common.errors import Stop, of_the_card, read_json
 from common.machine import peak_memory, setup
 from common.run import Run
 
@@ -104,7 +104,7 @@ def _outcome(args, trial: Trial, images) -> dict:
         return {"status": status, "reason": str(error).splitlines()[0]}
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        if "CUDA error" in reason:  # it stays with the process: every later trial would fail too
+        if of_the_card(error):
             trial.log(f"{reason}; this process ends")
             os._exit(1)
         return {"status": "failed", "reason": reason}
@@ -125,8 +125,10 @@ def _result(trial: Trial, summary: dict) -> dict:
 class Workers:
     """A pool of processes for the trials; one that dies takes only its own trial with it."""
 
-    def __init__(self, jobs: int, run: Run):
+    def __init__(self, jobs: int, run: Run, gpus: Sequence[str] = ()):
+        """`gpus` are the cards that the processes share, each the same one for all its trials."""
         self.jobs, self.run, self.pool, self.stop = jobs, run, None, CONTEXT.RawValue("b", 0)
+        self.gpus = gpus if jobs > 1 and len(gpus) > 1 else []
 
     def __enter__(self):
         return self
@@ -187,9 +189,10 @@ class Workers:
         """Futures of the tasks; a pool whose worker died since the last trial is replaced."""
         for _ in range(ATTEMPTS):
             if not self.pool:
-                self.pool = ProcessPoolExecutor(
-                    self.jobs, CONTEXT, _stay_with_the_parent, (self.stop,)
-                )
+                cards = CONTEXT.SimpleQueue()
+                for i in range(self.jobs):
+                    cards.put(self.gpus[i % len(self.gpus)] if self.gpus else None)
+                self.pool = ProcessPoolExecutor(self.jobs, CONTEXT, _begin, (self.stop, cards))
             try:
                 return {self.pool.submit(run_trial, *task): i for i, task in tasks.items()}
             except BrokenProcessPool:
@@ -211,8 +214,10 @@ def killed(task) -> dict:
     }  # fmt: skip
 
 
-def _stay_with_the_parent(stop):
-    """A worker learns of an interrupt from its parent only, and does not outlive it."""
+def _begin(stop, cards):
+    """A worker takes a card; its parent alone tells it of an interrupt, and it ends with it."""
+    if (card := cards.get()) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = card  # before this process first asks for one
     Trial.stop = stop
     os.setpgid(0, 0)  # Ctrl-C goes to the parent's group
     parent = multiprocessing.parent_process()

@@ -95,6 +95,10 @@ def test_the_last_two_are_kept_and_a_bad_one_falls_back(tmp_path):
     state, path = checkpoint.load_newest(tmp_path, warn=said.append)
     assert state["step"] == 2 and path.name == "step_00000002.pt"
     assert len(said) == 1 and "step_00000003.pt" in said[0]
+    checkpoint.save_numbered(tmp_path, 2, {**STATE, "step": 2})  # of the run that went on from 2
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000002.pt"]
+    checkpoint.save_numbered(tmp_path, 3, {**STATE, "step": 3})
+    newest.write_bytes(b"")
     path.write_bytes(b"")
     with pytest.raises(Stop, match="step_00000002"):
         checkpoint.load_newest(tmp_path, warn=said.append)

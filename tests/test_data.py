@@ -101,6 +101,23 @@ def test_a_download_that_leaves_nothing_or_damage_is_refused(tmp_path, monkeypat
         Source("mnist", str(tmp_path)).labels("test")
 
 
+def test_a_download_is_put_in_its_place_file_by_file(mnist_dir, tmp_path, monkeypatch):
+    """So that a second process, which may start meanwhile, never reads half a file."""
+    place = tmp_path / "new" / "MNIST" / "raw" / LABELS
+    seen = []
+
+    def fetch(folder, download):
+        path = Path(folder) / "MNIST" / "raw" / LABELS
+        path.parent.mkdir(parents=True)
+        path.write_bytes((Path(mnist_dir) / "MNIST" / "raw" / LABELS).read_bytes())
+        seen.append(place.exists())
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fetch)
+    assert len(Source("mnist", str(tmp_path / "new")).labels("test")) == 10000
+    assert seen == [False]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["MNIST"]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_run_on_damaged_data_ends_before_its_first_step(mnist_dir, tmp_path, split):
     """Training images before there is a folder; the test images, for FID, before any step."""

@@ -1,8 +1,10 @@
 """Two processes of torchrun draw what one draws: as many images, the same, in the same order."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from common.errors import Stop
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
     --threads 1 --limit_batches 1 --n_samples 4 --fid_samples 20 --eval_samples 0 --eval_chunk 9
-    --initial_epoch 1 --zo_samples 16 --batch_size 16""".split()
+    --initial_epoch 1 --zo_samples 16 --batch_size 8""".split()
 
 
 def torchrun(*argv):
@@ -43,7 +45,7 @@ def test_two_processes_draw_what_one_draws(one, tmp_path):
     assert two["size"] == 2 and len(two["images"]) == 70
     assert two["images"].equal(one["images"]) and two["scores"] == one["scores"]
     assert two["scores"]["n"] == 70
-    for name in ("zo theta", "exact theta", "exact q"):
+    for name in ("zo theta", "exact theta", "exact q", "both"):
         assert two[name].abs().sum() > 0 and two[name].equal(one[name]), name
     # half a batch each: convolutions of another batch size differ in their last digits
     torch.testing.assert_close(two["zo q"], one["zo q"], rtol=1e-3, atol=1e-3)
@@ -60,6 +62,45 @@ def test_a_bilevel_run_of_two_processes_is_the_run_of_one(tmp_path):
     for name in ("scores.csv", "iterations.csv", "schedule.json"):
         assert (folder / name).read_bytes() == (single.only / name).read_bytes(), name
     assert done.stdout.count("finished: ") == 1
+
+
+def test_an_interrupt_is_the_first_process_s_to_take(tmp_path):
+    """It saves and says how to go on; the others, which have no run to keep, end with it."""
+    flags = [*FLAGS, "--epochs", "500", "--save_seconds", "1000", "--runs_dir", tmp_path]
+    command = [*TORCHRUN, "train_mnist_bilevel_ZO.py", *map(str, flags)]
+    started = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/scores.csv")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(started.pid, signal.SIGINT)  # as Ctrl-C; torchrun tells its processes
+    said, _ = started.communicate(timeout=120)
+    (folder,) = tmp_path.iterdir()
+    assert said.count("interrupted") == 1 and f"interrupted; --resume {folder} continues" in said
+    assert len(list((folder / "checkpoints").glob("*.pt"))) == 1, said
+
+
+@pytest.mark.parametrize("command", [
+    ["train_mnist.py", "--sample_only", "--ckpt", "assets/mnist.pt"], ["finetune_reward.py"],
+])  # fmt: skip
+def test_what_has_nothing_to_share_refuses_torchrun(command):
+    done = subprocess.run(
+        [sys.executable, *command, "--cpu"], cwd=ROOT, env={**os.environ, "WORLD_SIZE": "2"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "run it without torchrun" in done.stderr
+
+
+def test_a_frozen_run_of_two_processes_is_one_run(tmp_path, mnist_dir):
+    flags = """--freeze_network --ckpt assets/mnist.pt --backward_steps 2 --zo_samples 16 --cpu
+        --batch_size 8 --frozen_updates 2 --eval_samples 0 --threads 1""".split()
+    folders = ["--runs_dir", tmp_path / "runs", "--data_dir", mnist_dir]
+    done = torchrun("train_mnist_bilevel_ZO.py", *flags, *folders)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert done.stdout.count(f"{folder}/schedule.json") == 2
 
 
 def test_without_torchrun_there_is_one_process():

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common import machine
 from common.tables import read_text_csv
 from comparison import running
 
@@ -171,7 +172,7 @@ def test_runs_share_the_cards_of_a_machine(monkeypatch, tmp_path):
 def test_a_device_that_is_named_is_every_runs_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert running.gpus_to_share("auto") == ["0", "1"]
-    assert running.gpus_to_share("cuda:1") == running.gpus_to_share("cpu") == []
+    assert machine.gpus_to_share("auto") == ["0", "1"]
+    assert machine.gpus_to_share("cuda:1") == machine.gpus_to_share("cpu") == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
-    assert running.gpus_to_share("cuda") == ["3", "7"]
+    assert machine.gpus_to_share("cuda") == ["3", "7"]

@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from harness import Script, kill_self
@@ -161,10 +163,15 @@ def cuda_error():
     raise RuntimeError("CUDA error: device-side assert triggered")
 
 
-def test_an_error_that_stays_with_a_cuda_process_ends_it(script):
+def cudnn_error():
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+
+
+@pytest.mark.parametrize("error", [cuda_error, cudnn_error])
+def test_an_error_that_stays_with_a_cuda_process_ends_it(script, error):
     """Every later trial of the process would fail: the search gets another process."""
     flags = [*FLAGS, "--strategy", "random", "--n_calls", 3]
-    assert script.run(*flags, sabotage=partial(spoiled, {1}, cuda_error)) == 0, script.said()
+    assert script.run(*flags, sabotage=partial(spoiled, {1}, error)) == 0, script.said()
     rows = rows_of(script)
     assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
     assert "its process was killed" in rows[1]["reason"]
@@ -258,3 +265,21 @@ def test_a_trial_that_is_lost_before_it_begins_is_tried_again(script):
     flags = [*FLAGS, "--n_calls", 2, "--strategy", "random"]
     assert script.run(*flags, sabotage=dead_before_it_begins) == 0, script.said()
     assert [r["status"] for r in rows_of(script)] == ["ok"] * 2
+
+
+def card_of_a_trial(*_):
+    time.sleep(0.2)
+    return {"status": "ok", "card": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}
+
+
+@pytest.mark.parametrize("gpus, cards", [(["2", "5"], {"2", "5"}), (["2"], {""}), ([], {""})])
+def test_a_process_has_one_card_for_all_its_trials(monkeypatch, tmp_path, gpus, cards):
+    """Or its memory would hold what it cached on each, and two could meet on one of two cards."""
+    monkeypatch.setattr(trials, "CONTEXT", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(trials, "run_trial", card_of_a_trial)
+    tasks = {i: (tmp_path / str(i), None, None) for i in range(8)}
+    with trials.Workers(2, SimpleNamespace(folder=tmp_path, signal=None), gpus) as workers:
+        rows = [row for _, row in workers(tasks)]
+    assert len(rows) == 8 and {row["card"] for row in rows} == cards
+    pairs = {(row["process"], row["card"]) for row in rows}
+    assert len(pairs) == len({row["process"] for row in rows}) == 2

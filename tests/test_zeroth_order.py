@@ -152,6 +152,8 @@ def test_the_rule_of_the_average():
     rule = EmaRule.from_flags(**published, epochs=100)
     assert rule.decay == pytest.approx(0.936) and rule.memory == pytest.approx(10 / 0.064)
     assert EmaRule.from_flags(**published, epochs=3) == (0.0, 10)
+    never = EmaRule.from_flags(**published | {"model_ema_decay": 1.0}, epochs=3)
+    assert never.decay == 1 and math.isfinite(never.memory)
     paper = EmaRule.from_flags(**published, epochs=3, recipe="paper", inner_loop=10)
     assert paper.decay == pytest.approx(0.8933, abs=1e-4) and paper.every == 100
     given = EmaRule.from_flags(**published, epochs=3, recipe="paper", inner_loop=10, ema_memory=200)

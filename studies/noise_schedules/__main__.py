@@ -46,10 +46,10 @@ from pathlib import Path
 from common import estimate
 from common.data import Source
 from common.errors import Stop, guarded
-from common.machine import setup
+from common.machine import gpus_to_share, setup
 from common.run import forward_passes
 from comparison.cells import Places
-from comparison.running import gpus_to_share, run_all
+from comparison.running import run_all
 from studies.noise_schedules import report
 from studies.noise_schedules.results import Results
 from studies.noise_schedules.tasks import Task, tasks_of
