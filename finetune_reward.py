@@ -229,7 +229,7 @@ def planned(args) -> dict[str, int]:
 
 
 def print_plan(args, device: torch.device) -> None:
-    """What would be done, what it costs in forward passes and, of digits, how long it takes."""
+    """What would be done, its forward passes and, of digits, its time if nothing is cached."""
     # a pipeline would have to be loaded, or even downloaded, to be timed
     model = None if args.pipeline else load_model(args, device)
     costs = planned(args)

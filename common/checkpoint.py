@@ -106,7 +106,7 @@ def load_newest(folder: Path, warn=print) -> tuple[dict, Path] | None:
 
 
 def save_numbered(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
-    """Save as step_NNNNNNNN.pt and keep the last two; a newer one had been refused."""
+    """Save as step_NNNNNNNN.pt and keep the last two; newer ones, once refused, are deleted."""
     folder.mkdir(exist_ok=True)
     path = folder / f"step_{step:08d}.pt"
     for torn in folder.glob("step_*.tmp"):  # of a process that was killed while it saved

@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def _meant(self, message: str) -> str | None:
-        """What was probably meant by a flag, or by a value of one, that there is not."""
+        """What a flag or a value that does not exist probably stands for, if anything is near."""
         import difflib  # not at every start
 
         if message.startswith("unrecognized arguments: --"):

@@ -5,6 +5,7 @@ else; `to_unit` and `to_pixels` are the only two places that convert.
 """
 
 import hashlib
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -132,9 +133,13 @@ def _download(dataset, data_dir, path):
     try:
         Path(data_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as away:
+            raw = Path(away) / name / "raw"
+            raw.mkdir(parents=True)
+            for archive in path.parent.glob("*.gz"):  # need not be fetched again
+                shutil.copy(archive, raw)
             getattr(datasets, name)(away, download=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            for file in (Path(away) / name / "raw").glob("*"):
+            for file in raw.iterdir():
                 file.replace(path.parent / file.name)  # whole, as another process may read it
     except (OSError, RuntimeError, EOFError, HTTPException) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -191,7 +191,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def of_the_card(error: BaseException) -> bool:
-    """Of a GPU, which then stays with the process: all that it computes later would fail too."""
+    """Whether an error is of a GPU; later work of the same process may fail too."""
     return any(name in str(error) for name in ("CUDA error", "cuDNN error"))
 
 

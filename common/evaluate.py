@@ -83,6 +83,7 @@ def judge_again(args) -> None:
     judges = Judges.from_flags(device, **flags)
     settings = SamplerSettings.from_flags(**flags)
     scores = judge_checkpoint(path, judges, device, args.eval_samples, settings, **other)
+    processes.meet()
     if processes.rank() > 0:  # of torchrun: the first one reports
         return
     changed = {name: given[name] for name in SAMPLED_BY if name in given}

@@ -52,7 +52,7 @@ def setup(
 
 
 def gpus_to_share(device: str) -> list[str]:
-    """The cards of this machine by the names that CUDA_VISIBLE_DEVICES takes, if runs choose."""
+    """The machine's cards as CUDA_VISIBLE_DEVICES names them; none if --device names one."""
     if device not in ("auto", "cuda"):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

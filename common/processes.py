@@ -19,7 +19,7 @@ import torch
 from torch import distributed, nn
 from torch.utils import _pytree as tree
 
-from common.errors import Stop
+from common.errors import Stop, of_the_card, out_of_memory
 
 NOTHING_TO_SHARE = "has no work that processes share"
 Piece = TypeVar("Piece")
@@ -90,8 +90,17 @@ def _together() -> Iterator[None]:
     """Around what all processes do at once; a Stop where another one has ended before."""
     try:
         yield
-    except RuntimeError as error:  # of the connection that the other one closed
+    except RuntimeError as error:
+        if out_of_memory(error) or of_the_card(error):  # our own
+            raise
         raise Stop("another process of torchrun has ended, so this one cannot go on") from error
+
+
+def meet() -> None:
+    """Wait for the others; one that has gone would close what another still listens to."""
+    if size() > 1:
+        with _together():
+            distributed.barrier()
 
 
 @contextmanager
@@ -101,10 +110,9 @@ def one_writes(arguments: dict) -> Iterator[dict]:
     It is a folder that is deleted at the end; their standard output goes nowhere.
     """
     if rank() == 0:
-        if size() > 1:
-            with _together():
-                distributed.barrier()  # until the others have copied what is resumed
+        meet()  # when the others have copied what is resumed
         yield arguments
+        meet()
         return
     with tempfile.TemporaryDirectory() as home, open(os.devnull, "w") as nowhere:
         changed = {"runs_dir": home}
@@ -112,7 +120,7 @@ def one_writes(arguments: dict) -> Iterator[dict]:
             copy = Path(home) / Path(arguments["resume"]).name
             shutil.copytree(arguments["resume"], copy, ignore=shutil.ignore_patterns(".lock"))
             changed["resume"] = str(copy)
-        with _together():
-            distributed.barrier()
+        meet()
         with redirect_stdout(nowhere):
             yield arguments | changed
+        meet()

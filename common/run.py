@@ -202,7 +202,7 @@ class Run:
     def poll(self) -> None:
         """Where the state is whole: save when it is time to, end the run when it was asked to.
 
-        Under torchrun the first process does both; the others cannot go on without it.
+        Under torchrun the first process does both; the others end at the next work they share.
         """
         self.untried = None
         if processes.rank():

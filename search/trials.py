@@ -215,7 +215,7 @@ def killed(task) -> dict:
 
 
 def _begin(stop, cards):
-    """A worker takes a card; its parent alone tells it of an interrupt, and it ends with it."""
+    """A worker takes a card. Only its parent tells it of an interrupt; it ends when that does."""
     if (card := cards.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card  # before this process first asks for one
     Trial.stop = stop

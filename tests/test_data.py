@@ -93,7 +93,7 @@ def test_a_download_that_leaves_nothing_or_damage_is_refused(tmp_path, monkeypat
 
     def half(folder, download):
         path = Path(folder) / "MNIST" / "raw" / LABELS
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(100))
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", half)
@@ -104,17 +104,19 @@ def test_a_download_that_leaves_nothing_or_damage_is_refused(tmp_path, monkeypat
 def test_a_download_is_put_in_its_place_file_by_file(mnist_dir, tmp_path, monkeypatch):
     """So that a second process, which may start meanwhile, never reads half a file."""
     place = tmp_path / "new" / "MNIST" / "raw" / LABELS
+    place.parent.mkdir(parents=True)
+    (place.parent / "some.gz").touch()  # an archive that is there already
     seen = []
 
     def fetch(folder, download):
         path = Path(folder) / "MNIST" / "raw" / LABELS
-        path.parent.mkdir(parents=True)
+        seen.append([p.name for p in path.parent.iterdir()])
         path.write_bytes((Path(mnist_dir) / "MNIST" / "raw" / LABELS).read_bytes())
         seen.append(place.exists())
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", fetch)
     assert len(Source("mnist", str(tmp_path / "new")).labels("test")) == 10000
-    assert seen == [False]
+    assert seen == [["some.gz"], False]
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["MNIST"]
 
 

@@ -64,7 +64,7 @@ def test_a_bilevel_run_of_two_processes_is_the_run_of_one(tmp_path):
     assert done.stdout.count("finished: ") == 1
 
 
-def test_an_interrupt_is_the_first_process_s_to_take(tmp_path):
+def test_the_first_process_alone_takes_an_interrupt(tmp_path):
     """It saves and says how to go on; the others, which have no run to keep, end with it."""
     flags = [*FLAGS, "--epochs", "500", "--save_seconds", "1000", "--runs_dir", tmp_path]
     command = [*TORCHRUN, "train_mnist_bilevel_ZO.py", *map(str, flags)]
@@ -75,8 +75,12 @@ def test_an_interrupt_is_the_first_process_s_to_take(tmp_path):
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/scores.csv")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    os.killpg(started.pid, signal.SIGINT)  # as Ctrl-C; torchrun tells its processes
-    said, _ = started.communicate(timeout=120)
+    try:
+        os.killpg(started.pid, signal.SIGINT)  # as Ctrl-C; torchrun tells its processes
+        said, _ = started.communicate(timeout=120)
+    finally:
+        started.terminate()  # with its processes, if it is still there
+        started.wait(60)
     (folder,) = tmp_path.iterdir()
     assert said.count("interrupted") == 1 and f"interrupted; --resume {folder} continues" in said
     assert len(list((folder / "checkpoints").glob("*.pt"))) == 1, said
@@ -93,11 +97,17 @@ def test_what_has_nothing_to_share_refuses_torchrun(command):
     assert done.returncode == 2 and "run it without torchrun" in done.stderr
 
 
-def test_a_frozen_run_of_two_processes_is_one_run(tmp_path, mnist_dir):
-    flags = """--freeze_network --ckpt assets/mnist.pt --backward_steps 2 --zo_samples 16 --cpu
-        --batch_size 8 --frozen_updates 2 --eval_samples 0 --threads 1""".split()
-    folders = ["--runs_dir", tmp_path / "runs", "--data_dir", mnist_dir]
-    done = torchrun("train_mnist_bilevel_ZO.py", *flags, *folders)
+def test_a_frozen_run_of_two_processes_makes_one_folder(tmp_path):
+    """Its gradients are those of test_two_processes_draw_what_one_draws."""
+    trained = Script(tmp_path / "trained")
+    trained.folder.mkdir()
+    flags = """--cpu --threads 1 --dataset digits --model_base_dim 4 --timesteps 20 --epochs 1
+        --limit_batches 1 --n_samples 4 --fid_samples 0 --eval_samples 0 --backward_steps 2"""
+    assert trained.run(*flags.split(), real=True) == 0, trained.said()
+    flags = """--freeze_network --cpu --threads 1 --backward_steps 2 --zo_samples 16 --batch_size 8
+        --frozen_updates 1 --eval_samples 0"""
+    found = ["--ckpt", trained.only, "--runs_dir", tmp_path / "runs"]
+    done = torchrun("train_mnist_bilevel_ZO.py", *flags.split(), *found)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert done.stdout.count(f"{folder}/schedule.json") == 2
