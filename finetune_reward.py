@@ -27,7 +27,7 @@ from common.data import Source
 from common.errors import guarded
 from common.judging import Judge
 from common.machine import setup
-from common.processes import NOTHING_TO_SHARE, refuse
+from common.processes import refuse
 from common.run import Run
 from common.sampling import SamplerSettings
 from common.tables import write_csv
@@ -248,7 +248,7 @@ def print_plan(args, device: torch.device) -> None:
 
 
 def main(args) -> None:
-    refuse("finetune_reward.py", NOTHING_TO_SHARE)
+    refuse("finetune_reward.py")
     device = setup(args.device, args.cpu, args.threads)
     if args.dry_run:
         print_plan(args, device)

@@ -78,7 +78,7 @@ from comparison.running import lock_of, run_all
 
 
 def main(args) -> None:
-    refuse("a comparison")
+    refuse("a comparison", "--jobs")
     first_path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
     path = results_path(first_path, "again" if args.again else "")
     failed: Sequence[Job] = []

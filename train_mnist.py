@@ -59,7 +59,7 @@ from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
 from common.networks import compiled, load_network, make_network
 from common.noise_levels import NoiseLevels
-from common.processes import NOTHING_TO_SHARE, refuse
+from common.processes import refuse
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
 from common.tables import counted
@@ -224,7 +224,7 @@ def print_plan(args, images) -> dict[str, int]:
 
 def main(args) -> None:
     if args.sample_only:
-        refuse("--sample_only", NOTHING_TO_SHARE)
+        refuse("--sample_only")
         sample_only(args, setup(args.device, args.cpu, args.threads, args.tf32))
     else:
         run_script("train", args, train, print_plan)

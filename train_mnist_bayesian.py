@@ -243,7 +243,7 @@ def print_plan(args, images) -> dict[str, int]:
 
 
 def main(args) -> None:
-    refuse("a search")
+    refuse("a search", "--jobs")
     run_script("search", args, search, print_plan)
 
 

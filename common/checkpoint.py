@@ -112,8 +112,7 @@ def save_numbered(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
     for torn in folder.glob("step_*.tmp"):  # of a process that was killed while it saved
         torn.unlink()
     save(path, state)
-    names = sorted(folder.glob("step_*.pt"))
-    now = names.index(path) + 1
-    for other in (*names[: max(0, now - keep)], *names[now:]):
+    there = set(folder.glob("step_*.pt"))
+    for other in there - set(sorted(name for name in there if name <= path)[-keep:]):
         other.unlink()
     return path

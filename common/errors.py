@@ -195,6 +195,11 @@ def of_the_card(error: BaseException) -> bool:
     return any(name in str(error) for name in ("CUDA error", "cuDNN error"))
 
 
+def of_the_machine(error: BaseException) -> bool:
+    """Whether an error is of the memory or of a GPU, and not of what was computed."""
+    return out_of_memory(error) or of_the_card(error)
+
+
 def first_line(error: BaseException) -> str:
     """An error's text in few words."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)

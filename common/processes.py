@@ -19,9 +19,8 @@ import torch
 from torch import distributed, nn
 from torch.utils import _pytree as tree
 
-from common.errors import Stop, of_the_card, out_of_memory
+from common.errors import Stop, of_the_machine
 
-NOTHING_TO_SHARE = "has no work that processes share"
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
@@ -36,10 +35,11 @@ def join() -> None:
         atexit.register(distributed.destroy_process_group)
 
 
-def refuse(command: str, why: str = "starts its own processes (--jobs)") -> None:
-    """A Stop under torchrun, for a command that has no work to share."""
+def refuse(command: str, instead: str = "") -> None:
+    """A Stop under torchrun, for a command that shares no work; `instead` starts processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Stop(f"{command} {why}: run it without torchrun", code=2)
+        with_what = f", with {instead}" if instead else ""
+        raise Stop(f"{command} shares no work: run it without torchrun{with_what}", code=2)
 
 
 def size() -> int:
@@ -91,7 +91,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if out_of_memory(error) or of_the_card(error):  # our own
+        if of_the_machine(error):  # our own
             raise
         raise Stop("another process of torchrun has ended, so this one cannot go on") from error
 

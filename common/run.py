@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from common import checkpoint, processes
 from common.board import Board
-from common.errors import NOT_FINITE, NotFinite, Stop, first_line, of_the_card, out_of_memory
+from common.errors import NOT_FINITE, NotFinite, Stop, first_line, of_the_machine
 from common.families import NAMES
 from common.machine import peak_memory
 from common.run_files import Tables, refuse_links
@@ -33,7 +33,7 @@ UNFIT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, Arith
 
 def _is_unfit(error: BaseException | None) -> bool:
     """Whether an error is of odd content, and not of the machine's memory or card."""
-    return isinstance(error, UNFIT) and not (out_of_memory(error) or of_the_card(error))
+    return isinstance(error, UNFIT) and not of_the_machine(error)
 
 
 def forward_passes(evaluations: dict[str, int]) -> int:

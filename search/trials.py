@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import cycle
 from pathlib import Path
 
 import train_mnist
@@ -128,7 +129,7 @@ class Workers:
     def __init__(self, jobs: int, run: Run, gpus: Sequence[str] = ()):
         """`gpus` are the cards that the processes share, each the same one for all its trials."""
         self.jobs, self.run, self.pool, self.stop = jobs, run, None, CONTEXT.RawValue("b", 0)
-        self.gpus = gpus if jobs > 1 and len(gpus) > 1 else []
+        self.gpus = gpus or [None]
 
     def __enter__(self):
         return self
@@ -190,8 +191,8 @@ class Workers:
         for _ in range(ATTEMPTS):
             if not self.pool:
                 cards = CONTEXT.SimpleQueue()
-                for i in range(self.jobs):
-                    cards.put(self.gpus[i % len(self.gpus)] if self.gpus else None)
+                for _, card in zip(range(self.jobs), cycle(self.gpus)):
+                    cards.put(card)
                 self.pool = ProcessPoolExecutor(self.jobs, CONTEXT, _begin, (self.stop, cards))
             try:
                 return {self.pool.submit(run_trial, *task): i for i, task in tasks.items()}

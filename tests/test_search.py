@@ -11,7 +11,7 @@ import pytest
 from harness import Script, kill_self
 
 import train_mnist
-from common import training
+from common import checkpoint, cli, training
 from common.errors import Stop
 from search import trials
 from search.points import Points
@@ -267,12 +267,27 @@ def test_a_trial_that_is_lost_before_it_begins_is_tried_again(script):
     assert [r["status"] for r in rows_of(script)] == ["ok"] * 2
 
 
+def test_a_trial_is_pruned_before_its_epoch_is_saved(tmp_path, monkeypatch):
+    """Or one that is interrupted there would be resumed after it, and not be pruned any more."""
+    seen = []
+
+    def prune(trial, epoch, _):
+        state, _ = checkpoint.load_newest(trial.folder / "checkpoints")
+        seen.append((epoch, state["progress"]["epoch"]))
+
+    monkeypatch.setattr(trials.Trial, "prune", prune)
+    words = " ".join(FLAGS).replace("--n_calls 5 --n_initial 4", "").split()
+    args = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, words)
+    assert trials.run_trial(tmp_path / "0", args, None)["status"] == "ok"
+    assert seen == [(1, 0), (2, 1)]
+
+
 def card_of_a_trial(*_):
     time.sleep(0.2)
     return {"status": "ok", "card": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}
 
 
-@pytest.mark.parametrize("gpus, cards", [(["2", "5"], {"2", "5"}), (["2"], {""}), ([], {""})])
+@pytest.mark.parametrize("gpus, cards", [(["2", "5"], {"2", "5"}), (["2"], {"2"}), ([], {""})])
 def test_a_process_has_one_card_for_all_its_trials(monkeypatch, tmp_path, gpus, cards):
     """Or its memory would hold what it cached on each, and two could meet on one of two cards."""
     monkeypatch.setattr(trials, "CONTEXT", multiprocessing.get_context("fork"))
