@@ -11,34 +11,38 @@ from common import figures
 from common.optional import optional
 from scheduler import Schedule
 
-STEPS = ("step", "iteration", "epoch")  # the column that counts, the first that a table has
+COUNTS = "step", "iteration", "epoch"  # columns that count and are no curve of their own
 
 
 class Board:
-    """Writes to the folder `tensorboard` of a run, from a step on."""
+    """Writes to the folder `tensorboard` of a run, all of it against the steps of training."""
 
-    def __init__(self, folder: Path, after: int | None = None):
-        """`after` is the step of the checkpoint that a run resumes from: later values go away."""
+    def __init__(self, folder: Path, inner_loop: int = 1, after: int | None = None):
+        """`inner_loop` is the steps of an iteration; `after` that of the checkpoint resumed from.
+
+        What was written after this checkpoint goes away, which only one count for all allows.
+        """
+        self.inner_loop = inner_loop
         optional("tensorboard", "--tensorboard")
         writer = optional("torch.utils.tensorboard", "--tensorboard").SummaryWriter
         self.writer = writer(folder / "tensorboard", purge_step=after and after + 1)
 
     def row(self, table: str, values: dict[str, Any]) -> None:
         """The numbers of a row, each under the table's name."""
-        step = next((values[name] for name in STEPS if name in values), None)
+        step = values["step"] if "step" in values else values["iteration"] * self.inner_loop
         for name, value in values.items():
-            if isinstance(value, int | float) and name not in STEPS:
+            if isinstance(value, int | float) and name not in COUNTS:
                 self.writer.add_scalar(f"{Path(table).stem}/{name}", value, step)
         self.writer.flush()
 
-    def epoch(self, epoch: int, samples: Tensor, schedule: Schedule) -> None:
+    def epoch(self, step: int, samples: Tensor, schedule: Schedule) -> None:
         """The sample grid, and the noise schedule as it is now."""
         from PIL import Image  # slow to import, as in figures.py
 
-        self.picture("samples", figures.grid(samples), epoch)
+        self.picture("samples", figures.grid(samples), step)
         with TemporaryDirectory() as folder:
             figures.plot_schedules(path := Path(folder) / "schedule.png", {"now": schedule})
-            self.picture("schedule", np.asarray(Image.open(path).convert("RGB")), epoch)
+            self.picture("schedule", np.asarray(Image.open(path).convert("RGB")), step)
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """A picture (H,W,3) of bytes."""

@@ -80,7 +80,7 @@ def end_of_epoch(
     progress.end_epoch()
     figures.save_grid(run.folder / "samples" / f"epoch_{progress.epoch:03d}.png", samples)
     if run.board:
-        run.board.epoch(progress.epoch, samples, schedule)
+        run.board.epoch(step, samples, schedule)
     run.epoch_row(progress.epoch, step, progress.mean_loss, scores, schedule.values())
     return scores
 

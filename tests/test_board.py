@@ -1,9 +1,12 @@
 """What TensorBoard reads is what the CSV files hold; without the flag nothing is written."""
 
 import pytest
+import torch
 from harness import Script
 
+from common.board import Board
 from common.tables import read_text_csv
+from scheduler import Schedule
 
 FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
     --threads 1 --limit_batches 3 --n_samples 4 --fid_samples 20 --eval_samples 0 --log_freq 1
@@ -33,7 +36,29 @@ def test_losses_scores_schedule_and_pictures_are_there(tmp_path):
                 assert step == their_step and value == pytest.approx(their_value, rel=1e-6)
     for name in ("samples", "schedule"):
         pictures = events.Images(name)
-        assert [p.step for p in pictures] == [1, 2] and min(p.width for p in pictures) > 50
+        assert [p.step for p in pictures] == [3, 6] and min(p.width for p in pictures) > 50
+
+
+def test_a_resumed_run_shows_every_count_once(tmp_path):
+    """Killed after the iteration 5 and the epoch of 3, it goes on from a checkpoint at step 6."""
+    pytest.importorskip("tensorboard")
+    schedule, samples = Schedule("cosine", 20), torch.zeros(4, 1, 8, 8)
+
+    def go_on(board, iterations):
+        for iteration in iterations:
+            board.row("iterations.csv", {"iteration": iteration, "fid": float(iteration)})
+            board.row("losses.csv", {"step": 3 * iteration, "loss": 0.5})
+            if iteration % 3 == 0:
+                board.epoch(3 * iteration, samples, schedule)
+        board.writer.close()
+
+    go_on(Board(tmp_path, inner_loop=3), range(1, 6))
+    go_on(Board(tmp_path, inner_loop=3, after=6), range(3, 8))
+    events = events_of(tmp_path)
+    every = [3 * iteration for iteration in range(1, 8)]
+    assert [e.step for e in events.Scalars("iterations/fid")] == every
+    assert [e.step for e in events.Scalars("losses/loss")] == every
+    assert [p.step for p in events.Images("samples")] == [9, 18]
 
 
 def test_a_missing_tensorboard_is_one_line(tmp_path):
