@@ -141,15 +141,18 @@ def guarded(main, args, prog: str) -> int:
         main(args)
         return 0
     except Exception as error:
-        if (code := explained(prog, error)) is None:
+        if (code := explained(prog, error, hasattr(args, "resume"))) is None:
             raise
         return code
     except KeyboardInterrupt as error:
         return explained(prog, error) or 130
 
 
-def explained(prog: str, error: BaseException) -> int | None:
-    """The exit code of an error that one line explains; None for a fault of the program."""
+def explained(prog: str, error: BaseException, resumes: bool = False) -> int | None:
+    """The exit code of an error that one line explains; None for a fault of the program.
+
+    `resumes` says whether the command has --resume, which then goes on where it stopped.
+    """
     match error:
         case Stop():
             one_line(prog, error)
@@ -163,7 +166,8 @@ def explained(prog: str, error: BaseException) -> int | None:
             if error.errno == errno.ENAMETOOLONG:  # not a fault of the machine: a wrong argument
                 one_line(prog, f"{file:.80}…: {reason}")
                 return 2
-            one_line(prog, f"{file}: {reason}; --resume continues once it is fixed")
+            again = "; --resume continues once it is fixed" if resumes else ""
+            one_line(prog, f"{file}: {reason}{again}")
             return 1
         case KeyboardInterrupt():
             one_line(prog, "interrupted")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 from conftest import ROOT
@@ -27,6 +28,15 @@ def test_an_error_of_the_system_is_one_line_that_names_the_file(code, capsys):
     assert errors.guarded(main, None, "prog") == (2 if code == errno.ENAMETOOLONG else 1)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "runs/00000 x/log.txt" in said and os.strerror(code) in said
+
+
+def test_only_a_command_with_the_flag_advises_resume(capsys):
+    def main(_):
+        raise OSError(errno.ENOSPC, "no space", "x")
+
+    for args, advised in ((Namespace(resume=None), True), (Namespace(), False)):
+        assert errors.guarded(main, args, "prog") == 1
+        assert ("--resume" in capsys.readouterr().err) is advised
 
 
 @pytest.mark.parametrize("error", [
