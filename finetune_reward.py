@@ -108,20 +108,20 @@ def descend_by_weights(args, run: Run, sampling: Sampling, rewards: Rewards) -> 
     write_csv(run.folder / "curve.csv", estimator.curve(r1, r2, grid))
     pairs = zip(r1.tolist(), r2.tolist(), strict=True)
     write_csv(run.folder / "bank.csv", [{"r1": a, "r2": b} for a, b in pairs])
-    spent, began = args.bank_samples * sampling.model.passes, time.process_time()
+    spent = args.bank_samples * sampling.model.passes
     look = upper.from_bank(args.estimator, r1, r2, args.gamma)
     lam = upper.descend(run, descent, look, lambda _: spent, args.log_freq)
     best = estimator.best_lambda(r1, r2, low, high)
     facts = {"lambda_low": low, "best_of_curve": best, "best_of_curve_r1": look(best)["r1"]}
     facts["ends_on_bound"] = descent.at_bound or None
     facts |= {f"weighted_{k}": look(lam)[k] for k in ("r1", "r2", "ess", "kl")}
-    return Chosen(lam, 0.0, spent, drawing + time.process_time() - began, facts)
+    return Chosen(lam, 0.0, spent, drawing + descent.cpu_seconds, facts)
 
 
 def descend_by_guided_runs(args, run: Run, sampling: Sampling, rewards: Rewards) -> Chosen:
     """The published estimator from guided runs: a pair of them at every step, from one noise."""
     model, (low, high) = sampling.model, args.lambda_range
-    began, noise = time.process_time(), sampling.noise(args.guided_samples, "trial")
+    noise = sampling.noise(args.guided_samples, "trial")
     penalised = Weighted(rewards.lower, rewards.upper, 1 / args.gamma)
 
     def look(lam):
@@ -142,7 +142,7 @@ def descend_by_guided_runs(args, run: Run, sampling: Sampling, rewards: Rewards)
 
     lam = upper.descend(run, descent, look, cost, args.log_freq)
     facts = {"ends_on_bound": descent.at_bound or None}
-    return Chosen(lam, 0.0, cost(args.iterations), time.process_time() - began, facts)
+    return Chosen(lam, 0.0, cost(args.iterations), descent.cpu_seconds, facts)
 
 
 def by_search(args, run: Run, sampling: Sampling, rewards: Rewards) -> Chosen:

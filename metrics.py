@@ -150,7 +150,7 @@ def inception_score(probs: Tensor, splits: int = 10) -> tuple[float, float]:
     if splits < 1 or n < splits:
         raise ValueError(f"the Inception Score in {splits} splits needs that many samples, not {n}")
     if (probs < 0).any() or ((probs.sum(1) - 1).abs() > 1e-3).any():
-        raise ValueError("class probabilities are not negative and sum to 1")
+        raise ValueError("class probabilities must be non-negative and sum to 1")
     edges = [i * n // splits for i in range(splits + 1)]
     scores = []
     for start, end in itertools.pairwise(edges):

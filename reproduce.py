@@ -69,7 +69,7 @@ from common.errors import Stop, guarded
 from common.machine import gpus_to_share, setup
 from common.processes import refuse
 from common.run import forward_passes
-from common.tables import rounded, write_csv
+from common.tables import counted, rounded, write_csv
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
@@ -79,6 +79,9 @@ from comparison.running import lock_of, run_all
 
 def main(args) -> None:
     refuse("a comparison", "--jobs")
+    for flag in ("dry_run", "collect", "cell", "fresh", "again"):
+        if args.report and getattr(args, flag) != make_parser().get_default(flag):
+            raise Stop(f"--report and --{flag} contradict each other", code=2)
     first_path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
     path = results_path(first_path, "again" if args.again else "")
     failed: Sequence[Job] = []
@@ -93,10 +96,10 @@ def main(args) -> None:
         def passes(cell: Cell) -> int:
             return forward_passes(cell.cost(images))
 
-        every = make_cells(args.scale, places, METHODS, range(SCALES[args.scale].seeds), images)
-        kept = Kept(path, every, cells, args.fresh)
+        kept = Kept(path, every_cell(args.scale, places, path, images), cells, args.fresh)
         if kept.changed:
-            print(f"{path}: {kept.changed} rows are of other flags, and go when it is written")
+            text = f"{counted(kept.changed, 'cell')} with rows made with other flags"
+            print(f"{path} has {text}, which go when it is written")
         missing = kept.missing(chosen(cells, args.cell))
         if args.dry_run:
             numbers = {place(cell): number for number, cell in enumerate(cells)}
@@ -122,6 +125,13 @@ def main(args) -> None:
         raise Stop(f"{first_path}: no results yet; run without --report first", code=2)
     write_report(args.scale, first_path)
     report_missing(failed)
+
+
+def every_cell(scale: str, places: Places, path: Path, images) -> list[Cell]:
+    """All methods, for the seeds of the scale and those that the file has rows of."""
+    found = {int(seed) for _, seed in Kept.judged_in(path) if seed.isdecimal()}
+    seeds = sorted(found | set(range(SCALES[scale].seeds)))
+    return make_cells(scale, places, METHODS, seeds, images)
 
 
 def held_alone(cells: list[Cell], tables: dict[str, list[dict]]) -> list[Cell]:

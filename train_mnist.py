@@ -57,7 +57,7 @@ from common.graphs import without_graphs
 from common.judging import Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
-from common.networks import compiled, load_network, make_network
+from common.networks import compiled, facts_of, load_network, make_network, refuse_others
 from common.noise_levels import NoiseLevels
 from common.processes import refuse
 from common.run import Run
@@ -154,22 +154,15 @@ def leave_figures(run: Run, sampler: Sampler, net: torch.nn.Module, schedule: Sc
 def take_its_own(args, state: dict) -> None:
     """The checkpoint's data, network and schedule; a flag that says otherwise is a Stop."""
     schedule, default = state["schedule"], cli.parse(make_parser(), "train", check, [])
-    names = ["dataset", "model_base_dim", "input_scale", "no_normalise"]
-    own = {name: state["args"].get(name) for name in names}
-    own["image_size"] = state["shape"][-1] if args.image_size else state["args"].get("image_size")
-    own["time_condition"] = state["args"].get("time_condition", default.time_condition)
     if not args.sampling_schedule:
         args.sampling_schedule = state["args"].get("sampling_schedule")
         args.told = args.told or state["args"].get("told")
-    own |= {name: schedule.get(name) for name in ("timesteps", *NAMES)} | among(schedule)
-    own["scheduler_type"] = schedule["family"]
+    own = facts_of(state) | {"scheduler_type": schedule["family"]}
+    own |= {name: schedule.get(name) for name in NAMES} | among(schedule)
     if args.backward_steps == default.backward_steps:
         args.backward_steps = min(args.backward_steps, own["timesteps"])
-    for name, value in own.items():
-        if getattr(args, name, value) not in (getattr(default, name, value), value):
-            said = f"--{name} {getattr(args, name)}"
-            raise Stop(f"{said}: {args.ckpt} was trained with {value}", code=2)
-        setattr(args, name, value)
+    refuse_others(args, default, own)
+    vars(args).update(own)
     try:
         flags.check_steps(args)
         flags.check_sampling(args)
@@ -196,10 +189,11 @@ def sample_only(args, device) -> None:
 
 def planned(args, images) -> dict[str, int]:
     """Images through the network: forward and backward in training, forward in sampling."""
-    steps = args.epochs * Batches(images, args.batch_size, args.seed, args.limit_batches).steps
+    batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
     chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
     drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
-    return {"training": steps * args.batch_size, "sampling": drawn * chain}
+    trained = args.epochs * batches.steps * batches.batch_size
+    return {"training": trained, "sampling": drawn * chain}
 
 
 def print_plan(args, images) -> dict[str, int]:
@@ -208,13 +202,13 @@ def print_plan(args, images) -> dict[str, int]:
         p.numel() for p in make_network(args.model_base_dim, args.timesteps, "cpu").parameters()
     )
     cost = planned(args, images)
-    steps = cost["training"] // args.batch_size
+    size = min(args.batch_size, len(images))
     print(f"network: {parameters:,} parameters; {len(images)} images of {tuple(images.shape[1:])}")
     schedule = fixed_schedule(args)
     values = [f"{name} {value:.5g}" for name, value in schedule.values().items()]
     print(f"schedule: {', '.join([schedule.family, f'T {schedule.timesteps}', *values])}")
-    epochs = counted(args.epochs, "epoch")
-    print(f"training: {epochs}, {steps:,} steps of {args.batch_size} images:")
+    epochs, steps = counted(args.epochs, "epoch"), counted(cost["training"] // size, "step")
+    print(f"training: {epochs}, {steps} of {counted(size, 'image')}:")
     print(f"  {cost['training']:,} images forward and backward")
     print(f"sampling: {cost['sampling']:,} forward passes, to draw")
     print(f"  {args.n_samples} for the picture and {args.fid_samples} for the FID after each")

@@ -100,7 +100,7 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
         def task_of(number: int, point: dict, rows: list[dict]) -> tuple:
             limit = median_at_half(rows) if args.prune else None
             folder = results.trial_folder(run, number)
-            run.log(f"trial {number}, the last is {args.n_calls - 1}: its log is {folder}/log.txt")
+            run.log(f"trial {number} of 0 to {args.n_calls - 1}; its log is {folder}/log.txt")
             return folder, trial_arguments(args, point), limit
 
         def stop(rows: list[dict]) -> str:

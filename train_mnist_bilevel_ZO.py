@@ -41,6 +41,8 @@ def make_parser() -> cli.Parser:
 def check(args) -> None:
     if args.freeze_network:
         bilevel_flags.check_frozen(args)
+        flags.check_knots(args.scheduler, args.knots)
+        args.told = args.told or "visited"
     flags.check_common(args)
     if not args.freeze_network:  # that begins with another schedule's values
         given = {name: getattr(args, f"initial_{name}") for name in NAMES}
@@ -71,7 +73,7 @@ from common.errors import Stop, at, guarded
 from common.judging import Judge, Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
-from common.networks import check_time_condition, compiled, load_network, make_network
+from common.networks import compiled, facts_of, load_network, make_network, refuse_others
 from common.null_band import null_band
 from common.objective import UpperSettings
 from common.penalty import Penalty, PenaltySettings
@@ -177,7 +179,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
     band = null_band(q, first, args.lr_beta, q.count)
     pictures = leave_figures(run, sampler, ema.model, first, schedule, band)
-    command = retraining(args, run.folder / "schedule.json")
+    began_with = run.record.content["arguments"]["ckpt"]  # a resumed run's args have none
+    command = retraining(args, run.folder / "schedule.json", began_with)
     log_result(run, schedule, first, band, pictures, command)
     learned = {"epochs": args.epochs, "steps": theta_y.count, "loss": progress.mean_loss}
     learned |= {"ema_memory": averaging.memory}
@@ -221,9 +224,10 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
         )
 
 
-def retraining(args, schedule: Path) -> str:
+def retraining(args, schedule: Path, ckpt: str) -> str:
     """The command that trains anew with a schedule: as many steps as theta_y, averaged as long."""
     there = vars(args) | {"schedule_from": str(schedule), "epochs": args.epochs * args.inner_loop}
+    there["ckpt"] = ckpt
     memory = EmaRule.from_flags(**vars(args)).memory
     if not math.isclose(memory, EmaRule.from_flags(**there | {"recipe": None}).memory):
         there["ema_memory"] = float(f"{memory:.6g}")
@@ -233,13 +237,13 @@ def retraining(args, schedule: Path) -> str:
 
 def planned(args, images) -> dict[str, int]:
     """Images through the network: forward and backward in training, forward in the rest."""
-    iterations = Batches(images, args.batch_size, args.seed, args.limit_batches).steps
-    moving = max(0, args.epochs - args.initial_epoch) * iterations
+    batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
+    moving = max(0, args.epochs - args.initial_epoch) * batches.steps
     steps, fids = cost_from_flags(moving, **vars(args))
     chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
     drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
     return {
-        "training": (args.epochs * iterations * args.inner_loop + steps) * args.batch_size,
+        "training": (args.epochs * batches.steps * args.inner_loop + steps) * batches.batch_size,
         "upper": fids * args.zo_samples * args.backward_steps,
         "sampling": drawn * chain,
     }
@@ -270,18 +274,22 @@ def freeze_network(args) -> None:
     """Learn how to sample from a trained network; the last line is the schedule's path."""
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     net, state = load_network(args.ckpt, device)
-    if args.time_condition != "index":  # given by hand; otherwise the network's own counts
-        check_time_condition(args.ckpt, state, args.time_condition)
+    refuse_others(args, cli.parse(make_parser(), "bilevel", check, []), facts_of(state))
     trained = process_of(state, device)
-    if args.backward_steps > trained.schedule.timesteps:
+    timesteps = trained.sampling_schedule.timesteps
+    if args.backward_steps > timesteps:
         raise Stop(f"--backward_steps {args.backward_steps} exceeds the T of {args.ckpt}", code=2)
+    if args.told == "visited" and timesteps != trained.schedule.timesteps:
+        raise Stop(
+            f"--told visited: {args.ckpt} samples with another T than it was trained with", code=2
+        )
     given = {name: getattr(args, f"initial_{name}") for name in NAMES}
     knots = args.knots if args.scheduler == "knots" else None
     try:
         schedule = first_of(trained.sampling_schedule, given, knots)
     except ValueError as error:
         raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
-    drawn_by = ("backward_steps", "no_clip", "tau_type")
+    drawn_by = ("backward_steps", "no_clip", "tau_type", "eval_chunk")
     judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
     flags_of_run = state["args"] | {n: getattr(args, n) for n in (*drawn_by, *judged_by)}
     drawn = SamplerSettings.from_flags(**flags_of_run | FROZEN)
@@ -290,16 +298,14 @@ def freeze_network(args) -> None:
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
     with one_writes(vars(args)) as arguments, Run.open("frozen", arguments, device) as run:
         sampler = Sampler(trained, drawn, state["shape"])
-        levels = args.told or "visited", objective, judges, upper
-        moves = args.lr_beta, args.frozen_updates, args.eval_samples
+        levels = args.told, objective, judges, upper
+        moves = args.lr_beta, args.frozen_updates, args.eval_samples, args.log_freq
         run_frozen(run, net, sampler, schedule, *levels, *moves)
-        run.log(
-            f"wrote {run.folder}/schedule.json, and its times and sigmas in steps.json; to use it:"
-        )
-        run.log(
-            f"python train_mnist.py --sample_only --ckpt {args.ckpt} --backward_steps "
-            f"{args.backward_steps} --sampling_schedule {run.folder}/schedule.json"
-        )
+        path = run.folder / "schedule.json"
+        run.log(f"wrote {path}, and its times and sigmas in steps.json; to use it:")
+        use = {"sample_only": True, "ckpt": args.ckpt, "sampling_schedule": str(path)}
+        use |= {name: getattr(args, name) for name in drawn_by}
+        run.log(cli.command("train_mnist.py", train_mnist.make_parser(), use))
 
 
 def main(args) -> None:

@@ -5,9 +5,9 @@ constants. In training they follow the weights within a few steps, and F with th
 
     dF/dtheta  =  dF/dtheta at fixed statistics  +  dF/dstatistics dstatistics/dtheta
 
-The first part alone is for the most part what batch norm will take away: of the scale and shift of
-every channel, whatever weights before it they come from. AdamW steps along it all the same, and the
-implicit term of a coupled theta_z comes out many times too large.
+Most of the first part changes the scale and shift of a channel before batch norm, which takes them
+away again. AdamW steps along it all the same, and the implicit term of a coupled theta_z comes out
+many times too large.
 """
 
 from collections.abc import Callable, Iterable

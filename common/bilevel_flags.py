@@ -22,7 +22,7 @@ OTHERWISE: dict[str, object] = {
     "gamma": 1.0,
     "perturbation": "scaled",
 }  # in the other recipes
-# flags that only a theta_z of its own reads, and those that only a coupled one reads
+# flags that only an uncoupled theta_z reads, and those that only a coupled one reads
 UNCOUPLED: dict[str, object] = {
     "inner_loop_z": 1,
     "gamma_end": 1.0,
@@ -31,6 +31,7 @@ UNCOUPLED: dict[str, object] = {
     "ZO_type": "two",
     "zo_directions": 1,
 }
+ZEROTH = ("delta", "ZO_type", "zo_directions")  # of them those of a difference
 COUPLED = {"exact_every": 50, "update_every": 50, "settle_steps": 100, "average_steps": 100}
 COUPLED |= {"difference_batches": 8}
 
@@ -142,13 +143,18 @@ def check_frozen(args) -> None:
     """Refuse what does not apply to --freeze_network, before it is filled in."""
     if not args.ckpt:
         raise ValueError("--freeze_network requires --ckpt")
-    for flag in ("resume", "dry_run", "eta"):
+    for flag in ("resume", "dry_run", "eta", "amp"):
         if getattr(args, flag):
             raise ValueError(f"--freeze_network and --{flag} contradict each other")
     if args.upper_gradient not in (None, "exact"):
         raise ValueError("--freeze_network has exact gradients: --upper_gradient does not apply")
-    if args.recipe not in (None, "exact"):
-        raise ValueError("--freeze_network moves no weight: --recipe does not apply")
+    if args.compile != "off":
+        raise ValueError("--freeze_network compiles nothing: --compile does not apply")
+    others = {**dict.fromkeys((*UNCOUPLED, "noise", "theta_z", "perturbation")), **COUPLED}
+    given = [name for name, unset in others.items() if getattr(args, name) != unset]
+    given += ["recipe"] if args.recipe not in (None, "exact") else []
+    if given:
+        raise ValueError(f"--freeze_network moves no weight: --{given[0]} does not apply")
     if args.scheduler in ("linear", "sigmoid"):
         raise ValueError(
             "--scheduler is not used with --freeze_network, which begins with the schedule of "
@@ -173,13 +179,19 @@ def apply_recipe(args) -> None:
     selected = args.recipe is None and foreign and args.theta_z != "coupled"
     if args.recipe is None:
         args.recipe = "ours" if selected else "exact"
-    chosen = args.perturbation
+    chosen, differences = args.perturbation, [n for n in ZEROTH if getattr(args, n) is not None]
     for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.no_clip = args.no_clip or args.recipe == "paper"
     if chosen and args.upper_gradient != "zo" and not args.resume:
         raise ValueError("--perturbation applies to --upper_gradient zo alone")
+    if differences and args.upper_gradient == "exact" and not args.resume:
+        raise ValueError(
+            f"--upper_gradient exact takes no difference: --{differences[0]} is unused"
+        )
+    if args.truncation not in (None, 1) and args.upper_gradient == "zo":
+        raise ValueError("--truncation requires --upper_gradient exact or forward")
     coupled = args.theta_z == "coupled"
     unused = [name for name in UNCOUPLED if coupled and getattr(args, name) is not None]
     unused += [n for n, v in COUPLED.items() if not coupled and getattr(args, n) != v]
@@ -194,11 +206,13 @@ def apply_recipe(args) -> None:
     if args.gamma == "auto" and not coupled:
         by = f", which --{foreign[0]} selected" if selected else ""
         where = "" if args.recipe == "exact" else f" with --recipe {args.recipe}{by}"
-        raise ValueError(f"--gamma auto requires --theta_z coupled; it is {args.theta_z}{where}")
+        raise ValueError(f"--theta_z {args.theta_z}{where} requires a number for --gamma, not auto")
 
 
 def check_combinations(args) -> None:
-    """Refuse what no run can do, once the recipe has filled in its flags."""
+    """Refuse what no run can do or would read, once the recipe has filled in its flags."""
+    if args.told and not args.freeze_network:
+        raise ValueError("--told requires --freeze_network")
     if args.upper_gradient != "zo" and args.noise == "independent":
         raise ValueError(
             f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "

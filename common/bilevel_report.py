@@ -77,7 +77,7 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
 
 
 class Warnings:
-    """What a flag can change, said once a run: a parameter that is held has nothing to say."""
+    """Warnings that a flag can answer, each given once by a process; held parameters have none."""
 
     def __init__(self, q: ScheduleOptimizer | SteadySteps, upper_gradient: str):
         self.q, self.upper_gradient = q, upper_gradient

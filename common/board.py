@@ -1,5 +1,6 @@
 """TensorBoard's files beside a run's own: what goes to the CSV files, and the pictures."""
 
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,15 +18,17 @@ COUNTS = "step", "iteration", "epoch"  # columns that count and are no curve of 
 class Board:
     """Writes to the folder `tensorboard` of a run, all of it against the steps of training."""
 
-    def __init__(self, folder: Path, inner_loop: int = 1, after: int | None = None):
-        """`inner_loop` is the steps of an iteration; `after` that of the checkpoint resumed from.
-
-        What was written after this checkpoint goes away, which only one count for all allows.
-        """
-        self.inner_loop = inner_loop
+    def __init__(self, folder: Path, inner_loop: int = 1):
+        """`inner_loop` is the number of steps in an iteration of the upper level."""
         optional("tensorboard", "--tensorboard")
+        self.folder, self.inner_loop = folder, inner_loop
+        self.after = 0  # the step of the checkpoint that a run resumes from
+
+    @cached_property
+    def writer(self):
+        """Made for the first value; what earlier processes wrote after the checkpoint goes away."""
         writer = optional("torch.utils.tensorboard", "--tensorboard").SummaryWriter
-        self.writer = writer(folder / "tensorboard", purge_step=after and after + 1)
+        return writer(self.folder / "tensorboard", purge_step=self.after + 1)
 
     def row(self, table: str, values: dict[str, Any]) -> None:
         """The numbers of a row, each under the table's name."""

@@ -29,11 +29,7 @@ class NotFinite(Stop):
 
     def __init__(self, fact: str, places: tuple[str, ...] = ()):
         location = f" at {', '.join(places)}" if places else ""
-        super().__init__(
-            f"{fact}{location}: stopped before it was saved. --resume RUN repeats the same steps "
-            "from the last checkpoint, to the same end; --resume RUN --lr, with a lower rate, "
-            "takes others"
-        )
+        super().__init__(f"{fact}{location}: stopped before it was saved")
         self.fact, self.places = fact, places
 
 
@@ -141,19 +137,25 @@ def guarded(main, args, prog: str) -> int:
         main(args)
         return 0
     except Exception as error:
-        if (code := explained(prog, error, hasattr(args, "resume"))) is None:
+        if (code := explained(prog, error, args)) is None:
             raise
         return code
     except KeyboardInterrupt as error:
         return explained(prog, error) or 130
 
 
-def explained(prog: str, error: BaseException, resumes: bool = False) -> int | None:
+def explained(prog: str, error: BaseException, args=None) -> int | None:
     """The exit code of an error that one line explains; None for a fault of the program.
 
-    `resumes` says whether the command has --resume, which then goes on where it stopped.
+    `args` are the command's: they say whether a run of it can be resumed.
     """
+    resumes = hasattr(args, "resume") and not getattr(args, "freeze_network", False)
     match error:
+        case NotFinite() if resumes:
+            other = ", unless a lower --lr is given with it" if hasattr(args, "lr") else ""
+            same = "--resume RUN repeats the steps since the last checkpoint and ends the same way"
+            one_line(prog, f"{error}; {same}{other}")
+            return error.code
         case Stop():
             one_line(prog, error)
             return error.code

@@ -65,6 +65,8 @@ def judge_again(args) -> None:
     if not path:
         raise Stop(f"--run {folder}: no checkpoint in it", code=2)
     given = {name: value for name, value in vars(args).items() if value is not None}
+    if args.inception_weights and args.extractor != "inception":
+        raise Stop("--inception_weights requires --extractor inception", code=2)
     network_in(state, "cpu", str(path))  # refuses what is not a checkpoint of a run
     # not the run's cache: a folder from someone else does not say where to write
     flags = {**UNSET, **state["args"], "cache_dir": "cache", **given}
@@ -86,8 +88,8 @@ def judge_again(args) -> None:
     processes.meet()
     if processes.rank() > 0:  # of torchrun: the first one reports
         return
-    changed = {name: given[name] for name in SAMPLED_BY if name in given}
-    changed |= other if "sampling_schedule" in given else {}
+    asked = given | (other if "sampling_schedule" in given or "told" in given else {})
+    changed = {name: asked[name] for name in SAMPLED_BY if name in asked}
     print(json.dumps(scores | changed, indent=2))
     summary_path = folder / "summary.json"
     if summary_path.exists():  # it marks a run as complete, so an unfinished run gets none

@@ -80,7 +80,7 @@ def export_network(args) -> None:
         portable.write_network(folder, net, state)
         about, summary = provenance(path_of(args.run))
         parameters = sum(p.numel() for p in net.parameters())
-        plain = portable.fits_diffusers(process)
+        plain = portable.fits_diffusers(process) and settings.tau_type == "linear"
         text = card(folder.name, state, settings, parameters, about, summary, plain)
         (folder / "README.md").write_text(text)
         (folder / "LICENSE").write_text(licence())
@@ -89,8 +89,8 @@ def export_network(args) -> None:
 
 def write_steps(folder: str | None, process: Diffusion, steps: int, tau_type: str, clip: bool):
     """Print the list of steps; into a folder, also as JSON and as diffusers' scheduler."""
-    if steps > process.schedule.timesteps:
-        raise Stop(f"--steps {steps} exceeds T = {process.schedule.timesteps}", code=2)
+    if steps > (most := process.sampling_schedule.timesteps):
+        raise Stop(f"--steps {steps} exceeds T = {most}", code=2)
     found = portable.sampling_steps(process, steps, tau_type)
     print(portable.sampling_table(found))
     if folder:

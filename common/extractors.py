@@ -31,11 +31,11 @@ from common.inception import FidInception, load_inception
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = ("first", "second")  # one for each data set and size
 TRAINER = "assets.train_classifier"
-GRID = 8  # blocks of a side whose means are the features of `pixels`
+GRID = 8  # cells of a side, whose means are the features of `pixels`
 
 
 class Pixels(nn.Module):
-    """The means of 8x8 blocks of an image that black brings to a multiple of 8 pixels."""
+    """The mean of each cell of an 8x8 grid; black pads the sides to a multiple of 8 pixels."""
 
     dim = GRID**2
 

@@ -24,12 +24,13 @@ from common.locate import find_checkpoint, find_schedule
 
 DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing, or your images"
 CHUNK = 500  # images sampled at once
+LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
 EXTRACTORS = ("mnist", "first", "second", "pixels", "inception")
 ETA_TEXT = "noise that each DDIM step adds, from 0, none, to 1, as much as in DDPM"
 EXTRACTOR_TEXT = (
     "feature extractor for FID and IS: mnist, a classifier of 28x28 digits; first or second, "
-    "classifiers made for the data set and its size; pixels, the means of 8x8 blocks, without a "
-    "network and without IS; or inception, InceptionV3"
+    "classifiers made for the data set and its size; pixels, the mean of each cell of an 8x8 grid, "
+    "without a network and without IS; or inception, InceptionV3"
 )
 EXTRACTOR_DEFAULT = (
     "mnist for 28x28 MNIST and for digits, else first, or pixels where there is no such network"
@@ -122,8 +123,7 @@ def add_training(parser, epochs=100):
     add("batch_size", 128, "images per training step", type=number(int, 2, cli.MANY))
     add("lr", 0.001, "peak learning rate of AdamW", type=positive)
     text = "learning-rate schedule; onecycle warms up during the first quarter of the steps"
-    choices = ["onecycle", "constant", "cosine", "step", "exponential", "plateau"]
-    add("lr_schedule", "onecycle", text, choices=choices)
+    add("lr_schedule", "onecycle", text, choices=LR_SCHEDULES)
     text = "training steps between updates of the network's moving average (EMA)"
     add("model_ema_steps", 10, text, type=count)
     text = "decay of the EMA before it is rescaled by batch size, update interval and epochs"
@@ -209,7 +209,11 @@ def add_machine(parser):
     text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"
     add("device", "auto", text, type=device)
     add("cpu", False, "run on the CPU, like --device cpu", action="store_true")
-    add("seed", 0, "seed of all random numbers", type=number(int, 0, 2**32 - 1))
+    text = (
+        "seed of the run's random numbers; the training scripts draw pictures and scores from the "
+        "same noise whatever it is"
+    )
+    add("seed", 0, text, type=number(int, 0, 2**32 - 1))
     text = "CPU threads; 0: torch's default. Use fewer if other jobs share the machine"
     add("threads", 0, text, type=cli.threads)
     text = "seconds between checkpoints; 0: one after every step"
@@ -219,13 +223,14 @@ def add_machine(parser):
     return group
 
 
-def add_output(parser):
+def add_output(parser, tensorboard: bool = True):
     group = parser.add_argument_group("output")
     add = adder(group)
     add("runs_dir", "runs", "folder in which each run creates a numbered folder")
     add("log_freq", 10, "training steps (bilevel: iterations) between log lines", type=count)
-    text = "also write losses, scores, schedule and sample pictures for TensorBoard"
-    add("tensorboard", False, text, action="store_true")
+    if tensorboard:
+        text = "also write losses, scores, schedule and sample pictures for TensorBoard"
+        add("tensorboard", False, text, action="store_true")
     return group
 
 
@@ -324,6 +329,11 @@ def check_sampling(args) -> None:
             f"--told visited: the T of --sampling_schedule is {timesteps}, the network's is "
             f"{args.timesteps}"
         )
+    if args.sampler == "ddpm" and timesteps != args.timesteps:
+        raise ValueError(
+            f"--sampler ddpm takes the network's {args.timesteps} steps, but the T of "
+            f"--sampling_schedule is {timesteps}"
+        )
     if args.backward_steps > timesteps:
         raise ValueError(
             f"--backward_steps {args.backward_steps} exceeds the T of --sampling_schedule, "
@@ -331,8 +341,15 @@ def check_sampling(args) -> None:
         )
 
 
+def check_knots(family: str, knots: int) -> None:
+    """Refuse a number of knots that nothing reads."""
+    if family != "knots" and knots != KNOTS:
+        raise ValueError(f"--knots {knots} requires the family knots, not {family}")
+
+
 def with_knots(family: str, knots: int, given: dict) -> dict:
     """The given parameters and, where none is given, as many knots as --knots says."""
+    check_knots(family, knots)
     if family != "knots" or any(name.startswith("knot_") for name in given):
         return given
     return {**dict.fromkeys(knots_table(knots)), **given}

@@ -62,6 +62,22 @@ def check_time_condition(ckpt: str, state: dict, asked: str | None) -> None:
         )
 
 
+def facts_of(state: dict) -> dict:
+    """What the network of a checkpoint was trained with, under the names of the flags."""
+    names = "dataset", "model_base_dim", "input_scale", "no_normalise"
+    facts = {name: state["args"][name] for name in names}
+    facts["time_condition"] = state["args"].get("time_condition", "index")
+    return facts | {"timesteps": state["schedule"]["timesteps"], "image_size": state["shape"][-1]}
+
+
+def refuse_others(args, default, own: dict) -> None:
+    """A Stop for a flag that says otherwise than `own`, the facts of the network of --ckpt."""
+    for name, value in own.items():
+        given = getattr(args, name, value)
+        if given not in (getattr(default, name, value), value):
+            raise Stop(f"--{name} {given}: {args.ckpt} was trained with {value}", code=2)
+
+
 def load_network(path: str, device: torch.device | str) -> tuple[nn.Module, dict]:
     """The averaged network in a checkpoint, ready to sample, and the checkpoint."""
     state = checkpoint.load(path)

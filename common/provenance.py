@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -18,7 +19,7 @@ def describe(kind: str, arguments: dict, device: torch.device, facts: dict) -> d
     return {
         "kind": kind,
         "arguments": {k: v for k, v in arguments.items() if k != "resume"},
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "directory": os.getcwd(),  # that of a relative --data_dir
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "commit": commit(),

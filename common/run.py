@@ -53,7 +53,9 @@ class Run:
         self.signal: int | None = None
         self.untried: Path | None = None  # the checkpoint that is resumed, until a step is done
         self.state: Callable[[], dict] | None = None
-        self.board = self.new_board() if arguments.get("tensorboard") else None
+        self.board = None
+        if arguments.get("tensorboard"):
+            self.board = Board(folder, arguments.get("inner_loop", 1))
         refuse_links(folder)
         self._lock = open(folder / ".lock", "w")  # noqa: SIM115, held as long as the run
         try:
@@ -81,9 +83,6 @@ class Run:
             except FileExistsError:
                 continue  # another run took the number in between
             return cls(folder, kind, arguments, device, **facts)
-
-    def new_board(self, after: int | None = None) -> Board:
-        return Board(self.folder, self.arguments.get("inner_loop", 1), after)
 
     def __enter__(self):
         self._old = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -166,7 +165,7 @@ class Run:
         self.untried = path
         self.log(f"resumed from {path.name}")
         if self.board:
-            self.board = self.new_board(after=state["step"])
+            self.board.after = state["step"]
         return state
 
     def take_up(self, parts: dict, facts: Callable[[], dict]) -> None:

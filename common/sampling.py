@@ -22,7 +22,8 @@ from scheduler import Schedule
 
 EVAL_SEED = 0  # every run is judged on images from the same noise
 PICTURE = "picture", 0  # the purpose and the block of the images that are looked at
-SAMPLED_BY = "backward_steps", "eta", "no_clip"  # what a later evaluation may change
+# what a later evaluation may change
+SAMPLED_BY = "backward_steps", "eta", "no_clip", "sampling_schedule", "told"
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled at once
 
@@ -134,9 +135,10 @@ class Sampler:
 
     def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
         """The way of n images from noise to data: evenly spaced steps, the end last."""
-        seen = [self.noise(n, EVAL_SEED, *PICTURE, device="cpu")]
+        noise, scale = self.noise(n, EVAL_SEED, *PICTURE, device="cpu"), self.process.b
+        seen = [noise / scale]
         with torch.inference_mode():
-            self(net, seen[0], on_step=lambda x: seen.append(x.float()))
+            self(net, noise, on_step=lambda x: seen.append(x.float() / scale))
         return seen[:: -max(1, self.steps // frames)][::-1]
 
 
@@ -224,11 +226,11 @@ def sample(
         raise ValueError(f"eta {eta} is not from 0 to 1")
     home = setup(device)
     net, state = load_any(run, home)
-    settings = SamplerSettings.from_flags(**state["args"])
-    if steps and steps > state["args"]["timesteps"]:
-        raise ValueError(f"steps {steps} exceeds the run's T = {state['args']['timesteps']}")
+    settings, process = SamplerSettings.from_flags(**state["args"]), process_of(state, home)
+    if steps and steps > (most := process.sampling_schedule.timesteps):
+        raise ValueError(f"steps {steps} exceeds the run's T = {most}")
     amp = settings.amp and home.type != "cpu"  # most CPUs emulate bfloat16: slower than float32
     eta = settings.eta if eta is None else eta
     settings = replace(settings, steps=steps or settings.steps, eta=eta, amp=amp)
-    sampler = Sampler(process_of(state, home), settings, state["shape"])
+    sampler = Sampler(process, settings, state["shape"])
     return torch.cat([x.clone() for x in sampler.many(net, n, f"sample {seed}")]).cpu()

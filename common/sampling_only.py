@@ -64,9 +64,9 @@ def learn(
             break
         if slope.value < best[0]:
             best = slope.value, schedule.to_dict()
+        count, values = settings.samples, schedule.values()
+        run.row("iterations.csv", iteration=i, fid=slope.value, fid_n=count, **values)
         q.step(slope.gradient)
-        values = schedule.values()
-        run.row("iterations.csv", iteration=i, fid=slope.value, fid_n=settings.samples, **values)
         if i % log_freq == 0 or i == updates - 1:
             run.log(f"update {i + 1}: FID {slope.value:.5g} of {settings.samples} images")
         run.poll()
@@ -96,13 +96,14 @@ def run_frozen(
     lr_beta: list[float],
     updates: int,
     eval_samples: int,
+    log_freq: int,
 ) -> dict:
     """Judge before and after, leave schedule.json and the table of steps; returns the summary."""
     process = trained.process.replaced(sampling_schedule=schedule, told=told)
     sampler, began = Sampler(process, trained.settings, trained.shape), time.monotonic()
     before = evaluate(trained, net, eval_samples, judges, "evaluation", run)
     first = Schedule.from_dict(schedule.to_dict())
-    learn(run, net, sampler, objective, settings, lr_beta, updates)
+    learn(run, net, sampler, objective, settings, lr_beta, updates, log_freq)
     fixed = Schedule.from_dict(schedule.to_dict())
     sampler = Sampler(process.replaced(sampling_schedule=fixed), sampler.settings, sampler.shape)
     after = evaluate(sampler, net, eval_samples, judges, "evaluation", run)

@@ -18,8 +18,6 @@ from common.noise_levels import NoiseLevels
 from common.weights import in_shapes
 from model import Diffusion, Levels
 
-LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
-
 
 def make_optimizer(parameters, lr: float) -> AdamW:
     """AdamW in one kernel where the device has it."""
@@ -38,7 +36,7 @@ def one_cycle(optimizer, highest: float | list[float], steps: int) -> lr_schedul
 
 
 class LRSchedule:
-    """One of LR_SCHEDULES over a known number of steps; only plateau looks at the epoch's loss.
+    """One of flags.LR_SCHEDULES over known steps; only plateau looks at the epoch's loss.
 
     `step_size` (in steps; None: a third of all) and `step_decay` are StepLR's, `exponential_end`
     is the part of the first rate that ExponentialLR ends with, and `plateau_decay` and

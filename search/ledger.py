@@ -76,15 +76,8 @@ class Ledger:
             key=lambda row: row["trial"],
         )
 
-    def whole(self) -> list[dict]:
-        """The trials that came to their end, by number."""
-        return whole_rows(self.before())
-
     def best(self) -> dict | None:
         return best_row(self.before())
-
-    def limit(self, before: float = math.inf) -> float | None:
-        return median_at_half(self.before(before))
 
 
 def whole_rows(rows: list[dict]) -> list[dict]:

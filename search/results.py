@@ -55,7 +55,7 @@ def judge_on_held_out_noise(
     n: int,
     device,
 ) -> dict[str, dict]:
-    """The scores of each row's network, all from the same noise, which chose none of them."""
+    """The scores of each row's network, all from one noise, on which none was selected."""
     known = {}  # trial -> scores; the best may be the default
     for row in rows.values():
         number = row["trial"]

@@ -172,10 +172,11 @@ def test_the_command_that_trains_anew_takes_as_many_steps_and_averages_as_long(f
     parser = train_mnist_bilevel_ZO.make_parser()
     args = parser.parse_args(flags.split())
     train_mnist_bilevel_ZO.check(args)
-    words = shlex.split(train_mnist_bilevel_ZO.retraining(args, Path("schedule.json")))
+    words = shlex.split(train_mnist_bilevel_ZO.retraining(args, Path("schedule.json"), "x.pt"))
     assert words[:2] == ["python", "train_mnist.py"]
     anew = train_mnist.make_parser().parse_args(words[2:])
     assert anew.epochs == args.epochs * args.inner_loop and anew.schedule_from == "schedule.json"
+    assert anew.ckpt == "x.pt"
     rules = [EmaRule.from_flags(**vars(namespace)) for namespace in (args, anew)]
     assert rules[0].memory == pytest.approx(rules[1].memory, rel=1e-5)
     assert (anew.ema_memory is None) == (flags in ("", "--epochs 40", "--recipe paper"))

@@ -52,8 +52,12 @@ def test_a_resumed_run_shows_every_count_once(tmp_path):
                 board.epoch(3 * iteration, samples, schedule)
         board.writer.close()
 
-    go_on(Board(tmp_path, inner_loop=3), range(1, 6))
-    go_on(Board(tmp_path, inner_loop=3, after=6), range(3, 8))
+    first = Board(tmp_path, inner_loop=3)
+    assert not list(tmp_path.iterdir())  # nothing is written to a folder that may be refused
+    go_on(first, range(1, 6))
+    resumed = Board(tmp_path, inner_loop=3)
+    resumed.after = 6
+    go_on(resumed, range(3, 8))
     events = events_of(tmp_path)
     every = [3 * iteration for iteration in range(1, 8)]
     assert [e.step for e in events.Scalars("iterations/fid")] == every

@@ -178,7 +178,8 @@ def test_every_judge_of_a_summary_has_a_row(tmp_path):
              "loss": 0.3, "tau": 2.0, "before": {"fid": 20.0, "n": 500},
              "network_evaluations": {"training": 10, "sampling": 5}}  # fmt: skip
     again = {"fid": 14.0, "n": 500, "extractor": "mnist", "no_clip": True, "eta": 0.5}
-    first["judged_again"] = [again]
+    other = {"sampling_schedule": {"family": "knots", "knot_1": 1.0}, "told": "visited"}
+    first["judged_again"] = [again, again | other, again | other | {"fid": 15.0}]
     records = [read_record(written(tmp_path / "a", first)),
                read_record(written(tmp_path / "b", {"fid": float("nan"), "n": 400}))]  # fmt: skip
     table = scores(records)
@@ -188,6 +189,8 @@ def test_every_judge_of_a_summary_has_a_row(tmp_path):
         row(table, "before: fid")[0] == "20"
         and row(table, "again, no_clip, eta 0.5: fid")[0] == "14"
     )
+    drawn = "again, no_clip, eta 0.5, sampling_schedule knots, told visited"
+    assert row(table, f"{drawn}: fid")[0] == "14" and row(table, f"{drawn} (2): fid")[0] == "15"
     assert row(table, "n") == ["500", "400"] and "here they differ" in table.note
     assert "here they differ" not in scores(records[:1]).note
     assert not any(name.endswith(": eta") for name, _ in table.rows)

@@ -87,7 +87,7 @@ def test_theta_y_takes_the_steps_that_it_takes_alone(tmp_path):
     ("flags", "named"),
     [
         ("--delta 0.1", "delta"), ("--lr_z 0.1", "lr_z"), ("--gamma_end 3", "gamma_end"),
-        ("--upper_gradient zo", "upper_gradient exact"), ("--theta_z kept", "gamma auto"),
+        ("--upper_gradient zo", "upper_gradient exact"), ("--theta_z kept", "a number for --gamma"),
     ],
 )  # fmt: skip
 def test_flags_that_nothing_would_read_are_refused(tmp_path, flags, named):

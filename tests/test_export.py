@@ -163,6 +163,14 @@ def test_scaled_data_are_said_to_be_beyond_diffusers(run):
     assert not portable.fits_diffusers(process_of(state, "cpu"))
 
 
+def test_steps_are_those_of_the_sampling_schedule(capsys):
+    process = Diffusion(Schedule("cosine", 20), sampling_schedule=Schedule("cosine", 10))
+    with pytest.raises(Stop, match="exceeds T = 10"):
+        export.write_steps(None, process, 11, "linear", clip=True)
+    export.write_steps(None, process, 10, "linear", clip=True)
+    assert capsys.readouterr().out.count("\n") == 12
+
+
 def test_what_cannot_be_read_is_one_line(run, exported, tmp_path, monkeypatch):
     with pytest.raises(Stop, match="neither a run"):
         sample(tmp_path, 1)

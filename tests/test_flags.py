@@ -126,6 +126,7 @@ WRONG_BILEVEL = [
     "--upper_gradient forward --recipe paper", "--scheduler ddpm", "--initial_end 2",
     "--initial_start 0.9 --initial_end 0.8", "--scheduler linear --initial_tau 2",
     "--scheduler sigmoid --initial_tau 3", "--timesteps 50", "--start 0.1",
+    "--told visited", "--knots 3", "--recipe ours --truncation 0.5",
 ]  # fmt: skip
 WRONG_SEARCH = [
     "--strategy best", "--n_calls 0", "--n_initial 0", "--search_seed -1", "--jobs 0",
@@ -159,7 +160,7 @@ WRONG_COMBINATIONS = [
     "--resume .", "--resume latest --runs_dir no", "--inception_weights ckpt.pt",
     "--extractor inception --inception_weights no.pth", "--fid_samples 1", "--eval_samples 1",
     "--model_base_dim 6", "--model_base_dim 65", "--batch_size 1", "--no_such_flag",
-    "--epoch 3",
+    "--epoch 3", "--knots 3", "--sampler ddpm --sampling_schedule ok.json",
     "stray", "--start", "--resume",
 ]  # fmt: skip
 

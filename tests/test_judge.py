@@ -162,6 +162,19 @@ def test_a_damaged_summary_is_named(trained, judge, tmp_path):
     assert (run / "summary.json").read_text() == '{"judged_again": 3}'
 
 
+def test_weights_that_no_extractor_reads_are_refused(trained, judge):
+    code, said = judge("--run", trained / "00000", "--inception_weights", "x.pth")
+    assert code == 2 and "--extractor inception" in said
+
+
+def test_a_later_evaluation_records_what_it_was_told(trained, judge, tmp_path):
+    run = with_flags(trained, tmp_path, sampling_schedule="linear", told="nearest")
+    (run / "summary.json").write_text("{}")
+    assert judge("--run", run, "--eval_samples", 20, "--told", "visited") == (0, "")
+    (entry,) = json.loads((run / "summary.json").read_text())["judged_again"]
+    assert (entry["sampling_schedule"], entry["told"]) == ("linear", "visited")
+
+
 def test_sampling_is_as_asked(trained, judge):
     run = trained / "00000"
     fids = {}

@@ -5,7 +5,8 @@ import torch
 from harness import TwoLayers
 
 from common.data import Batches
-from common.training import LR_SCHEDULES, Learner, LRSchedule, make_optimizer
+from common.flags import LR_SCHEDULES
+from common.training import Learner, LRSchedule, make_optimizer
 from model import Diffusion
 from scheduler import Schedule
 

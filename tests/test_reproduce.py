@@ -155,6 +155,24 @@ def test_a_table_that_no_run_fills_any_more_goes(tmp_path, monkeypatch):
     assert read_text_csv(path) == [row] and not results_path(path, "slopes").exists()
 
 
+def test_rows_of_more_seeds_than_the_scale_has_are_kept(tmp_path):
+    path, images = tmp_path / "reproduce_quick.csv", torch.zeros(50, 1, 8, 8)
+    cells = make_cells("quick", Places(), ["default"], [0, 7], images)
+    rows = [{"method": c.method, "seed": str(c.seed), "command": c.command} for c in cells]
+    for name in ("", "runs"):
+        write_csv(results_path(path, name), rows)
+    kept = Kept(path, reproduce.every_cell("quick", Places(), path, images), cells[:1])
+    assert not kept.changed and kept.merged("runs", []) == rows
+
+
+def test_a_report_takes_no_flag_of_a_run(tmp_path):
+    for flags in ("--dry_run", "--cell 0", "--collect", "--fresh", "--again"):
+        words = ["--report", "--results_dir", str(tmp_path), *flags.split()]
+        with pytest.raises(errors.Stop, match=flags.split()[0]) as stop:
+            reproduce.main(reproduce.make_parser().parse_args(words))
+        assert stop.value.code == 2
+
+
 def test_the_help_breaks_no_name_at_its_hyphen():
     assert "min-SNR" in reproduce.make_parser().format_help()
 

@@ -10,10 +10,12 @@ import time
 
 import pytest
 import torch
-from harness import Script, killed_twice
+from harness import Script, TwoLayers, killed_twice
 from test_checkpoint import same
 
-from common import checkpoint, provenance, run
+from common import checkpoint, networks, provenance, run
+from common.compare.records import read_record
+from common.compare.samples import sampler_of
 
 # a run of ten steps
 TINY = """
@@ -246,7 +248,7 @@ def test_a_damaged_checkpoint_falls_back_and_a_foreign_one_is_refused(tmp_path, 
     assert script.only  # and no folder is left, for --resume latest to find
 
 
-def test_weights_carry_over_and_can_be_sampled(tmp_path):
+def test_weights_carry_over_and_can_be_sampled(tmp_path, monkeypatch):
     script = Script(tmp_path)
     assert script.run(*TINY) == 0
     newest = sorted((script.only / "checkpoints").iterdir())[-1]
@@ -262,7 +264,10 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path):
     for more in ([], ["--dry_run"]):
         assert script.run(*TINY, "--ckpt", newest, "--model_base_dim", "8", *more) == 2
         assert script.last_line().endswith("was trained with --model_base_dim 4")
-    assert script.run(*draw, "--image_size", "8") == 0, script.said()
+    assert script.run(*draw, "--image_size", "8", "--sampling_schedule", "linear") == 0
+    monkeypatch.setattr(networks, "network_class", lambda _: TwoLayers)
+    drawn = read_record(max((tmp_path / "runs").glob("*-sample-*")))
+    assert sampler_of(drawn, "cpu")[1].process.sampling_schedule.family == "linear"
     assert script.run(*draw, "--image_size", "16") == 2
 
 

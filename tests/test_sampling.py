@@ -21,8 +21,8 @@ class Denoiser(nn.Module):
         return noise.view(-1, 1, 1, 1) * x
 
 
-def drawn(purpose="picture", eta=1.0, chunk=500, n=N):
-    process = Diffusion(Schedule("cosine", 100))
+def drawn(purpose="picture", eta=1.0, chunk=500, n=N, scale=1.0):
+    process = Diffusion(Schedule("cosine", 100), scale)
     sampler = Sampler(
         process, SamplerSettings(20, eta=eta, clip=False, chunk=chunk), (1, SIDE, SIDE)
     )
@@ -55,6 +55,7 @@ def test_the_noise_of_each_step_is_another_and_not_that_of_the_start():
         assert abs(correlation(one, other)) < 4 / x.numel() ** 0.5
 
 
-def test_a_film_ends_with_the_picture():
-    sampler, images = drawn()
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_film_ends_with_the_picture(scale):
+    sampler, images = drawn(scale=scale)
     torch.testing.assert_close(sampler.film(Denoiser(), N)[-1], images)

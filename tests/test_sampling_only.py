@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ from harness import Script, TwoLayers
 from test_bilevel import TRAIN
 
 from common import evaluate, networks
+from common.compare.records import read_record
+from common.compare.samples import sampler_of
 from common.errors import NotFinite
 from common.families import TOLD
 from common.objective import UpperSettings
@@ -65,8 +68,7 @@ def test_a_better_schedule_for_few_steps_is_found():
     best = min(row["fid"] for row in rows)
     assert best < 0.5 * rows[0]["fid"]
     row = next(row for row in rows if row["fid"] == best)
-    before = rows[rows.index(row) - 1]  # a row holds where its step led to
-    assert schedule.values() == {name: before[name] for name in schedule.values()}
+    assert schedule.values() == {name: row[name] for name in schedule.values()}
 
 
 @pytest.mark.parametrize("cause", ["zero", "not finite"])
@@ -84,7 +86,7 @@ def test_a_descent_that_comes_where_there_is_no_gradient_keeps_its_best(cause, m
     schedule, rows = learned_of_an_exact_network(60)
     assert len(rows) == 3 and "the best schedule so far is kept" in capsys.readouterr().out
     assert rows[2]["fid"] < rows[1]["fid"] < rows[0]["fid"]
-    assert schedule.values() == {name: rows[1][name] for name in schedule.values()}
+    assert schedule.values() == {name: rows[2][name] for name in schedule.values()}
     if cause == "not finite":
         calls[:] = [None] * 3
         with pytest.raises(NotFinite):  # at the first update there is nothing to keep
@@ -236,10 +238,13 @@ def test_a_frozen_network_needs_a_checkpoint(tmp_path, flags, named):
     assert named in script.last_line()
 
 
-UNREAD = ["--dry_run", "--eta 1", "--resume latest", "--scheduler sigmoid", "--upper_gradient zo"]
+UNREAD = """--dry_run;--eta 1;--resume latest;--scheduler sigmoid;--upper_gradient zo;--amp
+    --knots 3
+    --upper_gradient forward;--recipe paper;--compile fused;--delta 0.1;--update_every 5
+    --theta_z kept;--noise independent;--perturbation published"""
 
 
-@pytest.mark.parametrize("flags", [*UNREAD, "--upper_gradient forward", "--recipe paper"])
+@pytest.mark.parametrize("flags", re.split(";|\n +", UNREAD))
 def test_a_flag_that_a_frozen_network_does_not_read_is_refused(tmp_path, flags):
     script = Script(tmp_path, "bilevel")
     (tmp_path / "runs" / "00000-bilevel-seed0").mkdir(parents=True)
@@ -247,15 +252,28 @@ def test_a_flag_that_a_frozen_network_does_not_read_is_refused(tmp_path, flags):
     assert flags.split()[0] in script.last_line()
 
 
+@pytest.mark.parametrize(
+    "flags", ["--model_base_dim 8", "--timesteps 50", "--image_size 16", "--input_scale 0.5"]
+)
+def test_a_frozen_network_is_as_it_was_trained(tmp_path, learned, flags):
+    script = Script(tmp_path, "bilevel")
+    network = ["--freeze_network", "--ckpt", learned.trained]
+    assert script.run(*FROZEN, *network, *flags.split()) == 2
+    assert f"{flags}: {learned.trained}" in script.last_line()
+
+
 @pytest.mark.parametrize("family", ["cosine", "knots"])
-def test_a_frozen_network_may_begin_with_another_schedule(tmp_path, family):
+def test_a_frozen_network_may_begin_with_another_schedule(tmp_path, family, monkeypatch):
     """At end 1 nearly all unclipped pixels are cut, and no gradient leads away from it."""
     train, frozen = Script(tmp_path, "train"), Script(tmp_path, "bilevel")
     assert train.run(*TRAIN) == 0, train.said()
     flags = ["--ckpt", train.only, "--eval_samples", 40, "--no_clip", "--initial_end", 0.9]
     flags += ["--scheduler", family, "--lr_beta", 0, 0, 0, 0]
     assert frozen.run(*FROZEN, "--freeze_network", *flags) == 0, frozen.said()
+    assert "--no_clip" in frozen.last_line()  # the command that uses what was learned
     (folder,) = (tmp_path / "runs").glob("*-frozen-*")
+    monkeypatch.setattr(networks, "network_class", lambda _: TwoLayers)
+    assert sampler_of(read_record(folder), "cpu")[1].process.told == "visited"
     ours, its = Schedule.load(folder / "schedule.json"), Schedule("cosine", 20, end=0.9)
     its = its.as_knots(12) if family == "knots" else its
     torch.testing.assert_close(ours.log_alpha_bar(), its.log_alpha_bar())

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import Stop
 from search import ledger
-from search.ledger import Ledger
+from search.ledger import Ledger, median_at_half
 from search.points import Points, grid, grid_plan
 
 RANGES = {"start": (0.0, 0.4), "end": (0.8, 1.0), "tau": (1.0, 4.0), "epsilon": (0.005, 0.04)}
@@ -184,5 +184,5 @@ def test_the_limit_is_the_median_of_elder_whole_trials(tmp_path):
     for i, status in enumerate(["ok", "failed", "ok", "pruned", "ok", "ok"]):
         value = 1.0 if status == "ok" else None
         ledger.add(row(i, status=status, objective=value))
-    assert ledger.limit(before=4) is None
-    assert ledger.limit(before=5) == 22.0 and ledger.limit(before=6) == 23.0
+    assert median_at_half(ledger.before(4)) is None
+    assert median_at_half(ledger.before(5)) == 22.0 and median_at_half(ledger.before(6)) == 23.0

@@ -34,9 +34,16 @@ def test_only_a_command_with_the_flag_advises_resume(capsys):
     def main(_):
         raise OSError(errno.ENOSPC, "no space", "x")
 
-    for args, advised in ((Namespace(resume=None), True), (Namespace(), False)):
-        assert errors.guarded(main, args, "prog") == 1
-        assert ("--resume" in capsys.readouterr().err) is advised
+    def diverge(_):
+        raise errors.NotFinite("the loss is nan")
+
+    frozen = Namespace(resume=None, freeze_network=True, lr=1)
+    for args, advised in ((Namespace(resume=None), True), (Namespace(), False), (frozen, False)):
+        for error in (main, diverge):
+            assert errors.guarded(error, args, "prog") == 1
+            assert ("--resume" in capsys.readouterr().err) is advised
+    assert errors.guarded(diverge, Namespace(resume=None, lr=1), "prog") == 1
+    assert "a lower --lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [

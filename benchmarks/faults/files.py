@@ -25,7 +25,7 @@ from common.errors import Stop
 from common.extractors import load_extractor
 from common.families import FAMILIES
 from scheduler import Schedule
-from search.ledger import Ledger
+from search.ledger import Ledger, median_at_half
 
 
 @functools.cache
@@ -112,7 +112,7 @@ def damaged_ledger(i: int, folder: Path) -> None:
             ledger.known(n, {"tau": 1.0 + n})
         assert found["status"] != "ok" or abs(found["objective"]) < 1e300
     ledger.best()
-    ledger.limit(9)
+    median_at_half(ledger.before(9))
 
 
 KEY = {"data": "d", "split": "digits test", "extractor": "mnist", "weights": "w", "version": 2}

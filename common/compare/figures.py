@@ -11,6 +11,7 @@ from common import figures
 from common.bilevel_figures import has, legend, marks, plot_paths, plot_slopes
 from common.compare.records import Columns, ComparedRun, parameters_of
 from common.compare.samples import plot_samples
+from common.run import forward_passes
 from scheduler import Schedule
 
 AXES = {"step": "steps", "evaluations": "forward passes", "seconds": "seconds"}
@@ -112,16 +113,12 @@ def fid_curves(records: list[ComparedRun]) -> Iterator[Curve]:
         trials = [row for row in record.trials if isinstance(row.get("objective"), int | float)]
         if trials:
             best = np.minimum.accumulate([row["objective"] for row in trials]).tolist()
-            spent = np.cumsum([passes(row) for row in trials]).tolist()
+            spent = np.cumsum(
+                [forward_passes(row.get("network_evaluations") or {}) for row in trials]
+            ).tolist()
             at = [row.get("at", float("nan")) for row in trials]
             columns = {"evaluations": spent, "seconds": at, "best": best}
             yield Curve(record, columns, "best", f"{trials[0].get('n')} images, extractor {by}")
-
-
-def passes(trial: dict) -> int:
-    """The forward passes of a trial; a backward pass counts as two."""
-    evaluations = trial.get("network_evaluations") or {}
-    return sum(evaluations.values()) + 2 * evaluations.get("training", 0)
 
 
 def timing(record: ComparedRun) -> Columns:

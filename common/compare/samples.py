@@ -8,7 +8,7 @@ from torch import nn
 from common import figures
 from common.bilevel_figures import axes_for
 from common.compare.records import ComparedRun
-from common.errors import Stop
+from common.errors import Stop, read_json
 from common.locate import find_trained
 from common.networks import load_network
 from common.sampling import EVAL_SEED, PICTURE, Sampler, SamplerSettings, load_any, process_of
@@ -17,18 +17,20 @@ from scheduler import Schedule
 
 def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Module, Sampler]:
     """The network of a run and the way in which it draws."""
-    if record.kind not in ("frozen", "sample"):
+    if record.kind not in ("frozen", "sample"):  # these name another run's network
         net, state = load_any(find_trained(str(record.folder)), device)
         settings = SamplerSettings.from_flags(**state["args"])
         return net, Sampler(process_of(state, device), settings, state["shape"])
     net, state = load_network(record.arguments["ckpt"], device)
-    named = ("backward_steps", "no_clip", "tau_type", "sampler", "eta")
-    given = {n: record.arguments[n] for n in named if n in record.arguments}
-    settings = SamplerSettings.from_flags(**state["args"] | given)
+    named = {"backward_steps", "no_clip", "tau_type", "sampler", "eta"}
+    named |= {"sampling_schedule", "told"} if record.kind == "sample" else set()
+    state["args"] |= {n: record.arguments[n] for n in named if n in record.arguments}
     process = process_of(state, device)
     if record.kind == "frozen":
-        schedule = Schedule.load(record.folder / "schedule.json")
-        process = process.replaced(sampling_schedule=schedule, told=record.arguments["told"])
+        path = record.folder / "schedule.json"
+        told = read_json(path).get("told", "nearest")
+        process = process.replaced(sampling_schedule=Schedule.load(path), told=told)
+    settings = SamplerSettings.from_flags(**state["args"])
     return net, Sampler(process, settings, state["shape"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from common.compare.records import MEASURED, ComparedRun, parameters_of
@@ -80,15 +81,18 @@ def set_of(records: list[ComparedRun], name: str) -> set:
 
 def scores_of(summary: dict[str, Any]) -> dict[str, str]:
     """Name -> number ± error; those of nested parts and of later evaluations under their names."""
-    parts = {"": summary}
+    parts, seen = {"": summary}, Counter[str]()
     parts |= {f"{k}: ": v for k, v in summary.items() if isinstance(v, dict) and k not in COSTS}
     for entry in summary.get("judged_again") or ():
         changed = [
-            n if v is True else f"{n} {v}"
+            n if v is True else f"{n} {shown(v)}"
             for n, v in entry.items()
             if n in (*SAMPLED_BY, *MEASURED[:3]) and v != summary.get(n)
         ]
-        parts[f"again{', ' if changed else ''}{', '.join(changed)}: "] = entry
+        label = ", ".join(["again", *changed])
+        seen[label] += 1
+        number = f" ({seen[label]})" if seen[label] > 1 else ""
+        parts[f"{label}{number}: "] = entry
     found = {}
     for prefix, part in parts.items():
         skip = {*COSTS, *MEASURED, *SAMPLED_BY, *parameters_of(part)}

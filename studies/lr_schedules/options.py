@@ -13,7 +13,7 @@ def make_parser() -> cli.Parser:
     add_study(parser)
     add_schedules(parser)
     flags.add_machine(parser)
-    flags.add_output(parser).set_defaults(log_freq=100)
+    flags.add_output(parser, tensorboard=False).set_defaults(log_freq=100)
     return parser
 
 

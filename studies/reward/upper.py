@@ -1,6 +1,7 @@
 """The upper level: steps of log lambda along an estimated gradient, between bounds."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class Descent:
 
     def __init__(self, settings: Steps):
         self.settings, self.log_lambda, self.iteration = settings, math.log(settings.lambda0), 0
+        self.cpu_seconds = 0.0  # of all steps, over all processes
 
     @property
     def lam(self) -> float:
@@ -59,7 +61,8 @@ class Descent:
         return "upper" if math.isclose(self.lam, s.high, rel_tol=1e-6) else ""
 
     def state_dict(self) -> dict:
-        return {"log_lambda": self.log_lambda, "iteration": self.iteration}
+        names = "log_lambda", "iteration", "cpu_seconds"
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)
@@ -104,9 +107,11 @@ def descend(
     """All steps from wherever the descent stands; `look` returns a row with the gradient."""
     total = descent.settings.iterations
     while descent.iteration < total:
-        lam, row = descent.lam, look(descent.lam)
+        lam, began = descent.lam, time.process_time()
+        row = look(lam)
         check_finite(row["gradient"], "the gradient of lambda")
         descent.step(row["gradient"])
+        descent.cpu_seconds += time.process_time() - began
         number = descent.iteration
         columns = {"iteration": number, "lambda": lam, **row, "evaluations": cost(number)}
         run.row("iterations.csv", **columns)
