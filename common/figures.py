@@ -97,7 +97,7 @@ def save_beside(path: Path, pictures: Mapping[str, np.ndarray | Path], width: fl
     """Pictures, or files of them, side by side with their titles."""
     from PIL import Image
 
-    figure, (axes,) = subplots(1, len(pictures), width, 1.08 * width)
+    figure, (axes,) = subplots(1, len(pictures), width, 1.12 * width)
     for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
         axis.imshow(Image.open(picture) if isinstance(picture, Path) else picture)
         axis.set_title(title, fontsize=9)

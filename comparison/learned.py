@@ -50,5 +50,5 @@ def is_outside(row: dict) -> bool:
 
 def noise_cell(row: dict) -> str:
     value, low, high = ends_of(row)
-    text = f"**{value:.4f}**" if is_outside(row) else f"{value:.4f}"
-    return f"{text} ({low:.4f} to {high:.4f})"
+    text = f"**{value:.4g}**" if is_outside(row) else f"{value:.4g}"
+    return f"{text} ({low:.4g} to {high:.4g})"

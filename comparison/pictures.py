@@ -8,6 +8,7 @@ import numpy as np
 from common import figures
 from common.families import NAMES
 from comparison.rows import REGIMES, by_method
+from comparison.scales import METHODS
 from model import log_snr
 from scheduler import Schedule
 
@@ -29,8 +30,7 @@ WIDE = 100  # from here on terms of a gradient are drawn in logarithms
 def plot_curves(path: Path, points: list[dict]) -> None:
     """FID against forward passes: the mean over seeds, the band from the best to the worst."""
     figure, (axis,) = figures.axes_of(1, width=7)
-    colors = _distinct_colors(len(by_method(points)))
-    for color, (method, rows) in zip(colors, by_method(points).items(), strict=True):
+    for i, (method, rows) in enumerate(by_method(points).items()):
         tracks = {}
         for row in rows:
             point = float(row["forward_passes"]), float(row["fid"])
@@ -40,9 +40,11 @@ def plot_curves(path: Path, points: list[dict]) -> None:
         x = np.linspace(low, max(low, high), 200)
         # what was known at x: the last point before it
         y = np.array([k[np.searchsorted(k[:, 0], x, side="right") - 1, 1] for k in tracks])
-        axis.plot(x, y.mean(0), label=method, color=color)
+        color, style = _color(method), ("-", "--", ":")[i % 3]  # so that equal lines both show
+        axis.plot(x, y.mean(0), style, label=method, color=color)
         axis.fill_between(x, y.min(0), y.max(0), alpha=0.15, color=color)
     axis.set(xlabel="forward passes", ylabel="FID (the run's extractor)", yscale="log")
+    _set_plain_ticks(axis.yaxis)
     _legend_beside(axis)
     figures.save(figure, path)
 
@@ -55,7 +57,7 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
         fewest = min((int(row["n"]) for row in rows), default=0)
         rows = [row for row in rows if int(row["n"]) == fewest]
         drawn = [method for method in DRAWN if method in by_method(rows)]
-        for color, method in enumerate(drawn):
+        for i, method in enumerate(drawn):
             of_steps: dict[int, list[float]] = {}
             for row in by_method(rows)[method]:
                 of_steps.setdefault(int(row["steps"]), []).append(float(row["fid"]))
@@ -63,10 +65,10 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
             mean = np.array([np.mean(of_steps[k]) for k in steps])
             low = mean - [min(of_steps[k]) for k in steps]
             high = np.array([max(of_steps[k]) for k in steps]) - mean
-            beside = np.array(steps) * 1.03 ** (color - len(drawn) / 2)  # no point hides another
+            beside = np.array(steps) * 1.03 ** (i - len(drawn) / 2)  # no point hides another
             label = f"{method} ({len(of_steps[steps[0]])})"
             axis.errorbar(
-                beside, mean, [low, high], marker="o", capsize=3, color=f"C{color}", label=label
+                beside, mean, [low, high], marker="o", capsize=3, color=_color(method), label=label
             )
         axis.set(xlabel="DDIM steps", ylabel="FID (the run's extractor)")
         axis.set_title(f"{fewest} images, {regime}")
@@ -79,13 +81,15 @@ def plot_learned(path: Path, runs: list[dict]) -> None:
     """The schedules that the methods found, a line a seed."""
     methods = [method for method in DRAWN if method in by_method(runs)]
     figure, (axis,) = figures.axes_of(1, width=6)
-    for color, method in enumerate(methods):
+    for method in methods:
+        held = METHODS[method].kind == "train"  # dashed, over those that hardly left it
         for i, row in enumerate(by_method(runs)[method]):
             schedule = Schedule.from_dict(json.loads(row["schedule"]))
             curve = log_snr(schedule.log_alpha_bar().detach())[1:]
             label = None if i else method
             times = np.linspace(0, 1, len(curve))
-            axis.plot(times, curve, color=f"C{color}", label=label, alpha=0.7)
+            style = {"ls": "--", "zorder": 3} if held else {"alpha": 0.7}
+            axis.plot(times, curve, color=_color(method), label=label, **style)
     axis.set(xlabel="t/T", title="log SNR")
     if methods:
         _legend_beside(axis)
@@ -122,20 +126,30 @@ def plot_slopes(path: Path, rows: list[dict]) -> None:
 
 def _set_log_scales(axis, xs: list[int]) -> None:
     """Logarithmic axes whose ticks are plain numbers, those of x at the values themselves."""
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import NullLocator
 
     axis.set(xscale="log", yscale="log")
     axis.set_xticks(xs, list(map(str, xs)))
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axis.yaxis.set_major_formatter(ScalarFormatter())
-    for each in (axis.xaxis, axis.yaxis):
-        each.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_locator(NullLocator())
+    _set_plain_ticks(axis.yaxis)
 
 
-def _distinct_colors(n: int) -> list:
+def _set_plain_ticks(axis) -> None:
+    """Of a logarithmic axis: plain numbers, between powers of ten too."""
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def _color(method: str):
+    """A method has one color in all figures; those that only the curves show come after."""
     from matplotlib import colormaps
 
-    return [colormaps["tab20"](i % 20) for i in range(n)]
+    if method in DRAWN:
+        return f"C{DRAWN.index(method)}"
+    return colormaps["tab20b"](list(METHODS).index(method) % 20)
 
 
 def _legend_beside(axis) -> None:

@@ -197,10 +197,18 @@ def differences(rows: list[dict]) -> str:
             verdict = "better" if statistics.mean(values) < 0 else "worse"
         rank = wilcoxon(values).pvalue if any(values) else 1.0
         change = plus_minus(values, f".{SCORES[judge][1]}f")
-        p_values = f"{p:.3f}", f"{rank:.3f}"
+        p_values = ["< 0.001" if each < 0.0005 else f"{each:.3f}" for each in (p, rank)]
         lines.append([method, base, SCORES[judge][0], signs(values), change, *p_values, verdict])
-    head = ["method", "less", "by", "lower in", "difference", "p (t, Holm)", "p (Wilcoxon)"]
-    return markdown([*head, "verdict"], lines)
+    head = [
+        "method",
+        "compared with",
+        "judge",
+        "lower in",
+        "difference",
+        "p (t, Holm)",
+        "p (Wilcoxon)",
+    ]
+    return markdown([*head, "verdict"], lines) if lines else "No difference has three seeds."
 
 
 def signs(values: list[float]) -> str:

@@ -90,7 +90,7 @@ def distance(figure):
         axis.scatter(x[0] + shift, x[1] + shift / 2, s=5, color=color, alpha=0.6, label=label)
     axis.set(xticks=[], yticks=[], xlim=(-3, 5), ylim=(-2, 4))
     axis.legend(fontsize=8, frameon=False, loc="upper left")
-    axis.set_title("FID(q, theta) of their features", fontsize=10)
+    axis.set_title("FID(q, theta): two clouds of features", fontsize=10)
 
 
 def arrow(axis, start, end, color, bend=0.0, label="", label_at=None):

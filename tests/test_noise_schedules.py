@@ -84,7 +84,7 @@ def test_the_curves_are_those_of_the_formulas():
     f = ((u + 0.008) / 1.008 * math.pi / 2).cos() ** (2 * 2.31)
     ab = f / math.cos(0.008 / 1.008 * math.pi / 2) ** (2 * 2.31)
     curve = closed_form.curve_of("cosine, tau 2.31")
-    assert torch.allclose(curve.gamma[:-5], ab[:-4], atol=1e-9)
+    assert torch.allclose(curve.alpha_bar[:-5], ab[:-4], atol=1e-9)
 
 
 def test_a_scale_shifts_log_snr_by_twice_its_logarithm(monkeypatch):

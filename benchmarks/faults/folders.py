@@ -126,6 +126,6 @@ ROWS = [
     Row("places in a stranger's `args.json`", "nothing is written there", shared_arguments, 12, 12),
     Row("a link or a pipe in a run's folder", "refused; its target is untouched",
         link_in_a_run, 20, 3),
-    Row("a CSV file that was edited, cut or deleted", "refused; a deleted one is said",
+    Row("a CSV file that was edited, cut or deleted", "refused; a deleted one is reported",
         damaged_table, 36, 4),
 ]  # fmt: skip

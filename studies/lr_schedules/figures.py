@@ -55,11 +55,12 @@ def draw_over_constant(path: Path, clouds: Clouds, numbers: Numbers) -> None:
     figure, axes = subplots(len(numbers.schedules), 1, 7.5, 1.7)
     for axis, schedule in zip(axes[:, 0], numbers.schedules, strict=True):
         for j, name in enumerate(numbers.sets):
-            for other, color in (("constant", "0.6"), (schedule, COLORS[schedule])):
+            for other, color, size in (("constant", "0.6", 9), (schedule, COLORS[schedule], 1.5)):
                 if (name, other) in clouds:
                     points = clouds[name, other] + [10 * j, 0]
-                    axis.scatter(*points.T, s=1.5, linewidths=0, c=color)
-        axis.set(xlim=(-5, 10 * len(numbers.sets) - 5), ylim=(-5, 5), xticks=[], yticks=[])
+                    axis.scatter(*points.T, s=size, linewidths=0, c=color)
+        axis.set(xlim=(-5, 10 * len(numbers.sets) - 5), ylim=(-5, 5), yticks=[], aspect="equal")
+        axis.set_xticks([10 * j for j in range(len(numbers.sets))], numbers.sets, fontsize=7)
         axis.set_title(NAMES[schedule], fontsize=8)
     save(figure, path)
 

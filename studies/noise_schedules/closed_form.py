@@ -19,7 +19,7 @@ EXACT = 1e-9  # larger than what float64 rounds, smaller than what anyone would 
 class Curve(NamedTuple):
     """Of a recipe at t = 1..T."""
 
-    gamma: Tensor  # alpha_bar of the schedule without scaling that has the same log SNR
+    alpha_bar: Tensor  # of the schedule without scaling that has the same log SNR
     log_snr: Tensor
 
 

@@ -11,18 +11,18 @@ from studies.noise_schedules.plan import NOT_NORMALISED as WITHOUT
 
 
 def draw_curves(path: Path) -> None:
-    """gamma and log SNR over time: of every function, and of cosine with every b."""
+    """alpha_bar and log SNR over time: of every function, and of cosine with every b."""
     figure, axes = subplots(2, 2, 5.0, 3.4)
     for (left, right), recipes in zip(axes, (FUNCTIONS, SCALES), strict=True):
         curves = {recipe: curve_of(recipe) for recipe in recipes}
-        middle = len(curves[BASE].gamma) // 2
+        middle = len(curves[BASE].alpha_bar) // 2
         for recipe in sorted(recipes, key=lambda name: -curves[name].log_snr[middle]):
             curve = curves[recipe]
-            times = [(t + 1) / len(curve.gamma) for t in range(len(curve.gamma))]
+            times = [(t + 1) / len(curve.alpha_bar) for t in range(len(curve.alpha_bar))]
             label = "b 1" if recipes is SCALES and recipe == BASE else recipe
-            left.plot(times, curve.gamma)
+            left.plot(times, curve.alpha_bar)
             right.plot(times, curve.log_snr, label=label)
-        left.set(title="gamma", xlabel="t/T")
+        left.set(title="alpha_bar", xlabel="t/T")
         right.set(title="log SNR", xlabel="t/T", ylim=(-15, 10))
         right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for axis in axes.flat:

@@ -17,8 +17,8 @@ from studies.noise_schedules.tasks import Task
 PAGE = ROOT / "docs" / "noise_schedules.md"
 SHOWN = (BASE, "b 0.5", "b 0.3", "b 0.1", "b 0.1, not normalised", "sigmoid, 0 to 3, tau 0.3")
 CAPTIONS = {
-    "curves": "gamma and log SNR: above for every function, below for cosine with every b, where "
-    "gamma is that of the function without scaling that has the same log SNR",
+    "curves": "alpha_bar and log SNR: above for every function, below for cosine with every b, "
+    "where alpha_bar is that of the function without scaling that has the same log SNR",
     "scales": "FID against b: the mean over the seeds, and a thin line for each seed",
     "noise": "FID against log SNR at T/2, for both strategies: mean, best and worst seed",
 }

@@ -278,7 +278,8 @@ def of_machines(rows: list[dict]) -> str:
             ["python, torch", every("python", "torch")],
             ["commit", every("commit")],
             ["reference", every("reference")],
-            ["images judged, DDIM steps", every("n", "ddim_steps")],
+            ["images judged", every("n")],
+            ["DDIM steps", every("ddim_steps")],
             ["hours of the runs, by the clock", f"{hours:.1f}"],
         ],
     )
