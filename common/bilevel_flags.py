@@ -218,10 +218,6 @@ def check_combinations(args) -> None:
             f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "
             "does not apply"
         )
-    if args.upper_gradient == "exact" and args.sampler == "ddpm":
-        raise ValueError(
-            "--upper_gradient exact differentiates DDIM; --sampler ddpm draws noise at every step"
-        )
     if args.initial_epoch >= args.epochs and not args.freeze_network:
         raise ValueError(
             f"--initial_epoch {args.initial_epoch} leaves none of --epochs {args.epochs} for the "

@@ -212,7 +212,7 @@ class SimpleSampler:
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [("--sampler ddpm", "ddpm"), ("--noise independent", "independent"),
+    [("--sampler ddpm", None), ("--noise independent", "independent"),
      ("--ZO_type one", "ZO_type"), ("--truncation 0.5", None)],
 )  # fmt: skip
 def test_exact_gradients_refuse_what_they_cannot_do(flags, named):
