@@ -110,6 +110,7 @@ class Diffusion:
         constant_above: float = math.inf,
         around: Callable[..., Tensor] | None = None,
         visits: Visits | None = None,
+        eps_scale: float = 1.0,
     ) -> Tensor:
         """From noise x to data along `steps` visited times: DDIM (eta 0), or with noise as in DDPM.
 
@@ -118,7 +119,7 @@ class Diffusion:
         `on_step` sees x after every step; `levels` may replace the sampling levels. What the
         network says at times above `constant_above` is a constant to a gradient, and a step f runs
         as around(f, x, i) where `around` is given. `visits` replaces what depends on the steps,
-        their spacing and the levels.
+        their spacing and the levels. The predicted noise is multiplied by `eps_scale`.
         """
         visits = visits or self.visits(steps, tau_type, levels, x.device)
         times, net_times, (signal, noise, scale) = visits
@@ -126,6 +127,7 @@ class Diffusion:
         def step(x, i):
             with torch.set_grad_enabled(torch.is_grad_enabled() and times[i - 1] <= constant_above):
                 eps = net(scale[i] * x, net_times[i - 1 : i].flatten())  # (1,) or (B,)
+                eps = eps if eps_scale == 1 else eps_scale * eps
                 x0 = (x - noise[i] * eps) / signal[i]
                 if clip:
                     x0 = x0.clamp(-1, 1)

@@ -289,7 +289,7 @@ def freeze_network(args) -> None:
         schedule = first_of(trained.sampling_schedule, given, knots)
     except ValueError as error:
         raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
-    drawn_by = ("backward_steps", "no_clip", "tau_type", "eval_chunk")
+    drawn_by = ("backward_steps", "no_clip", "tau_type", "eps_scale", "eval_chunk")
     judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
     flags_of_run = state["args"] | {n: getattr(args, n) for n in (*drawn_by, *judged_by)}
     drawn = SamplerSettings.from_flags(**flags_of_run | FROZEN)

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from assets.make import ASSETS, NETWORK, RESULTS, digest
+from assets.make import ASSETS, BEST, NETWORK, RESULTS, digest
 from common.errors import Stop, guarded
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
@@ -38,22 +38,26 @@ from common.sampling import SamplerSettings
 from common.tables import fill_file, markdown, read_text_csv, rounded, write_csv
 
 FILE = "shipped_network.csv"
-# images, steps and eta: few images to compare samplers, many to judge the network by the best
-CELLS = [(1_000, steps, eta) for steps in (20, 50) for eta in (0.0, 0.5, 1.0)]
-CELLS += [(10_000, steps, 1.0) for steps in (20, 50)]
+# images, steps, eta and eps_scale: few images to compare samplers, many to judge the network
+CELLS = [(1_000, steps, eta, 1.0) for steps in (20, 50) for eta in (0.0, 0.5, 1.0)]
+CELLS += [(1_000, steps, 1.0, BEST) for steps in (20, 50)]
+CELLS += [(10_000, steps, 1.0, scale) for steps in (20, 50) for scale in (1.0, BEST)]
 SHOWN = {
     "fid": "FID by `mnist`", "fid_first": "by `first`", "fid_second": "by `second`",
     "fid_pixels": "by `pixels`", "precision": "precision", "recall": "recall",
 }  # fmt: skip
 
 
-def judge(images: int, steps: int, eta: float, judges: Judges, path: Path) -> dict:
+def judge(cell: tuple, judges: Judges, path: Path) -> dict:
     """A row: images of the network by every judge, and what they were made with."""
     began = time.monotonic()
-    scores = judge_checkpoint(path, judges, "cpu", images, SamplerSettings(steps, eta=eta))
+    images, steps, eta, eps_scale = cell
+    settings = SamplerSettings(steps, eta=eta, eps_scale=eps_scale)
+    scores = judge_checkpoint(path, judges, "cpu", images, settings)
     made = {"seconds": time.monotonic() - began, "network": short(path), "commit": commit()}
     made |= {"processor": processor(), "threads": torch.get_num_threads()}
-    return rounded({"steps": steps, "eta": f"{eta:g}", **scores, **made})
+    drawn = {"steps": steps, "eta": f"{eta:g}", "eps_scale": f"{eps_scale:g}"}
+    return rounded({**drawn, **scores, **made})
 
 
 def short(path: Path) -> str:
@@ -61,9 +65,9 @@ def short(path: Path) -> str:
     return digest(path)[:12]
 
 
-def key(row: dict) -> tuple[int, int, float]:
+def key(row: dict) -> tuple[int, int, float, float]:
     """The cell that a row is of."""
-    return int(row["n"]), int(row["steps"]), float(row["eta"])
+    return int(row["n"]), int(row["steps"]), float(row["eta"]), float(row["eps_scale"])
 
 
 def table(rows: list[dict]) -> str:
@@ -71,8 +75,8 @@ def table(rows: list[dict]) -> str:
     lines = []
     for row in sorted(rows, key=key):
         scores = [f"{float(row[name]):.3g}" if row[name] else "–" for name in SHOWN]
-        lines.append([f"{int(row['n']):,}", row["steps"], row["eta"], *scores])
-    return markdown(["images", "steps", "`--eta`", *SHOWN.values()], lines)
+        lines.append([f"{int(row['n']):,}", row["steps"], row["eta"], row["eps_scale"], *scores])
+    return markdown(["images", "steps", "`--eta`", "`--eps_scale`", *SHOWN.values()], lines)
 
 
 def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) -> None:
@@ -87,7 +91,7 @@ def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent, cells=CELLS) 
         known = {key(row) for row in rows}
         for cell in cells:
             if cell not in known:
-                rows.append(judge(*cell, judges, network))
+                rows.append(judge(cell, judges, network))
                 write_csv(path, rows)
     if not rows:
         raise Stop(f"{path}: no row of {NETWORK}; run python -m assets.judge", code=2)

@@ -58,9 +58,9 @@ with torch.inference_mode():
         x = ddim.step(eps, t, x, eta=$eta, use_clipped_model_output=$clip).prev_sample
 ```""")
 NO_DIFFUSERS = """This network was trained on scaled data, samples with another schedule than it was
-trained with or at quadratic times, or is told another time than the step's. diffusers' scheduler
-knows only the betas; `sample` does the rest, and sampling.json lists the times that the network is
-told."""
+trained with, at quadratic times or by scaled predictions, or is told another time than the step's.
+diffusers' scheduler knows only the betas; `sample` does the rest, and sampling.json lists the times
+that the network is told."""
 
 
 def card(
@@ -78,6 +78,7 @@ def card(
     values = "".join(f", {key} {value:.6g}" for key, value in schedule.items())
     clip = "clipped" if settings.clip else "not clipped"
     noise = f" with eta {settings.eta:g}" if settings.eta else ""
+    noise += f", predicted noise times {settings.eps_scale:g}" if settings.eps_scale != 1 else ""
     chain = f"DDIM{noise}, {settings.steps} steps, {settings.tau_type}"
     known = {key: value for key in ABOUT if (value := about.get(key))}
     if type(versions := known.get("versions")) is dict:

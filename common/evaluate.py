@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from common import cli
 from common.flags import (
+    EPS_SCALE_TEXT,
     ETA_TEXT,
     EXTRACTOR_TEXT,
     EXTRACTORS,
@@ -35,6 +36,8 @@ def make_parser() -> cli.Parser:
     text = "DDIM steps per sampled image (default: the run's)"
     add("backward_steps", None, text, type=cli.count)
     add("eta", None, f"{ETA_TEXT} (default: the run's)", type=cli.number(float, 0, 1))
+    text = f"{EPS_SCALE_TEXT} (default: the run's)"
+    add("eps_scale", None, text, type=cli.number(float, 0, 2))
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
     add("no_clip", None, text, action="store_true")
     add_sampling_schedule(add)

@@ -81,6 +81,7 @@ def export_network(args) -> None:
         about, summary = provenance(path_of(args.run))
         parameters = sum(p.numel() for p in net.parameters())
         plain = portable.fits_diffusers(process) and settings.tau_type == "linear"
+        plain = plain and settings.eps_scale == 1
         text = card(folder.name, state, settings, parameters, about, summary, plain)
         (folder / "README.md").write_text(text)
         (folder / "LICENSE").write_text(licence())

@@ -27,6 +27,10 @@ CHUNK = 500  # images sampled at once
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
 EXTRACTORS = ("mnist", "first", "second", "pixels", "inception")
 ETA_TEXT = "noise that each DDIM step adds, from 0, none, to 1, as much as in DDPM"
+EPS_SCALE_TEXT = (
+    "sampling multiplies the predicted noise by this; a little above 1, images are sharper and "
+    "vary less"
+)
 EXTRACTOR_TEXT = (
     "feature extractor for FID and IS: mnist, a classifier of 28x28 digits; first or second, "
     "classifiers made for the data set and its size; pixels, the mean of each cell of an 8x8 grid, "
@@ -162,6 +166,7 @@ def add_evaluation(parser, reference="test"):
     )
     add("sampler", "ddim", text, choices=["ddim", "ddpm"])
     add("eta", 0.0, ETA_TEXT, type=number(float, 0, 1))
+    add("eps_scale", 1.0, EPS_SCALE_TEXT, type=number(float, 0, 2))
     text = "do not clip the predicted x_0 to [-1, 1] during sampling"
     add("no_clip", False, text, action="store_true")
     text = (

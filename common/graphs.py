@@ -170,6 +170,7 @@ class StaticChains:
         visits: Visits,
         clip: bool = True,
         amp: bool = False,
+        eps_scale: float = 1.0,
     ) -> Tensor:
         """process.sample with eta 0, from x; the weights are those of the time of the call."""
         times, inputs = visits.times, [x, visits.net_times, *visits.levels]
@@ -177,11 +178,12 @@ class StaticChains:
         def chain(x, net_times, *levels):
             fixed = Visits(times, net_times, Levels(*levels))
             with torch.autocast(x.device.type, torch.bfloat16, enabled=amp), frozen(net):
-                return process.sample(net, x, len(times), clip=clip, visits=fixed)
+                how = {"clip": clip, "eps_scale": eps_scale}
+                return process.sample(net, x, len(times), visits=fixed, **how)
 
         # one kind of tensor for all callers: no buffer of inference mode may change outside of it
         with torch.inference_mode(False), torch.no_grad():
-            key = net, net.training, clip, amp, *times, *(part.shape for part in inputs)
+            key = net, net.training, clip, amp, eps_scale, *times, *(part.shape for part in inputs)
             if key not in self.recorded:
                 if len(self.recorded) == CHAINS:
                     self.recorded.pop(next(iter(self.recorded)))  # the oldest

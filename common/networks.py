@@ -103,8 +103,8 @@ NEEDED = (
     "amp", "sampler", "tau_type", "dataset",
 )  # fmt: skip
 READ_TOO = (
-    "image_size", "data_dir", "eta", "eval_chunk", "extractor", "inception_weights", "told",
-    "time_condition", "compile",
+    "image_size", "data_dir", "eta", "eps_scale", "eval_chunk", "extractor", "inception_weights",
+    "told", "time_condition", "compile",
 )  # fmt: skip
 
 

@@ -23,14 +23,17 @@ from scheduler import Schedule
 EVAL_SEED = 0  # every run is judged on images from the same noise
 PICTURE = "picture", 0  # the purpose and the block of the images that are looked at
 # what a later evaluation may change
-SAMPLED_BY = "backward_steps", "eta", "no_clip", "sampling_schedule", "told"
+SAMPLED_BY = "backward_steps", "eta", "eps_scale", "no_clip", "sampling_schedule", "told"
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled at once
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How images are drawn: steps, their spacing, the noise each adds (eta), clipping of x_0."""
+    """How images are drawn: steps, their spacing, the noise each adds (eta), clipping of x_0.
+
+    The predicted noise is multiplied by `eps_scale`.
+    """
 
     steps: int
     tau_type: str = "linear"
@@ -39,18 +42,19 @@ class SamplerSettings:
     amp: bool = False
     chunk: int = CHUNK  # images sampled at once when many are wanted
     graphs: bool = False  # record a DDIM chain and replay it, where the device can
+    eps_scale: float = 1.0
 
     @classmethod
     def from_flags(
         cls, *, timesteps, backward_steps, sampler, tau_type, no_clip, amp, eta=0.0,
-        eval_chunk=CHUNK, compile="off", **_,
+        eval_chunk=CHUNK, compile="off", eps_scale=1.0, **_,
     ) -> "SamplerSettings":  # fmt: skip
         """From the flags of a script, or the stored arguments of a run: `**vars(args)`."""
         steps = backward_steps
         if sampler == "ddpm":
             steps, eta = timesteps, 1.0
         graphs = compile == "graphs"
-        return cls(steps, tau_type, eta, not no_clip, amp, eval_chunk, graphs)
+        return cls(steps, tau_type, eta, not no_clip, amp, eval_chunk, graphs, eps_scale)
 
 
 class Sampler:
@@ -93,10 +97,11 @@ class Sampler:
         s = self.settings
         if self.chains and set(options) <= {"levels"}:  # with no look at what is between the steps
             visits = self.process.visits(s.steps, s.tau_type, device=x.device, **options)
-            return self.chains(self.process, net, x, visits, s.clip, s.amp)
-        fresh = fresh or self.step_noise(len(x), *PICTURE)
+            return self.chains(self.process, net, x, visits, s.clip, s.amp, s.eps_scale)
+        fresh, how = fresh or self.step_noise(len(x), *PICTURE), (s.tau_type, s.eta, s.clip)
+        options["eps_scale"] = s.eps_scale
         with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp), frozen(net):
-            return self.process.sample(net, x, s.steps, s.tau_type, s.eta, s.clip, fresh, **options)
+            return self.process.sample(net, x, s.steps, *how, fresh, **options)
 
     def many(
         self, net: nn.Module, n: int, purpose: str, poll: Callable[[], None] | None = None
@@ -216,14 +221,17 @@ def sample(
     seed: int = 0,
     device: str = "auto",
     eta: float | None = None,
+    eps_scale: float | None = None,
 ) -> Tensor:
     """n images in [-1, 1], (n,C,H,W), drawn as the run draws its own; another seed, other images.
 
-    `run` is a run's folder or number, a checkpoint or an exported folder; `steps` and `eta` are the
-    run's unless given.
+    `run` is a run's folder or number, a checkpoint or an exported folder; `steps`, `eta` and
+    `eps_scale` are the run's unless given.
     """
     if eta is not None and not 0 <= eta <= 1:
         raise ValueError(f"eta {eta} is not from 0 to 1")
+    if eps_scale is not None and not 0 <= eps_scale <= 2:
+        raise ValueError(f"eps_scale {eps_scale} is not from 0 to 2")
     home = setup(device)
     net, state = load_any(run, home)
     settings, process = SamplerSettings.from_flags(**state["args"]), process_of(state, home)
@@ -231,6 +239,8 @@ def sample(
         raise ValueError(f"steps {steps} exceeds the run's T = {most}")
     amp = settings.amp and home.type != "cpu"  # most CPUs emulate bfloat16: slower than float32
     eta = settings.eta if eta is None else eta
-    settings = replace(settings, steps=steps or settings.steps, eta=eta, amp=amp)
+    scale = settings.eps_scale if eps_scale is None else eps_scale
+    steps = steps or settings.steps
+    settings = replace(settings, steps=steps, eta=eta, eps_scale=scale, amp=amp)
     sampler = Sampler(process, settings, state["shape"])
     return torch.cat([x.clone() for x in sampler.many(net, n, f"sample {seed}")]).cpu()

@@ -143,11 +143,11 @@ def test_judging_resumes_and_forgets_another_network(tmp_path, mnist_dir):
     other = {**rows[0], "steps": "3", "network": "another"}
     write_csv(docs / "results" / judge.FILE, [rows[0], other])
     args = judge.make_parser().parse_args(["--data_dir", mnist_dir, "--cache_dir", str(tmp_path)])
-    cells = [judge.key(rows[0]), (20, 2, 0.0), (20, 2, 1.0)]
+    cells = [judge.key(rows[0]), (20, 2, 0.0, 1.0), (20, 2, 0.0, 1.1), (20, 2, 1.0, 1.0)]
     judge.main(args, docs=docs, cells=cells)
     made = read_text_csv(docs / "results" / judge.FILE)
     assert [judge.key(row) for row in made] == cells and made[0] == rows[0]
-    assert made[1]["fid"] != made[2]["fid"]
+    assert len({row["fid"] for row in made[1:]}) == 3
     assert "| 20 | 2 | 1 |" in (docs / "network.md").read_text()
 
 

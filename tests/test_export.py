@@ -135,6 +135,10 @@ def test_noise_in_the_steps_has_a_size_and_a_limit(run):
     assert not sample(run, 6, eta=1.0, device="cpu").equal(sample(run, 6, device="cpu"))
     with pytest.raises(ValueError, match=r"eta 1\.5"):
         sample(run, 6, eta=1.5)
+    assert sample(run, 6, eps_scale=1.0, device="cpu").equal(sample(run, 6, device="cpu"))
+    assert not sample(run, 6, eps_scale=1.1, device="cpu").equal(sample(run, 6, device="cpu"))
+    with pytest.raises(ValueError, match=r"eps_scale 3"):
+        sample(run, 6, eps_scale=3)
 
 
 def test_one_line_samples_in_float32_on_a_cpu(exported, tmp_path):

@@ -107,7 +107,7 @@ def test_the_published_commands_parse():
 WRONG = ["", "x", "nan", "inf", "-inf", "-1", "1e400", "0x10", "1,5", "--"]
 COUNTS = """timesteps epochs batch_size model_ema_steps limit_batches n_samples backward_steps
     fid_samples eval_samples eval_chunk seed threads log_freq model_base_dim knots""".split()
-NUMBERS = "input_scale eta lr model_ema_decay ema_memory save_seconds".split()
+NUMBERS = "input_scale eta eps_scale lr model_ema_decay ema_memory save_seconds".split()
 CHOICES = "dataset scheduler_type lr_schedule tau_type sampler extractor device".split()
 VALUES = [
     *product(COUNTS, [*WRONG, "1.5"]),
@@ -139,8 +139,8 @@ WRONG_SEARCH = [
 ]  # fmt: skip
 WRONG_COMBINATIONS = [
     "--cpu --device cuda", "--cpu --device cuda:0", "--cpu --device mps", "--device cuda:x",
-    "--eta 1.5", "--sampler ddpm --eta 0.5", "--backward_steps 1001", "--timesteps 50",
-    "--timesteps 10 --backward_steps 11",
+    "--eta 1.5", "--eps_scale 2.5", "--sampler ddpm --eta 0.5",
+    "--backward_steps 1001", "--timesteps 50", "--timesteps 10 --backward_steps 11",
     "--start 0.5 --end 0.5", "--start 0.6 --end 0.5", "--start 1", "--end 0", "--end 1.1",
     "--tau 0.9", "--epsilon 1.1", "--epsilon -0.1", "--start 0.5 --end 0.5005",
     "--scheduler_type sigmoid --tau 2", "--scheduler_type sigmoid --tau 0.05",

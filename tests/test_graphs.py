@@ -198,11 +198,12 @@ def test_a_static_chain_samples_the_same_images(recording, kind, settings):
         assert torch.equal(one, other)
 
 
-def test_many_images_are_the_same_and_each_step_is_polled(recorded):
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+def test_many_images_are_the_same_and_each_step_is_polled(recorded, scale):
     net, polls = learner().net.eval(), []
     found = [
         torch.cat(list(each.many(net, 7, "many", lambda: polls.append(0))))
-        for each in samplers(chunk=3)
+        for each in samplers(chunk=3, eps_scale=scale)
     ]
     assert torch.equal(*found) and len(polls) == 2 * 3 * 5
 
@@ -226,7 +227,7 @@ def test_only_a_few_chains_are_kept(recorded, monkeypatch):
     with torch.inference_mode():
         for n in (1, 2, 3, 1):
             assert static(net, static.noise(n, 0, "few")).shape[0] == n
-    assert [key[4 + 5] for key in static.chains.recorded] == [(3, 1, 8, 8), (1, 1, 8, 8)]
+    assert [key[5 + 5] for key in static.chains.recorded] == [(3, 1, 8, 8), (1, 1, 8, 8)]
 
 
 @pytest.mark.parametrize("kind", ["zo", "forward", "exact"])

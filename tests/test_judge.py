@@ -148,7 +148,8 @@ def test_a_checkpoint_may_be_older_than_a_flag(trained, judge, tmp_path):
     run = with_flags(trained, tmp_path)
     (path,) = (run / "checkpoints").iterdir()
     state = checkpoint.load(path)
-    for name in ("extractor", "inception_weights", "told", "image_size", "time_condition", "eta"):
+    of_later = "extractor inception_weights told image_size time_condition eta eps_scale"
+    for name in of_later.split():
         del state["args"][name]
     checkpoint.save(path, state)
     assert judge("--run", run, "--eval_samples", 20) == (0, "")
@@ -178,14 +179,16 @@ def test_a_later_evaluation_records_what_it_was_told(trained, judge, tmp_path):
 def test_sampling_is_as_asked(trained, judge):
     run = trained / "00000"
     fids = {}
-    for flags in ((), ("--no_clip",), ("--backward_steps", 2), ("--eta", 0.5), ("--threads", 1)):
+    others = ("--backward_steps", 2), ("--eta", 0.5), ("--eps_scale", 1.1), ("--threads", 1)
+    for flags in ((), ("--no_clip",), *others):
         assert judge("--run", run, "--eval_samples", 20, *flags) == (0, "")
         fids[flags] = json.loads(judge.out)["fid"]
-    assert len(set(fids.values())) == 4 and fids[()] == fids["--threads", 1]
-    asked = summary_of(trained)["judged_again"][-5:]
-    assert [entry.get("no_clip") for entry in asked] == [None, True, None, None, None]
-    assert [entry.get("backward_steps") for entry in asked] == [None, None, 2, None, None]
-    assert [entry.get("eta") for entry in asked] == [None, None, None, 0.5, None]
+    assert len(set(fids.values())) == 5 and fids[()] == fids["--threads", 1]
+    asked = summary_of(trained)["judged_again"][-6:]
+    for i, name, value in (
+        (1, "no_clip", True), (2, "backward_steps", 2), (3, "eta", 0.5), (4, "eps_scale", 1.1),
+    ):  # fmt: skip
+        assert [entry.get(name) for entry in asked] == [value if k == i else None for k in range(6)]
     code, stderr = judge("--run", run, "--backward_steps", 99999)
     assert code == 2 and "--backward_steps 99999 exceeds" in stderr
 

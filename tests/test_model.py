@@ -54,6 +54,26 @@ def test_steps_with_noise_reach_the_law_of_gaussian_data(eta):
     assert out.std().item() == pytest.approx(STD, rel=4 / math.sqrt(2 * n))  # standard errors
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.1])
+@pytest.mark.parametrize("b", [1.0, 0.5])
+def test_a_scaled_prediction_is_that_of_every_step(scale, b):
+    """Of data N(0, 1) a step with the exact noise is a factor: their product in closed form."""
+    process, steps = Diffusion(Schedule("cosine", 40), input_scale=b, **F64), 8
+    levels = process.levels()
+    signal, noise, _ = (c[[0, *visited_times(40, steps)]] for c in levels)
+    factor = 1 / b
+    for i in range(steps, 0, -1):
+        eps = scale * noise[i] / (signal[i] ** 2 + noise[i] ** 2)  # of x = 1
+        factor *= signal[i - 1] * (1 - noise[i] * eps) / signal[i] + noise[i - 1] * eps
+    options = {"clip": False, "eps_scale": scale}
+    x = torch.tensor([1.0, -2.0], **F64)
+    out = process.sample(exact_denoiser(process, 0.0, 1.0), x, steps, **options)
+    torch.testing.assert_close(out, factor * x, rtol=1e-9, atol=1e-12)
+    wide = torch.tensor([9.0, -9.0], **F64)  # clipping comes after the scale
+    clipped = process.sample(exact_denoiser(process, 0.0, 1.0), wide, 1, eps_scale=scale)
+    assert clipped.abs().max() * b <= 1 + 1e-9
+
+
 def test_quadratic_spacing_reaches_the_law_too():
     process = Diffusion(Schedule("linear", 1000), **F64)
     assert ddim_law(process, 300, tau_type="quadratic") == pytest.approx((MEAN, STD), abs=0.01)

@@ -274,7 +274,7 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags", [
     "--scheduler_type sigmoid", "--scheduler_type linear --end .9", "--scheduler_type ddpm",
     "--input_scale 0.5", "--input_scale 0.5 --no_normalise", "--sampling_schedule linear",
-    "--tau_type quadratic", "--sampler ddpm", "--eta 1", "--no_clip", "--amp",
+    "--tau_type quadratic", "--sampler ddpm", "--eta 1", "--eps_scale 1.1", "--no_clip", "--amp",
 ])  # fmt: skip
 def test_the_flags_change_what_they_say(tmp_path, whole, flags):
     script = Script(tmp_path)

@@ -40,9 +40,9 @@ class ComparedRun:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Those of a run that is older than --eta have it all the same."""
+        """Those of a run that is older than a flag of the sampler have it all the same."""
         given = self.about.get("arguments") or {}
-        return {"eta": 0.0, **given} if "sampler" in given else given
+        return {"eta": 0.0, "eps_scale": 1.0, **given} if "sampler" in given else given
 
 
 def read_record(folder: Path) -> ComparedRun:

@@ -22,7 +22,7 @@ def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Modu
         settings = SamplerSettings.from_flags(**state["args"])
         return net, Sampler(process_of(state, device), settings, state["shape"])
     net, state = load_network(record.arguments["ckpt"], device)
-    named = {"backward_steps", "no_clip", "tau_type", "sampler", "eta"}
+    named = {"backward_steps", "no_clip", "tau_type", "sampler", "eta", "eps_scale"}
     named |= {"sampling_schedule", "told"} if record.kind == "sample" else set()
     state["args"] |= {n: record.arguments[n] for n in named if n in record.arguments}
     process = process_of(state, device)
