@@ -69,7 +69,7 @@ from common.errors import Stop, guarded
 from common.machine import gpus_to_share, setup
 from common.processes import refuse
 from common.run import forward_passes
-from common.tables import counted, rounded, write_csv
+from common.tables import counted, read_text_csv, rounded, write_csv
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
@@ -79,8 +79,9 @@ from comparison.running import lock_of, run_all
 
 def main(args) -> None:
     refuse("a comparison", "--jobs")
+    unset = make_parser().defaults()
     for flag in ("dry_run", "collect", "cell", "fresh", "again"):
-        if args.report and getattr(args, flag) != make_parser().get_default(flag):
+        if args.report and getattr(args, flag) != getattr(unset, flag):
             raise Stop(f"--report and --{flag} contradict each other", code=2)
     first_path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
     path = results_path(first_path, "again" if args.again else "")
@@ -129,7 +130,8 @@ def main(args) -> None:
 
 def every_cell(scale: str, places: Places, path: Path, images) -> list[Cell]:
     """All methods, for the seeds of the scale and those that the file has rows of."""
-    found = {int(seed) for _, seed in Kept.judged_in(path) if seed.isdecimal()}
+    rows = read_text_csv(path) if path.exists() else []
+    found = {int(row["seed"]) for row in rows if row["seed"].isdecimal()}
     seeds = sorted(found | set(range(SCALES[scale].seeds)))
     return make_cells(scale, places, METHODS, seeds, images)
 

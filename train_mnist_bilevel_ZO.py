@@ -40,12 +40,11 @@ def make_parser() -> cli.Parser:
 
 def check(args) -> None:
     if args.freeze_network:
-        bilevel_flags.check_frozen(args)
-        flags.check_knots(args.scheduler, args.knots)
-        args.told = args.told or "visited"
+        bilevel_flags.check_frozen(args, make_parser().defaults())
     flags.check_common(args)
     if not args.freeze_network:  # that begins with another schedule's values
         given = {name: getattr(args, f"initial_{name}") for name in NAMES}
+        flags.check_knots(args.scheduler, args)
         given = flags.with_knots(args.scheduler, args.knots, given)
         for name, value in complete(args.scheduler, given).items():
             setattr(args, f"initial_{name}", value)
@@ -80,7 +79,7 @@ from common.penalty import Penalty, PenaltySettings
 from common.processes import one_writes
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
-from common.sampling_only import first_of, run_frozen
+from common.sampling_only import FROZEN, first_of, run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps
 from common.tables import counted
@@ -267,21 +266,19 @@ def print_plan(args, images) -> dict[str, int]:
     return cost
 
 
-FROZEN = {"sampler": "ddim", "eta": 0.0, "amp": False}  # what the schedule is learned for
-
-
 def freeze_network(args) -> None:
     """Learn how to sample from a trained network; the last line is the schedule's path."""
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     net, state = load_network(args.ckpt, device)
     refuse_others(args, cli.parse(make_parser(), "bilevel", check, []), facts_of(state))
-    trained = process_of(state, device)
+    trained, told = process_of(state, device), args.told or "visited"
     timesteps = trained.sampling_schedule.timesteps
     if args.backward_steps > timesteps:
         raise Stop(f"--backward_steps {args.backward_steps} exceeds the T of {args.ckpt}", code=2)
-    if args.told == "visited" and timesteps != trained.schedule.timesteps:
+    if told == "visited" and timesteps != trained.schedule.timesteps:
         raise Stop(
-            f"--told visited: {args.ckpt} samples with another T than it was trained with", code=2
+            f"{args.ckpt} samples with another T than it was trained with: add --told nearest",
+            code=2,
         )
     given = {name: getattr(args, f"initial_{name}") for name in NAMES}
     knots = args.knots if args.scheduler == "knots" else None
@@ -289,8 +286,15 @@ def freeze_network(args) -> None:
         schedule = first_of(trained.sampling_schedule, given, knots)
     except ValueError as error:
         raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
-    drawn_by = ("backward_steps", "no_clip", "tau_type", "eps_scale", "eval_chunk")
-    judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
+    drawn_by = ("backward_steps", "no_clip", "tau_type", "eps_scale")
+    judged_by = (
+        "eval_chunk",
+        "data_dir",
+        "cache_dir",
+        "extractor",
+        "inception_weights",
+        "eval_samples",
+    )
     flags_of_run = state["args"] | {n: getattr(args, n) for n in (*drawn_by, *judged_by)}
     drawn = SamplerSettings.from_flags(**flags_of_run | FROZEN)
     judges = Judges.from_flags(device, **flags_of_run)
@@ -298,7 +302,7 @@ def freeze_network(args) -> None:
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
     with one_writes(vars(args)) as arguments, Run.open("frozen", arguments, device) as run:
         sampler = Sampler(trained, drawn, state["shape"])
-        levels = args.told, objective, judges, upper
+        levels = told, objective, judges, upper
         moves = args.lr_beta, args.frozen_updates, args.eval_samples, args.log_freq
         run_frozen(run, net, sampler, schedule, *levels, *moves)
         path = run.folder / "schedule.json"

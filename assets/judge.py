@@ -1,4 +1,4 @@
-"""Judge the shipped network's samples, in few and many steps, with and without noise between them.
+"""Judge the shipped network's samples: few and many steps, with and without noise, scaled or not.
 
 python -m assets.judge            the rows that docs/results/shipped_network.csv lacks, and the page
 python -m assets.judge --report   the page alone, docs/network.md
@@ -71,7 +71,7 @@ def key(row: dict) -> tuple[int, int, float, float]:
 
 
 def table(rows: list[dict]) -> str:
-    """A line a cell, in the order of CELLS."""
+    """A line a cell, few images first."""
     lines = []
     for row in sorted(rows, key=key):
         scores = [f"{float(row[name]):.3g}" if row[name] else "–" for name in SHOWN]

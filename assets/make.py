@@ -57,7 +57,7 @@ SCORES += ("fid_by_epoch", "fid_n", "seconds_by_epoch")
 EARLIER = ("command", *FACTS, *SCORES, "began_with")  # of the run that a run went on from
 GIF_IMAGES, GIF_COLUMNS, GIF_FRAMES = 40, 10, 40
 SHIPPED_METHODS = ("exact", "exact, no clipping", "random", "bayesian")
-BEST = 1.15  # the --eps_scale that the shipped network draws best with
+BEST = 1.15  # --eps_scale of the shipped network, by the sweep in docs/network.md
 SEALED = (".pt", ".json", ".png", ".gif")
 
 
@@ -111,9 +111,10 @@ def flags_of(stage: dict):
     return train_mnist.make_parser().parse_known_args(argv)[0]
 
 
-def with_noise(eta: float) -> str:
-    """How much there was between the steps of samples, if any."""
-    return f", eta {eta:g}" if eta else ""
+def with_noise(args) -> str:
+    """What differs from plain DDIM in the steps of samples, if anything."""
+    eta = f", eta {args.eta:g}" if args.eta else ""
+    return eta + (f", eps_scale {args.eps_scale:g}" if args.eps_scale != 1 else "")
 
 
 def training_table(record: dict) -> str:
@@ -121,7 +122,7 @@ def training_table(record: dict) -> str:
     lines = []
     for number, stage in enumerate(stages_of(record), 1):
         args = flags_of(stage)
-        steps = f"{args.backward_steps} steps{with_noise(args.eta)}"
+        steps = f"{args.backward_steps} steps{with_noise(args)}"
         drawn = f"{stage['n']:,} images, {steps}, by `{stage['extractor']}`"
         score = f"{stage['fid']:.1f} ({drawn})"
         line = [number, args.batch_size, args.lr, args.loss_weighting, stage["epochs"]]
@@ -138,7 +139,7 @@ def draw_training(record: dict, path: Path) -> None:
         fids = stage["fid_by_epoch"]
         even = [stage["seconds"] * (i + 1) / len(fids) for i in range(len(fids))]
         seconds = stage.get("seconds_by_epoch", even)
-        label = f"stage {number}: {stage['epochs']} epochs{with_noise(flags_of(stage).eta)}"
+        label = f"stage {number}: {stage['epochs']} epochs{with_noise(flags_of(stage))}"
         axis.plot([(begun + s) / 3600 for s in seconds], fids, marker=".", label=label)
         begun += stage["seconds"]
     axis.set(xlabel="hours on one core", ylabel="FID", yscale="log")

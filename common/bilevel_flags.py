@@ -31,7 +31,7 @@ UNCOUPLED: dict[str, object] = {
     "ZO_type": "two",
     "zo_directions": 1,
 }
-ZEROTH = ("delta", "ZO_type", "zo_directions")  # of them those of a difference
+ZEROTH = ("delta", "ZO_type", "zo_directions")  # those that only a zeroth-order difference reads
 COUPLED = {"exact_every": 50, "update_every": 50, "settle_steps": 100, "average_steps": 100}
 COUPLED |= {"difference_batches": 8}
 
@@ -139,22 +139,31 @@ def add_frozen(add) -> None:
     add("told", None, text, choices=TOLD)
 
 
-def check_frozen(args) -> None:
+# what --freeze_network reads; and lr, which a comparison gives to every run
+READ = set(
+    """ckpt frozen_updates freeze_network told scheduler knots lr_beta zo_samples truncation
+    batch_size lr seed backward_steps no_clip tau_type eps_scale eval_chunk eval_samples extractor
+    inception_weights reference data_dir cache_dir dataset image_size model_base_dim timesteps
+    input_scale no_normalise time_condition device cpu threads tf32 runs_dir log_freq
+    tensorboard initial_start initial_end initial_tau initial_epsilon""".split()
+)
+
+
+def check_frozen(args, defaults) -> None:
     """Refuse what does not apply to --freeze_network, before it is filled in."""
     if not args.ckpt:
         raise ValueError("--freeze_network requires --ckpt")
-    for flag in ("resume", "dry_run", "eta", "amp"):
+    for flag in ("resume", "dry_run"):
         if getattr(args, flag):
             raise ValueError(f"--freeze_network and --{flag} contradict each other")
     if args.upper_gradient not in (None, "exact"):
         raise ValueError("--freeze_network has exact gradients: --upper_gradient does not apply")
-    if args.compile != "off":
-        raise ValueError("--freeze_network compiles nothing: --compile does not apply")
-    others = {**dict.fromkeys((*UNCOUPLED, "noise", "theta_z", "perturbation")), **COUPLED}
-    given = [name for name, unset in others.items() if getattr(args, name) != unset]
-    given += ["recipe"] if args.recipe not in (None, "exact") else []
-    if given:
-        raise ValueError(f"--freeze_network moves no weight: --{given[0]} does not apply")
+    exact = {"recipe": "exact", "upper_gradient": "exact"}  # which it is
+    for name, unset in vars(defaults).items():
+        if name not in READ and getattr(args, name) not in (unset, exact.get(name, unset)):
+            raise ValueError(f"--freeze_network does not read --{name}")
+    if args.knots != defaults.knots and args.scheduler != "knots":
+        raise ValueError(f"--knots {args.knots} requires --scheduler knots")
     if args.scheduler in ("linear", "sigmoid"):
         raise ValueError(
             "--scheduler is not used with --freeze_network, which begins with the schedule of "
@@ -190,7 +199,7 @@ def apply_recipe(args) -> None:
         raise ValueError(
             f"--upper_gradient exact takes no difference: --{differences[0]} is unused"
         )
-    if args.truncation not in (None, 1) and args.upper_gradient == "zo":
+    if args.truncation not in (None, 1) and args.upper_gradient == "zo" and not args.resume:
         raise ValueError("--truncation requires --upper_gradient exact or forward")
     coupled = args.theta_z == "coupled"
     unused = [name for name in UNCOUPLED if coupled and getattr(args, name) is not None]
@@ -211,7 +220,7 @@ def apply_recipe(args) -> None:
 
 def check_combinations(args) -> None:
     """Refuse what no run can do or would read, once the recipe has filled in its flags."""
-    if args.told and not args.freeze_network:
+    if args.told and not (args.freeze_network or args.resume):
         raise ValueError("--told requires --freeze_network")
     if args.upper_gradient != "zo" and args.noise == "independent":
         raise ValueError(

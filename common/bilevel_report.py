@@ -77,7 +77,7 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
 
 
 class Warnings:
-    """Warnings that a flag can answer, each given once by a process; held parameters have none."""
+    """Warnings that another flag value would resolve, each once per process; none for held ones."""
 
     def __init__(self, q: ScheduleOptimizer | SteadySteps, upper_gradient: str):
         self.q, self.upper_gradient = q, upper_gradient

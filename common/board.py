@@ -22,21 +22,36 @@ class Board:
         """`inner_loop` is the number of steps in an iteration of the upper level."""
         optional("tensorboard", "--tensorboard")
         self.folder, self.inner_loop = folder, inner_loop
-        self.after = 0  # the step of the checkpoint that a run resumes from
+        self.after = 0  # values of later steps, which an earlier process wrote, go away
 
     @cached_property
     def writer(self):
-        """Made for the first value; what earlier processes wrote after the checkpoint goes away."""
+        """Made for the first value, so that a folder that is refused stays as it is."""
         writer = optional("torch.utils.tensorboard", "--tensorboard").SummaryWriter
         return writer(self.folder / "tensorboard", purge_step=self.after + 1)
 
     def row(self, table: str, values: dict[str, Any]) -> None:
         """The numbers of a row, each under the table's name."""
-        step = values["step"] if "step" in values else values["iteration"] * self.inner_loop
+        step = self.step_of(values)
         for name, value in values.items():
             if isinstance(value, int | float) and name not in COUNTS:
                 self.writer.add_scalar(f"{Path(table).stem}/{name}", value, step)
         self.writer.flush()
+
+    def step_of(self, values: dict[str, Any]) -> int:
+        step = values["step"] if "step" in values else values["iteration"] * self.inner_loop
+        return int(step)
+
+    def resume(self, step: int, last: dict[str, dict[str, float]]) -> None:
+        """Go on from a checkpoint at this step; `last` are the last rows of the tables then.
+
+        Without scores of this step its epoch was not judged yet: what stands at the step may be of
+        a process that went further, and is written anew from the tables.
+        """
+        of_step = {table: row for table, row in last.items() if self.step_of(row) == step}
+        self.after = step if "scores.csv" in of_step else step - 1
+        for table, row in of_step.items() if self.after < step else ():
+            self.row(table, row)
 
     def epoch(self, step: int, samples: Tensor, schedule: Schedule) -> None:
         """The sample grid, and the noise schedule as it is now."""

@@ -149,7 +149,8 @@ def explained(prog: str, error: BaseException, args=None) -> int | None:
 
     `args` are the command's: they say whether a run of it can be resumed.
     """
-    resumes = hasattr(args, "resume") and not getattr(args, "freeze_network", False)
+    makes_none = ("freeze_network", "sample_only", "dry_run")  # checkpoint to resume from
+    resumes = hasattr(args, "resume") and not any(getattr(args, n, False) for n in makes_none)
     match error:
         case NotFinite() if resumes:
             other = ", unless a lower --lr is given with it" if hasattr(args, "lr") else ""

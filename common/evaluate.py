@@ -68,11 +68,11 @@ def judge_again(args) -> None:
     if not path:
         raise Stop(f"--run {folder}: no checkpoint in it", code=2)
     given = {name: value for name, value in vars(args).items() if value is not None}
-    if args.inception_weights and args.extractor != "inception":
-        raise Stop("--inception_weights requires --extractor inception", code=2)
     network_in(state, "cpu", str(path))  # refuses what is not a checkpoint of a run
     # not the run's cache: a folder from someone else does not say where to write
     flags = {**UNSET, **state["args"], "cache_dir": "cache", **given}
+    if args.inception_weights and flags["extractor"] != "inception":
+        raise Stop("--inception_weights requires --extractor inception", code=2)
     if "data_dir" not in given:
         check_place(flags)
     if "eta" in given and flags["sampler"] == "ddpm":

@@ -215,8 +215,8 @@ def add_machine(parser):
     add("device", "auto", text, type=device)
     add("cpu", False, "run on the CPU, like --device cpu", action="store_true")
     text = (
-        "seed of the run's random numbers; the training scripts draw pictures and scores from the "
-        "same noise whatever it is"
+        "seed of the run's random numbers; in the training scripts, images for pictures and scores "
+        "start from the same noise under every seed"
     )
     add("seed", 0, text, type=number(int, 0, 2**32 - 1))
     text = "CPU threads; 0: torch's default. Use fewer if other jobs share the machine"
@@ -306,6 +306,7 @@ def check_schedule(args) -> None:
                 f"--timesteps {args.timesteps} contradicts --schedule_from, whose T is {timesteps}"
             )
         args.timesteps = timesteps
+    check_knots(args.scheduler_type, args)
     vars(args).update(
         complete(args.scheduler_type, with_knots(args.scheduler_type, args.knots, given))
     )
@@ -346,15 +347,14 @@ def check_sampling(args) -> None:
         )
 
 
-def check_knots(family: str, knots: int) -> None:
-    """Refuse a number of knots that nothing reads."""
-    if family != "knots" and knots != KNOTS:
-        raise ValueError(f"--knots {knots} requires the family knots, not {family}")
+def check_knots(family: str, args) -> None:
+    """Refuse a number of knots that nothing reads, but of a run that began with it."""
+    if family != "knots" and args.knots != KNOTS and not args.resume:
+        raise ValueError(f"--knots {args.knots} requires the family knots, not {family}")
 
 
 def with_knots(family: str, knots: int, given: dict) -> dict:
     """The given parameters and, where none is given, as many knots as --knots says."""
-    check_knots(family, knots)
     if family != "knots" or any(name.startswith("knot_") for name in given):
         return given
     return {**dict.fromkeys(knots_table(knots)), **given}

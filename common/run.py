@@ -165,7 +165,7 @@ class Run:
         self.untried = path
         self.log(f"resumed from {path.name}")
         if self.board:
-            self.board.after = state["step"]
+            self.board.resume(state["step"], self.tables.last_rows())
         return state
 
     def take_up(self, parts: dict, facts: Callable[[], dict]) -> None:

@@ -60,6 +60,11 @@ class Tables:
         except (ValueError, TypeError, csv.Error) as error:
             raise Stop(f"{self.path(name)}: damaged ({first_line(error)})") from None
 
+    def last_rows(self) -> dict[str, dict[str, float]]:
+        """The last row of each file that has any, without its empty cells."""
+        rows = {name: {k: x[-1] for k, x in self.columns(name).items()} for name in TABLES}
+        return {n: {k: v for k, v in row.items() if v == v} for n, row in rows.items() if row}
+
     def mark(self) -> dict[str, tuple[int, str]]:
         """Where each file ends, and the SHA-256 up to there; what is marked is on the disk."""
         ends = {}

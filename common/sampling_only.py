@@ -22,6 +22,8 @@ from common.schedule_optimizer import ScheduleOptimizer
 from common.upper_level import UpperLevel
 from scheduler import Schedule
 
+FROZEN = {"sampler": "ddim", "eta": 0.0, "amp": False}  # how it draws, whatever it was trained with
+
 
 def first_of(own: Schedule, given: dict[str, float | None], knots: int | None) -> Schedule:
     """Where the descent begins: a network's own schedule but for the given values, maybe as knots.

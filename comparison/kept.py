@@ -25,7 +25,7 @@ class Kept:
         """
         self.unwanted = set(map(place, asked)) if fresh else set()
         self.tables = {name: _rows(results_path(path, name)) for name in TABLES}
-        judged = self.judged_in(path)
+        judged = {_place(row) for row in self.tables[""]}
         commands = {_place(row): row["command"] for row in self.tables["runs"]}
         known = {place(cell): cell for cell in scale if place(cell) in judged & set(commands)}
         self.places = {p for p, cell in known.items() if commands[p] == cell.command}
@@ -34,11 +34,6 @@ class Kept:
         self.changed = len(of_other_flags)
         every = dict.fromkeys(map(place, [*scale, *asked]))
         self.order = {cell: i for i, cell in enumerate(every)}
-
-    @staticmethod
-    def judged_in(path: Path) -> set[tuple[str, str]]:
-        """The cells that have scores in the file."""
-        return {_place(row) for row in _rows(path)}
 
     def holds(self, cell: Cell) -> bool:
         return place(cell) in self.places - self.unwanted and not cell.done

@@ -149,7 +149,9 @@ def _color(method: str):
 
     if method in DRAWN:
         return f"C{DRAWN.index(method)}"
-    return colormaps["tab20b"](list(METHODS).index(method) % 20)
+    others = [name for name in METHODS if METHODS[name].kind in ("bilevel", "search")]
+    others = [name for name in others if name not in DRAWN]
+    return colormaps["tab20b"](others.index(method) % 20)
 
 
 def _legend_beside(axis) -> None:

@@ -1,5 +1,7 @@
 """What TensorBoard reads is what the CSV files hold; without the flag nothing is written."""
 
+import shutil
+
 import pytest
 import torch
 from harness import Script
@@ -10,6 +12,12 @@ from scheduler import Schedule
 
 FLAGS = """--dataset digits --model_base_dim 4 --timesteps 20 --backward_steps 2 --epochs 2 --cpu
     --threads 1 --limit_batches 3 --n_samples 4 --fid_samples 20 --eval_samples 0 --log_freq 1
+    --save_seconds 0""".split()
+
+
+BILEVEL = """--recipe ours --cpu --threads 1 --dataset digits --model_base_dim 4 --epochs 2
+    --initial_epoch 1 --batch_size 32 --timesteps 20 --limit_batches 3 --backward_steps 4
+    --n_samples 4 --zo_samples 6 --fid_samples 0 --eval_samples 0 --log_freq 1
     --save_seconds 0""".split()
 
 
@@ -56,13 +64,37 @@ def test_a_resumed_run_shows_every_count_once(tmp_path):
     assert not list(tmp_path.iterdir())  # nothing is written to a folder that may be refused
     go_on(first, range(1, 6))
     resumed = Board(tmp_path, inner_loop=3)
-    resumed.after = 6
+    resumed.resume(6, {"losses.csv": {"step": 6, "loss": 0.5}})
+    assert resumed.after == 5  # what is not in the tables at step 6 goes too
+    resumed.row("iterations.csv", {"iteration": 2, "fid": 2.0})
     go_on(resumed, range(3, 8))
     events = events_of(tmp_path)
     every = [3 * iteration for iteration in range(1, 8)]
     assert [e.step for e in events.Scalars("iterations/fid")] == every
     assert [e.step for e in events.Scalars("losses/loss")] == every
     assert [p.step for p in events.Images("samples")] == [9, 18]
+
+
+@pytest.mark.parametrize("lost", [1, 0])
+def test_a_bilevel_run_resumes_its_board_and_remembers_its_ckpt(tmp_path, lost):
+    """From the checkpoint before the last one, or from the last, at the end of an epoch."""
+    pytest.importorskip("tensorboard")
+    script = Script(tmp_path, "bilevel")
+    assert script.run(*BILEVEL, "--tensorboard", "--inner_loop", 2, timeout=400) == 0, script.said()
+    (tmp_path / "first.pt").write_bytes(max((script.only / "checkpoints").iterdir()).read_bytes())
+    shutil.rmtree(script.only)
+    flags = ["--ckpt", tmp_path / "first.pt", "--tensorboard", "--inner_loop", 2]
+    assert script.run(*BILEVEL, *flags, timeout=400) == 0, script.said()
+    (script.only / "summary.json").unlink()
+    for path in sorted((script.only / "checkpoints").iterdir())[2 - lost :]:
+        path.unlink()
+    assert script.run("--resume", "latest", timeout=400) == 0, script.said()
+    assert f"--ckpt {tmp_path / 'first.pt'}" in script.said().split("resumed from")[-1]
+    events, rows = events_of(script.only), read_text_csv(script.only / "iterations.csv")
+    steps = [2 * int(row["iteration"]) for row in rows]
+    assert [e.step for e in events.Scalars("iterations/loss_y")] == steps == [2, 4, 6, 8, 10, 12]
+    assert [e.step for e in events.Scalars("scores/loss")] == [6, 12]
+    assert [e.step for e in events.Images("samples")] == [6, 12]
 
 
 def test_a_missing_tensorboard_is_one_line(tmp_path):

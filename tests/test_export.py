@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 from harness import Script
 
-from common import export, portable
+from common import checkpoint, export, portable
 from common.errors import Stop
 from common.optional import optional
 from common.sampling import load_any, load_sampler, path_of, process_of, sample
@@ -165,6 +165,20 @@ def test_scaled_data_are_said_to_be_beyond_diffusers(run):
     assert portable.fits_diffusers(process_of(state, "cpu"))
     state["args"] = {**state["args"], "input_scale": 0.5}
     assert not portable.fits_diffusers(process_of(state, "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [({"tau_type": "quadratic"}, "quadratic spacing"), ({"eps_scale": 1.1}, "noise times 1.1")],
+)
+def test_a_card_has_no_lines_for_diffusers_that_would_draw_otherwise(run, tmp_path, flags, said):
+    state, _ = checkpoint.load_newest(run / "checkpoints")
+    state["args"] |= flags
+    checkpoint.save(tmp_path / "x.pt", state)
+    out = tmp_path / "out"
+    export.main(export.make_parser().parse_args([str(tmp_path / "x.pt"), str(out)]))
+    card = (out / "README.md").read_text()
+    assert said in card and "DDIMScheduler" not in card
 
 
 def test_steps_are_those_of_the_sampling_schedule(capsys):

@@ -163,9 +163,12 @@ def test_a_damaged_summary_is_named(trained, judge, tmp_path):
     assert (run / "summary.json").read_text() == '{"judged_again": 3}'
 
 
-def test_weights_that_no_extractor_reads_are_refused(trained, judge):
+def test_weights_that_no_extractor_reads_are_refused(trained, judge, tmp_path):
     code, said = judge("--run", trained / "00000", "--inception_weights", "x.pth")
     assert code == 2 and "--extractor inception" in said
+    run = with_flags(trained, tmp_path, extractor="inception")
+    code, said = judge("--run", run, "--eval_samples", 20, "--inception_weights", "x.pth")
+    assert code and "x.pth" in said  # its own extractor reads them
 
 
 def test_a_later_evaluation_records_what_it_was_told(trained, judge, tmp_path):

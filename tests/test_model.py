@@ -69,9 +69,24 @@ def test_a_scaled_prediction_is_that_of_every_step(scale, b):
     x = torch.tensor([1.0, -2.0], **F64)
     out = process.sample(exact_denoiser(process, 0.0, 1.0), x, steps, **options)
     torch.testing.assert_close(out, factor * x, rtol=1e-9, atol=1e-12)
-    wide = torch.tensor([9.0, -9.0], **F64)  # clipping comes after the scale
-    clipped = process.sample(exact_denoiser(process, 0.0, 1.0), wide, 1, eps_scale=scale)
-    assert clipped.abs().max() * b <= 1 + 1e-9
+
+
+def test_clipping_comes_after_the_scale():
+    """At the first of two steps x_0 is 0.8 x, which only the scaled prediction takes beyond 1."""
+    process = Diffusion(Schedule("cosine", 40, end=0.9), **F64)
+    signal, noise, _ = (c[[0, 20, 40]] for c in process.levels())
+    eps = {scale: (1 - 0.8 * signal[2]) / noise[2] / scale for scale in (1.0, 1.1)}
+
+    def net(x, t):  # of x = 1
+        return eps[1.0] * torch.ones_like(x) if t == 40 else torch.zeros_like(x)
+
+    seen = []
+    for scale in (1.0, 0.9):
+        process.sample(net, torch.ones(1, **F64), 2, eps_scale=scale, on_step=seen.append)
+    x0 = ((1 - scale * noise[2] * eps[1.0]) / signal[2]).clamp(-1, 1)
+    kept = (1 - signal[2] * x0) / noise[2]
+    torch.testing.assert_close(seen[2], (signal[1] * x0 + noise[1] * kept).view(1))
+    assert x0 == 1 and seen[0] != seen[2]
 
 
 def test_quadratic_spacing_reaches_the_law_too():

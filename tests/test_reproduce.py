@@ -26,10 +26,11 @@ PAGES = sorted((ROOT / "docs").glob("reproduce_*.md"))
 TINY = Scale(
     "a rehearsal",
     seeds=2,
-    shared="""--dataset digits --model_base_dim 4 --batch_size 16 --timesteps 10 --limit_batches 2
-        --backward_steps 2 --eval_samples 20 --n_samples 4 --threads 1""",
-    train="--epochs 1 --fid_samples 0",
-    bilevel="--epochs 2 --initial_epoch 1 --zo_samples 4 --fid_samples 20 --log_freq 1",
+    shared="""--dataset digits --model_base_dim 4 --batch_size 16 --timesteps 10
+        --backward_steps 2 --eval_samples 20 --threads 1""",
+    train="--epochs 1 --fid_samples 0 --limit_batches 2 --n_samples 4",
+    bilevel="""--epochs 2 --initial_epoch 1 --zo_samples 4 --fid_samples 20 --log_freq 1
+        --limit_batches 2 --n_samples 4""",
     coupled="--settle_steps 1 --update_every 1 --average_steps 1 --difference_batches 1",
     frozen="--frozen_updates 2 --zo_samples 16",
     judged=20,

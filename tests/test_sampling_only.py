@@ -241,7 +241,8 @@ def test_a_frozen_network_needs_a_checkpoint(tmp_path, flags, named):
 UNREAD = """--dry_run;--eta 1;--resume latest;--scheduler sigmoid;--upper_gradient zo;--amp
     --knots 3
     --upper_gradient forward;--recipe paper;--compile fused;--delta 0.1;--update_every 5
-    --theta_z kept;--noise independent;--perturbation published"""
+    --theta_z kept;--noise independent;--perturbation published
+    --sampler ddpm;--gamma 3;--inner_loop 5;--epochs 7;--n_samples 3;--ema_memory 9"""
 
 
 @pytest.mark.parametrize("flags", re.split(";|\n +", UNREAD))
@@ -268,12 +269,15 @@ def test_a_frozen_network_may_begin_with_another_schedule(tmp_path, family, monk
     train, frozen = Script(tmp_path, "train"), Script(tmp_path, "bilevel")
     assert train.run(*TRAIN) == 0, train.said()
     flags = ["--ckpt", train.only, "--eval_samples", 40, "--no_clip", "--initial_end", 0.9]
+    flags += ["--eps_scale", 1.1]
     flags += ["--scheduler", family, "--lr_beta", 0, 0, 0, 0]
     assert frozen.run(*FROZEN, "--freeze_network", *flags) == 0, frozen.said()
-    assert "--no_clip" in frozen.last_line()  # the command that uses what was learned
+    # the command that uses what was learned
+    assert "--eps_scale 1.1" in frozen.last_line() and "--no_clip" in frozen.last_line()
     (folder,) = (tmp_path / "runs").glob("*-frozen-*")
     monkeypatch.setattr(networks, "network_class", lambda _: TwoLayers)
-    assert sampler_of(read_record(folder), "cpu")[1].process.told == "visited"
+    sampler = sampler_of(read_record(folder), "cpu")[1]
+    assert sampler.process.told == "visited" and sampler.settings.eps_scale == 1.1
     ours, its = Schedule.load(folder / "schedule.json"), Schedule("cosine", 20, end=0.9)
     its = its.as_knots(12) if family == "knots" else its
     torch.testing.assert_close(ours.log_alpha_bar(), its.log_alpha_bar())

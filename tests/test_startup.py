@@ -37,8 +37,9 @@ def test_only_a_command_with_the_flag_advises_resume(capsys):
     def diverge(_):
         raise errors.NotFinite("the loss is nan")
 
-    frozen = Namespace(resume=None, freeze_network=True, lr=1)
-    for args, advised in ((Namespace(resume=None), True), (Namespace(), False), (frozen, False)):
+    no_run = [{"freeze_network": True}, {"sample_only": True}, {"dry_run": True}]
+    cases = [(Namespace(resume=None, lr=1, **flags), False) for flags in no_run]
+    for args, advised in [(Namespace(resume=None), True), (Namespace(), False), *cases]:
         for error in (main, diverge):
             assert errors.guarded(error, args, "prog") == 1
             assert ("--resume" in capsys.readouterr().err) is advised

@@ -40,7 +40,7 @@ class ComparedRun:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Those of a run that is older than a flag of the sampler have it all the same."""
+        """Flags of the sampler that an older run lacks have the value that it drew with."""
         given = self.about.get("arguments") or {}
         return {"eta": 0.0, "eps_scale": 1.0, **given} if "sampler" in given else given
 

@@ -12,6 +12,7 @@ from common.errors import Stop, read_json
 from common.locate import find_trained
 from common.networks import load_network
 from common.sampling import EVAL_SEED, PICTURE, Sampler, SamplerSettings, load_any, process_of
+from common.sampling_only import FROZEN
 from scheduler import Schedule
 
 
@@ -22,11 +23,12 @@ def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Modu
         settings = SamplerSettings.from_flags(**state["args"])
         return net, Sampler(process_of(state, device), settings, state["shape"])
     net, state = load_network(record.arguments["ckpt"], device)
-    named = {"backward_steps", "no_clip", "tau_type", "sampler", "eta", "eps_scale"}
+    named = {"backward_steps", "no_clip", "tau_type", "sampler", "eta", "eps_scale", "amp"}
     named |= {"sampling_schedule", "told"} if record.kind == "sample" else set()
     state["args"] |= {n: record.arguments[n] for n in named if n in record.arguments}
     process = process_of(state, device)
     if record.kind == "frozen":
+        state["args"] |= FROZEN
         path = record.folder / "schedule.json"
         told = read_json(path).get("told", "nearest")
         process = process.replaced(sampling_schedule=Schedule.load(path), told=told)
