@@ -75,8 +75,10 @@ def fine_tune(args, run: Run, model: Model) -> dict:
         sampling, args.lower_reward, args.upper_reward, args.target_class, args.direction,
         args.n_directions, args.choice_samples, args.min_ess, args.lambda_max,
     )  # fmt: skip
+    if rewards.target_class is not None:
+        run.log(f"r1: log-probability of class {rewards.target_class}")
     if pair := rewards.pair:
-        run.log(f"r1: log-probability of class {pair.target_class}; r2: direction {pair.direction}")
+        run.log(f"r2: direction {pair.direction}")
         if not pair.inside:
             run.log("warning: the weighted mean of r1 has no maximum well inside lambda's range")
     chosen = choose(args, run, sampling, rewards)
@@ -129,7 +131,7 @@ def descend_by_guided_runs(args, run: Run, sampling: Sampling, rewards: Rewards)
         for reward in (penalised, rewards.lower):
             model.sizes.clear()
             images = sampling.guided(noise, reward, lam)
-            sizes.append(sum(model.sizes) / len(model.sizes))
+            sizes.append(sum(size * n for size, n in model.sizes) / len(noise))
         row = scores(images, rewards, None)
         gradient = estimator.guided_gradient(*sizes, args.gamma)
         return {"gradient": gradient, "ess": None, "r1": row["r1"], "r2": row["r2"], "kl": None}
@@ -190,7 +192,7 @@ def conclude(args, run: Run, sampling: Sampling, rewards: Rewards, chosen: Chose
     summary = {
         "method": args.method,
         "estimator": args.estimator if args.method == "bilevel" else None,
-        "target_class": pair.target_class if pair else None,
+        "target_class": rewards.target_class,
         "direction": pair.direction if pair else None,
         "choice_lambda": pair.best if pair else None,
         "choice_gain": pair.gain if pair else None,
@@ -212,7 +214,7 @@ def planned(args) -> dict[str, int]:
     image = LowerLevel(args.lower, args.passes).evaluations(passes)
     trial = args.guided_samples * image
     costs = {}
-    if not (args.lower_reward and args.upper_reward):
+    if not args.lower_reward:
         costs["choice of class and direction, once"] = args.choice_samples * passes
     if args.method in SEARCHES:
         calls = planned_calls(args, passes, trial)

@@ -4,7 +4,7 @@ python -m benchmarks.cosines --ckpt CHECKPOINT [CHECKPOINT ...]
 
 For each checkpoint, at its own schedule and perhaps at another --end: zeroth-order estimates,
 forward mode and reverse mode, with all DDIM steps differentiated and with those left out that see
-next to no signal. The cosine is the mean over all pairs of draws; a gradient that is all signal has
+next to no signal. The cosine is the mean over all pairs of draws; a gradient without noise has
 1. Time is the processor's, in samplings of as many images (no gradient); memory is what live
 tensors hold at the peak, in training steps on as many images. Writes docs/results/cosines.csv, a
 row an estimate.

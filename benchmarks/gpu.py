@@ -97,7 +97,8 @@ def choice(rows: list[dict]) -> list[str]:
     ):
         kind = [row for row in flags if same(row)]
         if kind:
-            best = min(kind, key=lambda row: ratio(row, base))
+            flagged = [row for row in kind if row["flags"]] or kind
+            best = min(flagged, key=lambda row: ratio(row, base))
             part = ratio(best, base)
             name = best["flags"] if part < WORTH else "no flag is worth it"
             lines.append(f"{title}: {name} ({part:.2f} of the time without flags)")

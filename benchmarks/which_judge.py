@@ -14,7 +14,7 @@ def make_parser() -> cli.Parser:
     parser.prog = "python -m benchmarks.which_judge"
     add = cli.adder(parser)
     add("data_dir", "data", "folder that contains MNIST/raw")
-    add("images", 300, "images of each set", type=cli.number(int, 10))
+    add("images", 300, "images of each set", type=cli.number(int, 20))
     text = "measure only sizes of this list; samples of the network are of size 28"
     add("image_size", [8, 28], text, nargs="+", type=int, choices=[8, 16, 28])
     add("steps", [5, 20], "DDIM steps of the samples; none: no samples", nargs="*", type=cli.count)
@@ -92,8 +92,8 @@ def faulty_sets(pixels: Tensor, labels: Tensor, n: int) -> Sets:
     for left in DIGITS:
         of_these = order[labels[order] < left][:n]
         sets["digits left", f"{left} of 10"] = to_unit(pixels[of_these])
-    repeated = to_unit(pixels[order[: n // 20]]).repeat(20, 1, 1, 1)
-    sets["repeated", f"{n // 20} images 20 times"] = repeated
+    repeated = to_unit(pixels[order[: -(-n // 20)]]).repeat(20, 1, 1, 1)[:n]
+    sets["repeated", f"{-(-n // 20)} images 20 times"] = repeated
     return sets
 
 

@@ -10,10 +10,10 @@ from conftest import ROOT
 from harness import is_read
 
 import finetune_reward
-from common import cli, errors, run
+from common import checkpoint, cli, errors, run
 from common.tables import fill, read_csv
 from studies.reward import __main__ as reward_study
-from studies.reward import options, page, report, tasks
+from studies.reward import options, page, report, setting, tasks
 
 TINY = """--cpu --threads 1 --backward_steps 2 --choice_samples 24 --n_directions 2
     --bank_samples 24
@@ -176,6 +176,28 @@ def test_a_users_rewards_and_what_may_be_wrong_with_them(
     )
 
 
+def test_a_users_r2_leaves_the_class_alone_to_report(tmp_path, samples, mnist_dir, monkeypatch):
+    """No direction is chosen, so no samples are drawn for a choice; lambda has no bound there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_rewards.py").write_text(REWARD)
+    words = ["--lower_reward", "my_rewards:bright", "--target_class", 3, "--method", "fixed"]
+    monkeypatch.setattr(setting.choice, "chosen", None)
+    code, folder = tuned(tmp_path, samples, mnist_dir, *words, "--lambda0", 200)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert code == 0 and (summary["target_class"], summary["direction"]) == (3, None)
+    assert 0 <= summary["accuracy"] <= 1 and "direction" not in (folder / "log.txt").read_text()
+
+
+def test_a_network_that_is_told_noise_levels_is_refused(tmp_path, mnist_dir, capsys):
+    """Guidance takes the levels of the time that the network is told."""
+    state = checkpoint.load(options.SHIPPED)
+    state["args"]["time_condition"] = "log_snr"
+    checkpoint.save(tmp_path / "x.pt", state)
+    code, folder = tuned(tmp_path, tmp_path, mnist_dir, "--ckpt", tmp_path / "x.pt")
+    assert code == 2 and folder is None
+    assert "--time_condition log_snr" in capsys.readouterr().err
+
+
 def test_one_effective_sample_is_one_line_and_the_bank_is_kept(
     tmp_path, samples, mnist_dir, capsys
 ):
@@ -188,7 +210,8 @@ def test_one_effective_sample_is_one_line_and_the_bank_is_kept(
 
 @pytest.mark.parametrize("words", [
     "--target_class 10", "--target_class x", "--target_class -1", "--lambda0 0", "--lambda0 -1",
-    "--lambda0 nan", "--lambda0 200", "--lambda_max 0", "--lambda_range 0 1", "--lambda_range 2 1",
+    "--lambda0 nan", "--lambda0 200", "--estimator guided --lambda0 200",
+    "--lambda_max 0", "--lambda_range 0 1", "--lambda_range 2 1",
     "--weight_range 1 1", "--gamma 0", "--min_ess 1", "--step 0", "--bank_samples 1",
     "--method best", "--estimator right", "--lower indirect", "--passes 0", "--beta 2",
     "--lower_reward json", "--lower_reward no_such_module:f --target_class 1",

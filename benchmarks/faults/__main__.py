@@ -1,6 +1,6 @@
 """Try every fault of docs/reliability.md and count how often its promise holds.
 
-python -m benchmarks.faults              all cases, two hours on two cores; continues where it was
+python -m benchmarks.faults              all cases, over an hour on two cores; goes on where it was
 python -m benchmarks.faults --quick      a few cases of each row, three to four minutes
 
 Writes docs/results/faults.json, and from it the table in docs/reliability.md. --quick tries its

@@ -94,7 +94,7 @@ def no_right_to_write(folder):
 
 
 class ClockBack:
-    """The clock goes back by a day in the middle of a run."""
+    """The clock goes back by a year in the middle of a run."""
 
     def __call__(self):
         from common import run

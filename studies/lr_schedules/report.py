@@ -5,6 +5,7 @@ there alone, so that it can be filled again without a run.
 """
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -30,14 +31,22 @@ OF_A_SWEEP = {"results": "lr_sweep"}
 def publish(folders: list[Path]) -> None:
     """Take the numbers of runs into docs/results, if any are given, and write the report."""
     gathered = {}
-    for folder in folders:
-        for name, rows in rows_of(folder).items():
-            gathered.setdefault(name, []).extend(rows)
+    found = [rows_of(folder) for folder in folders]
+    for rows in sorted(found, key=first_seed, reverse=True):
+        points = {"lr_points": rows["lr_points"]} if "lr_points" in rows else {}
+        for name, more in rows.items():
+            gathered.setdefault(name, []).extend(more)
+        gathered |= points  # they are of the first seed alone
     store(gathered)
     if not results_file("lr_results").exists():
         raise Stop("docs/results holds no lr_results.csv yet: --report RUN brings one", code=2)
     write_report()
     print(f"wrote {DOCS / 'lr_schedules.md'}")
+
+
+def first_seed(rows: dict[str, list[dict]]) -> float:
+    """The smallest seed of a study's rows; infinite for those of a sweep."""
+    return min((row["seed"] for row in rows.get("lr_results", ())), default=math.inf)
 
 
 def results_file(name: str) -> Path:
@@ -58,14 +67,14 @@ def store(gathered: dict[str, list[dict]]) -> None:
 
     before, new = stored("lr_results"), gathered.get("lr_results", [])
     joins = kinds(before) == kinds(new)
-    same_first = min((r["seed"] for r in before), default=None) in {r["seed"] for r in new}
+    later = first_seed({"lr_results": new}) > first_seed({"lr_results": before})
     for name, rows in gathered.items():
         if joins and name in OF_A_STUDY.values():
             seeds = {row.get("seed") for row in rows}
             others = [row for row in stored(name) if row.get("seed") not in seeds]
             if seeds != {None}:
                 rows = others + rows
-            elif not same_first:  # points are those of the first seed alone
+            elif later:  # points are those of the first seed alone
                 rows = stored(name)
         if name in OF_A_SWEEP.values():
             sets = {row["set"] for row in rows}

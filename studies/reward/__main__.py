@@ -6,6 +6,7 @@ python -m studies.reward --so_far         write it from the runs that are done
 python -m studies.reward --report         write it again from docs/results
 """
 
+import fcntl
 import resource
 import sys
 import time
@@ -63,6 +64,8 @@ def main(args) -> None:
             print(f"{cost(task):>9,} forward passes  {task.command}")
         print(f"{sum(map(cost, tasks)):>9,} forward passes in all")
         return
+    if args.so_far and not whole:
+        raise Stop("--so_far writes the page, which --scale first does not fill", code=2)
     if args.so_far:
         report.gather([task for task in tasks if task.done])
         report.write_page()
@@ -82,7 +85,6 @@ def timed(tasks: list[Task], jobs: int):
     """Run what is missing; add what this took, interrupted or not, to spent.csv."""
     began, before = time.monotonic(), sum(task.done for task in tasks)
     path = tasks[0].root.parent / SPENT
-    rows = read_csv(path) if path.exists() else []
     try:
         return run_all(tasks, jobs, cost)
     finally:
@@ -91,7 +93,9 @@ def timed(tasks: list[Task], jobs: int):
         row["seconds"] = round(time.monotonic() - began, 1)
         row["cpu_seconds"] = round(used.ru_utime + used.ru_stime, 1)
         if before < len(tasks):
-            write_csv(path, [*rows, row])
+            with open(path.with_suffix(".lock"), "w") as lock:  # of two processes, both rows stay
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                write_csv(path, [*(read_csv(path) if path.exists() else []), row])
 
 
 def cost(task: Task) -> int:

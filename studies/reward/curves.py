@@ -64,7 +64,7 @@ def guided(trials: Sequence[list[dict]]) -> list[dict]:
 
 
 def of_descents(tasks: list[Task]) -> list[dict]:
-    """lambda after every step, of seed 0's descents on the same samples."""
+    """lambda before each step, thinned, of seed 0's descents on the same samples."""
     rows = []
     for task in tasks:
         descent = task.method in METHODS or task.method in STARTS

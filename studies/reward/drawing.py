@@ -32,7 +32,7 @@ class Model(Protocol):
     passes: int  # forward passes an image without guidance
     device: torch.device
     identity: str  # of the weights and the settings: names the samples in the cache
-    sizes: list[float]  # of each guided call, the mean size of its gradients
+    sizes: list[tuple[float, int]]  # of each guided call, its gradients' mean size, its images
 
     def noise(self, n: int, seed: int, *names) -> Tensor: ...
 
@@ -52,10 +52,12 @@ class DigitModel:
         process = self.sampler.process
         if process.sampling_schedule is not process.schedule:
             raise Stop(f"{path}: samples with another schedule than it was trained with", code=2)
+        if process.reference is not None:  # guidance takes the levels of the time it is told
+            raise Stop(f"{path}: trained with --time_condition log_snr, not with index", code=2)
         self.shape, self.passes, self.device = self.sampler.shape, settings.steps, device
         weights = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         self.identity = f"{weights} {settings.steps} {settings.tau_type} {settings.clip}"
-        self.sizes: list[float] = []
+        self.sizes: list[tuple[float, int]] = []
 
     def noise(self, n: int, seed: int, *names) -> Tensor:
         return self.sampler.noise(n, seed, *names, device="cpu")
@@ -67,7 +69,7 @@ class DigitModel:
         with torch.no_grad():
             images = sampled(self.sampler, net, noise, poll)
         if isinstance(net, Guided):
-            self.sizes.append(net.mean_size())
+            self.sizes.append((net.mean_size(), len(noise)))
         return images
 
 

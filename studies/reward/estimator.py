@@ -86,7 +86,7 @@ def guided_gradient(size_penalised: float, size: float, gamma: float) -> float:
 
 
 def limit_gradient(r1: ArrayLike, r2: ArrayLike, lam: float) -> float:
-    """-dE[r1]/dlambda under p_lambda, which is Cov(r1, r2)/lambda²: gamma without end."""
+    """-dE[r1]/dlambda under p_lambda, which is Cov(r1, r2)/lambda²: the limit of large gamma."""
     r1, r2 = np.asarray(r1, np.float64), np.asarray(r2, np.float64)
     s = r2 / lam
     centred = r2 - mean_under(r2, s)

@@ -60,12 +60,6 @@ def tilted_by_quadratic(lam: float) -> Normal:
     return Normal((DATA.mean / DATA.variance + K * B / lam) / precision, 1 / precision)
 
 
-def mean_r1(lam: float) -> float:
-    """E[r1] under p_lambda."""
-    law = tilted(lam)
-    return -((law.mean - C) ** 2 + law.variance) / 2
-
-
 def slope_of_r1(lam: float) -> float:
     """dE[r1]/dlambda under p_lambda."""
     shift = DATA.variance * A / lam

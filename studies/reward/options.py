@@ -100,9 +100,15 @@ def add_upper_level(parser) -> None:
     add("estimator", "weighted", text, choices=ESTIMATORS)
     text = "lambda at which the bilevel method starts; the lambda of fixed and weighted_sum"
     add("lambda0", 5.0, text, type=cli.positive)
-    text = "largest lambda of the bilevel method, except with --estimator guided"
+    text = (
+        "largest lambda of the bilevel method, except with --estimator guided, and of the rule "
+        "that chooses class and direction"
+    )
     add("lambda_max", 100.0, text, type=cli.positive)
-    text = "smallest effective sample size of the importance weights; it bounds lambda from below"
+    text = (
+        "smallest effective sample size of the importance weights; it bounds lambda from below, in "
+        "the rule that chooses class and direction too"
+    )
     add("min_ess", 60.0, text, type=cli.number(float, 2))
     add(
         "gamma",
@@ -147,7 +153,11 @@ def check(args) -> None:
         low, high = getattr(args, name)
         if not low < high:
             raise ValueError(f"--{name} {low:g} {high:g}: the first must be below the second")
-    if args.lambda0 > args.lambda_max:
+    if args.method == "bilevel" and args.estimator == "guided":
+        low, high = args.lambda_range
+        if not low <= args.lambda0 <= high:
+            raise ValueError(f"--lambda0 {args.lambda0:g} is outside --lambda_range")
+    elif args.method == "bilevel" and args.lambda0 > args.lambda_max:
         raise ValueError(f"--lambda0 {args.lambda0:g} exceeds --lambda_max {args.lambda_max:g}")
     if args.beta != 1 and args.target is None:
         raise ValueError("--beta requires --target")

@@ -12,7 +12,8 @@ LABELS = {
     "target_class": "class of r1, chosen by the rule",
     "direction": "direction of r2, chosen by the rule",
     "choice_lambda": "λ of the maximum, on the rule's samples",
-    "choice_gain": "its height above the higher end, on the half of them in which it is smaller",
+    "choice_gain": "how far it rises above the higher of the two ends, on the half of the "
+    "samples where that is less",
     "backward_steps": "DDIM steps",
     "bank_samples": "samples without guidance for the importance weights, a seed",
     "choice_samples": "samples without guidance for the rule",

@@ -6,6 +6,7 @@ with classifier-free guidance inside. Sampling is DDIM whatever scheduler the pi
 """
 
 import hashlib
+import json
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class PipelineModel:
                 poll()
             images = self.decoded(z)
         if sizes:
-            self.sizes.append(float(torch.stack(sizes).double().mean()))
+            self.sizes.append((float(torch.stack(sizes).double().mean()), len(noise)))
         return images
 
     def guided(self, z: Tensor, t: Tensor, reward: Reward, lam: float) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,9 @@ def load(
     with torch.no_grad():
         prompted, empty = pipe.encode_prompt(prompt, device, 1, scale > 1)
     embeddings = torch.cat([empty, prompted]) if scale > 1 else prompted
-    facts = f"{fingerprint(pipe)} {prompt} {scale} {steps} {shape}"
+    how = json.dumps({**scheduler.config, "predicts": predicts}, sort_keys=True, default=str)
+    factor = pipe.vae.config.get("scaling_factor")
+    facts = f"{fingerprint(pipe)} {prompt} {scale} {steps} {shape} {factor} {how}"
     name = hashlib.sha256(facts.encode()).hexdigest()[:16]
     return PipelineModel(pipe, scheduler, embeddings, scale, shape, device, name)
 

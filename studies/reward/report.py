@@ -6,6 +6,7 @@ from pathlib import Path
 from common.errors import Stop
 from common.figures import save_beside
 from common.tables import fill_file, read_csv, read_text_csv, write_csv
+from comparison.jobs import check_flags
 from studies.reward import curves, figures, oracles
 from studies.reward.page import all_tables
 from studies.reward.tasks import BILEVEL, METHODS, SPENT, Task
@@ -62,6 +63,8 @@ def row_of(task: Task) -> dict:
     """A task's final numbers, its command, and where it ran."""
     summary = task.summary
     about = json.loads((task.folder / "args.json").read_text())
+    asked = {k: v for k, v in vars(task.parsed()).items() if k not in ("ckpt", "cache_dir")}
+    check_flags(task.folder, asked, about["arguments"])
     row = {"method": task.method, "seed": task.seed}
     row |= {name: "" if (v := summary.get(name)) is None else v for name in NUMBERS}
     row |= {"command": task.command, "commit": about["commit"], "device": about["device"]}

@@ -19,7 +19,7 @@ from common.machine import stream
 from studies.reward.guidance import Reward
 
 CLASSES = 10
-KEPT = "what was sampled before is kept, --resume continues once it is fixed"
+KEPT = "earlier samples are kept; --resume continues once it is fixed"
 UNTOUCHED = (Stop, MemoryError, torch.OutOfMemoryError)  # a reward may pass these on
 
 

@@ -12,7 +12,7 @@ from studies.reward import choice
 from studies.reward.drawing import Sampling
 from studies.reward.estimator import Values
 from studies.reward.guidance import Reward
-from studies.reward.rewards import Checked, loaded, values
+from studies.reward.rewards import Checked, LogProbability, loaded, values
 from studies.reward.search import mean_and_error
 
 DIGITS = (1, 28, 28)
@@ -22,11 +22,12 @@ FIRST, SECOND, JUDGE = "first", "second", "mnist"
 
 
 class Rewards(NamedTuple):
-    """r1, r2 and, where the rule or a flag chose a class and a direction, these two."""
+    """r1, r2 and, where rule or flags chose them, the class of r1 and its pair with a direction."""
 
     upper: Reward
     lower: Reward
-    pair: choice.Pair | None
+    pair: choice.Pair | None = None
+    target_class: int | None = None
 
 
 def extractors(device: torch.device) -> tuple[Extractor, Extractor]:
@@ -48,25 +49,26 @@ def rewards_of(
     """Both rewards; what is not given as module:function comes from the classifiers."""
     given = [own("--upper_reward", upper), own("--lower_reward", lower)]
     if lower and upper:
-        return Rewards(given[0], given[1], None)
+        return Rewards(given[0], given[1])
     if sampling.model.shape != DIGITS:
         raise Stop(
             "class and direction are for digits of 28x28 pixels: other images need --lower_reward "
             "and --upper_reward", code=2
         )  # fmt: skip
-    if upper:  # no class is chosen then, nor does one matter
-        target_class = 0
-    if lower:
-        direction = 0
-    images, _ = sampling.samples(samples, "choice", CHOICE_SEED)
     device = sampling.model.device
     first, second = extractors(device)
+    if lower:  # nothing is left to choose
+        r1 = Checked("r1", LogProbability(second, target_class))
+        return Rewards(r1, given[1], target_class=target_class)
+    if upper:  # no class is chosen then, nor does one matter
+        target_class = 0
+    images, _ = sampling.samples(samples, "choice", CHOICE_SEED)
     pair = choice.chosen(
         images, first, second, target_class, direction, n_directions, min_ess, lambda_max, device
     )
     from_pair = pair.rewards(first, second)
-    r1, r2 = (g or Checked(n, r) for g, n, r in zip(given, ("r1", "r2"), from_pair, strict=True))
-    return Rewards(r1, r2, None if upper else pair)
+    r1, r2 = (Checked(n, r) for n, r in zip(("r1", "r2"), from_pair, strict=True))
+    return Rewards(given[0], r2) if upper else Rewards(r1, r2, pair, pair.target_class)
 
 
 def own(flag: str, spec: str | None) -> Reward | None:
@@ -94,9 +96,9 @@ def scores(images: Tensor, rewards: Rewards, judge: Judge | None) -> dict:
     row = {"r1": r1, "r1_se": r1_se, "r2": r2, "r2_se": r2_se, "n": len(images)}
     if judge is None:
         return row
-    if rewards.pair:
+    if rewards.target_class is not None:
         with torch.no_grad():
             labels = torch.cat([judge.extractor(x)[1].argmax(1) for x in images.split(250)])
-        row["accuracy"] = float((labels == rewards.pair.target_class).double().mean())
+        row["accuracy"] = float((labels == rewards.target_class).double().mean())
     judged = judge.score(images.split(250), splits=1)
     return row | {name: judged[name] for name in ("fid", "kid", "extractor", "reference")}
