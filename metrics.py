@@ -162,7 +162,7 @@ def inception_score(probs: Tensor, splits: int = 10) -> tuple[float, float]:
 
 
 def kid(features: Tensor, real_features: Tensor) -> float:
-    """The unbiased squared MMD with kernel (x·y/d + 1)³; 0, or just below, for like sets."""
+    """The unbiased squared MMD with kernel (x·y/d + 1)³; near 0 for like sets, at times below."""
     x, _ = _checked(features)
     y, _ = _checked(real_features, x.shape[1])
     if len(x) < 2 or len(y) < 2:

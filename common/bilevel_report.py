@@ -77,7 +77,7 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
 
 
 class Warnings:
-    """Warnings that another flag value would resolve, each once per process; none for held ones."""
+    """Warnings that another flag value would resolve; parameters that are held get none."""
 
     def __init__(self, q: ScheduleOptimizer | SteadySteps, upper_gradient: str):
         self.q, self.upper_gradient = q, upper_gradient

@@ -45,8 +45,8 @@ class Board:
     def resume(self, step: int, last: dict[str, dict[str, float]]) -> None:
         """Go on from a checkpoint at this step; `last` are the last rows of the tables then.
 
-        Without scores of this step its epoch was not judged yet: what stands at the step may be of
-        a process that went further, and is written anew from the tables.
+        Without scores of this step its epoch was not judged yet. An earlier process may have gone
+        further and written some, so the step's values go away and are written from the tables.
         """
         of_step = {table: row for table, row in last.items() if self.step_of(row) == step}
         self.after = step if "scores.csv" in of_step else step - 1

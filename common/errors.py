@@ -149,8 +149,8 @@ def explained(prog: str, error: BaseException, args=None) -> int | None:
 
     `args` are the command's: they say whether a run of it can be resumed.
     """
-    makes_none = ("freeze_network", "sample_only", "dry_run")  # checkpoint to resume from
-    resumes = hasattr(args, "resume") and not any(getattr(args, n, False) for n in makes_none)
+    short = ("freeze_network", "sample_only", "dry_run")  # these leave nothing to resume
+    resumes = hasattr(args, "resume") and not any(getattr(args, name, False) for name in short)
     match error:
         case NotFinite() if resumes:
             other = ", unless a lower --lr is given with it" if hasattr(args, "lr") else ""

@@ -348,7 +348,7 @@ def check_sampling(args) -> None:
 
 
 def check_knots(family: str, args) -> None:
-    """Refuse a number of knots that nothing reads, but of a run that began with it."""
+    """Refuse --knots where nothing reads it; a resumed run may have begun with it."""
     if family != "knots" and args.knots != KNOTS and not args.resume:
         raise ValueError(f"--knots {args.knots} requires the family knots, not {family}")
 

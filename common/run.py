@@ -164,8 +164,6 @@ class Run:
             raise Stop(f"{path}: not a checkpoint of this run ({first_line(error)})") from None
         self.untried = path
         self.log(f"resumed from {path.name}")
-        if self.board:
-            self.board.resume(state["step"], self.tables.last_rows())
         return state
 
     def take_up(self, parts: dict, facts: Callable[[], dict]) -> None:
@@ -183,6 +181,8 @@ class Run:
                 except UNFIT as error:
                     reason = first_line(error)
                     raise Stop(f"{self.folder}: its checkpoint's {name}: {reason}") from None
+            if self.board:
+                self.board.resume(saved["step"], self.tables.last_rows())
         self.state = lambda: {n: part.state_dict() for n, part in parts.items()} | facts()
 
     def save(self) -> None:

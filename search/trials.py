@@ -208,7 +208,7 @@ class Workers:
 def killed(task) -> dict:
     """The result of a trial whose process left none."""
     # what it spent is known up to its last checkpoint only, and not to be had without it
-    reason = "its process ended: killed, perhaps out of memory, or by a GPU error"
+    reason = "its process was killed, perhaps out of memory, or ended by a GPU error"
     return {
         "status": "failed", "reason": reason, "objective": None, "n": task[1].eval_samples,
         "seconds": None, "network_evaluations": {}, "half": None, "peak_memory": {},

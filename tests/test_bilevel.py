@@ -221,7 +221,7 @@ def test_a_run_that_was_not_finite_resumes_with_a_lower_rate(tmp_path):
     """Only then: it would repeat its steps, and end at the same number."""
     script = Script(tmp_path, "bilevel")
     assert script.run(*TINY, sabotage=PoisonFid(3)) == 1
-    assert "repeats the same steps" in script.last_line() and "--lr" in script.last_line()
+    assert "repeats the steps" in script.last_line() and "--lr" in script.last_line()
     assert json.loads((script.only / "not_finite.json").read_text())["number"]
     assert script.run("--resume", "latest", "--gamma", 3) == 2
     assert script.run("--resume", "latest", "--lr", 1e-4, sabotage=DieAtStep(6)) == -signal.SIGKILL

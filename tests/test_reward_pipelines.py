@@ -148,6 +148,15 @@ def test_what_cannot_be_loaded_is_one_line(built, tmp_path, monkeypatch):
         model_of(built, steps=1001)
 
 
+def test_a_pipelines_identity_is_that_of_its_settings():
+    """diffusers lists the settings that it filled in, in an order that differs from run to run."""
+    settings = {"prediction_type": "epsilon", "_use_default_values": ["a", "b"]}
+    other = {**settings, "_use_default_values": ["b", "a"]}
+    assert pipelines.identity_of(settings) == pipelines.identity_of(other)
+    changed = {**settings, "prediction_type": "v_prediction"}
+    assert pipelines.identity_of(settings) != pipelines.identity_of(changed)
+
+
 def test_without_the_optional_packages_one_line_says_what_to_install(monkeypatch):
     real = builtins.__import__
 

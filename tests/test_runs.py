@@ -280,7 +280,7 @@ def test_the_flags_change_what_they_say(tmp_path, whole, flags):
     script = Script(tmp_path)
     assert script.run(*TINY, *flags.split()) == 0, script.said()
     got = result(script.only)
-    sampling_only = any(f in flags for f in ("sampl", "tau_type", "eta", "clip"))
+    sampling_only = any(f in flags for f in ("sampl", "tau_type", "eta", "eps_scale", "clip"))
     assert same(got["theta"]["net"], whole["theta"]["net"]) == sampling_only
     assert got["png"] != whole["png"]
 

@@ -94,7 +94,7 @@ def degenerate_samples(i: int, folder: Path) -> None:
         assert value <= 1e-6 * scale, value
 
 
-# directions, two or one points, and the call that fails: a direction takes as many as it has points
+# (directions, ZO_type, the call that fails): a direction takes two calls with two points, else one
 FAILING = [(n, "two", call) for n in (1, 2, 3) for call in range(1, 2 * n + 1)]
 FAILING += [(n, "one", call) for n in (1, 2, 3) for call in range(1, n + 1)]
 
@@ -132,5 +132,5 @@ ROWS = [
     Row("schedules outside", "ValueError, or a sound schedule", schedule_outside, 2000, 200),
     Row("FID of degenerate samples", "a number, or ValueError", degenerate_samples, 200, 100),
     Row("a gradient that raises half-way", "the weights are bit for bit as before",
-        failing_gradient, len(FAILING), 9),
+        failing_gradient, len(FAILING), len(FAILING)),
 ]  # fmt: skip

@@ -12,8 +12,8 @@ LABELS = {
     "target_class": "class of r1, chosen by the rule",
     "direction": "direction of r2, chosen by the rule",
     "choice_lambda": "λ of the maximum, on the rule's samples",
-    "choice_gain": "how far it rises above the higher of the two ends, on the half of the "
-    "samples where that is less",
+    "choice_gain": "height of that maximum of the mean r1 above the higher of the two ends; "
+    "the smaller value of two halves of the samples",
     "backward_steps": "DDIM steps",
     "bank_samples": "samples without guidance for the importance weights, a seed",
     "choice_samples": "samples without guidance for the rule",

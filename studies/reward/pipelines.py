@@ -113,7 +113,7 @@ def load(
     with torch.no_grad():
         prompted, empty = pipe.encode_prompt(prompt, device, 1, scale > 1)
     embeddings = torch.cat([empty, prompted]) if scale > 1 else prompted
-    how = json.dumps({**scheduler.config, "predicts": predicts}, sort_keys=True, default=str)
+    how = identity_of({**scheduler.config, "predicts": predicts})
     factor = pipe.vae.config.get("scaling_factor")
     facts = f"{fingerprint(pipe)} {prompt} {scale} {steps} {shape} {factor} {how}"
     name = hashlib.sha256(facts.encode()).hexdigest()[:16]
@@ -127,6 +127,12 @@ def latent_shape(pipe, size: int | None, path: str) -> tuple[int, int, int]:
     if size and size % factor:
         raise Stop(f"--pipeline_size {size}: not a multiple of {factor}, as {path} needs", code=2)
     return pipe.unet.config.in_channels, side, side
+
+
+def identity_of(config: dict) -> str:
+    """The settings of a scheduler; what diffusers adds for itself is in no fixed order."""
+    own = {name: value for name, value in config.items() if not name.startswith("_")}
+    return json.dumps(own, sort_keys=True, default=str)
 
 
 def fingerprint(pipe) -> str:
