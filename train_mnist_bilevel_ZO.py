@@ -42,9 +42,9 @@ def check(args) -> None:
     if args.freeze_network:
         bilevel_flags.check_frozen(args, make_parser().defaults())
     flags.check_common(args)
+    flags.check_knots(args.scheduler, args)
     if not args.freeze_network:  # that begins with another schedule's values
         given = {name: getattr(args, f"initial_{name}") for name in NAMES}
-        flags.check_knots(args.scheduler, args)
         given = flags.with_knots(args.scheduler, args.knots, given)
         for name, value in complete(args.scheduler, given).items():
             setattr(args, f"initial_{name}", value)
@@ -287,15 +287,9 @@ def freeze_network(args) -> None:
     except ValueError as error:
         raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
     drawn_by = ("backward_steps", "no_clip", "tau_type", "eps_scale")
-    judged_by = (
-        "eval_chunk",
-        "data_dir",
-        "cache_dir",
-        "extractor",
-        "inception_weights",
-        "eval_samples",
-    )
-    flags_of_run = state["args"] | {n: getattr(args, n) for n in (*drawn_by, *judged_by)}
+    judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
+    asked = (*drawn_by, *judged_by, "eval_chunk")
+    flags_of_run = state["args"] | {n: getattr(args, n) for n in asked}
     drawn = SamplerSettings.from_flags(**flags_of_run | FROZEN)
     judges = Judges.from_flags(device, **flags_of_run)
     objective = Judge.from_flags(device, split=args.reference, **flags_of_run)

@@ -162,8 +162,6 @@ def check_frozen(args, defaults) -> None:
     for name, unset in vars(defaults).items():
         if name not in READ and getattr(args, name) not in (unset, exact.get(name, unset)):
             raise ValueError(f"--freeze_network does not read --{name}")
-    if args.knots != defaults.knots and args.scheduler != "knots":
-        raise ValueError(f"--knots {args.knots} requires --scheduler knots")
     if args.scheduler in ("linear", "sigmoid"):
         raise ValueError(
             "--scheduler is not used with --freeze_network, which begins with the schedule of "

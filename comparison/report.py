@@ -199,16 +199,10 @@ def differences(rows: list[dict]) -> str:
         change = plus_minus(values, f".{SCORES[judge][1]}f")
         p_values = ["< 0.001" if each < 0.0005 else f"{each:.3f}" for each in (p, rank)]
         lines.append([method, base, SCORES[judge][0], signs(values), change, *p_values, verdict])
-    head = [
-        "method",
-        "compared with",
-        "judge",
-        "lower in",
-        "difference",
-        "p (t, Holm)",
-        "p (Wilcoxon)",
-    ]
-    return markdown([*head, "verdict"], lines) if lines else "No difference has three seeds."
+    if not lines:
+        return "No difference has three seeds."
+    head = ["method", "compared with", "judge", "lower in", "difference"]
+    return markdown([*head, "p (t, Holm)", "p (Wilcoxon)", "verdict"], lines)
 
 
 def signs(values: list[float]) -> str:

@@ -11,7 +11,15 @@ from common.compare.records import ComparedRun
 from common.errors import Stop, read_json
 from common.locate import find_trained
 from common.networks import load_network
-from common.sampling import EVAL_SEED, PICTURE, Sampler, SamplerSettings, load_any, process_of
+from common.sampling import (
+    EVAL_SEED,
+    PICTURE,
+    SAMPLED_BY,
+    Sampler,
+    SamplerSettings,
+    load_any,
+    process_of,
+)
 from common.sampling_only import FROZEN
 from scheduler import Schedule
 
@@ -23,8 +31,7 @@ def sampler_of(record: ComparedRun, device: torch.device | str) -> tuple[nn.Modu
         settings = SamplerSettings.from_flags(**state["args"])
         return net, Sampler(process_of(state, device), settings, state["shape"])
     net, state = load_network(record.arguments["ckpt"], device)
-    named = {"backward_steps", "no_clip", "tau_type", "sampler", "eta", "eps_scale", "amp"}
-    named |= {"sampling_schedule", "told"} if record.kind == "sample" else set()
+    named = (*SAMPLED_BY, "tau_type", "sampler", "amp")
     state["args"] |= {n: record.arguments[n] for n in named if n in record.arguments}
     process = process_of(state, device)
     if record.kind == "frozen":
