@@ -7,6 +7,7 @@ python train_mnist.py --resume latest                   resume an interrupted ru
 """
 
 from common import cli, flags
+from common.flag_checks import check_common, check_sampling, check_schedule, check_steps
 
 
 def make_parser() -> cli.Parser:
@@ -28,10 +29,10 @@ def make_parser() -> cli.Parser:
 
 
 def check(args) -> None:
-    flags.check_common(args)
-    flags.check_schedule(args)
+    check_common(args)
+    check_schedule(args)
     if not args.sample_only:  # else T is the checkpoint's
-        flags.check_sampling(args)
+        check_sampling(args)
     elif not args.ckpt:
         raise ValueError("--sample_only requires --ckpt, the checkpoint to sample from")
     for flag in ("resume", "dry_run"):
@@ -164,8 +165,8 @@ def take_its_own(args, state: dict) -> None:
     refuse_others(args, default, own)
     vars(args).update(own)
     try:
-        flags.check_steps(args)
-        flags.check_sampling(args)
+        check_steps(args)
+        check_sampling(args)
     except ValueError as error:
         raise Stop(f"{args.ckpt}: {error}", code=2) from None
     state["args"] |= {"sampling_schedule": args.sampling_schedule, "told": args.told}

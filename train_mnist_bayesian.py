@@ -10,6 +10,7 @@ import argparse
 
 from common import cli, flags
 from common.families import NAMES, among
+from common.flag_checks import check_common, check_sampling, check_schedule
 from search.options import add_search, check_executor
 from search.space import check_space, settle_ranges, space_of
 
@@ -29,9 +30,9 @@ def make_parser() -> cli.Parser:
 
 
 def check(args) -> None:
-    flags.check_common(args)
-    flags.check_schedule(args)
-    flags.check_sampling(args)
+    check_common(args)
+    check_schedule(args)
+    check_sampling(args)
     args.fix = args.fix or []
     given = {name: getattr(args, f"{name}_range") for name in NAMES}
     ranges = settle_ranges(args.scheduler_type, among(vars(args)), given, args.fix)

@@ -12,6 +12,7 @@ as in Algorithm 6 of arXiv 2502.08808. The published command:
 
 from common import bilevel_flags, cli, flags
 from common.families import FAMILIES, NAMES, complete, knots_table, table_of
+from common.flag_checks import check_common, check_knots, check_steps, with_knots
 
 
 def make_parser() -> cli.Parser:
@@ -41,15 +42,15 @@ def make_parser() -> cli.Parser:
 def check(args) -> None:
     if args.freeze_network:
         bilevel_flags.check_frozen(args, make_parser().defaults())
-    flags.check_common(args)
-    flags.check_knots(args.scheduler, args)
+    check_common(args)
+    check_knots(args.scheduler, args)
     if not args.freeze_network:  # that begins with another schedule's values
         given = {name: getattr(args, f"initial_{name}") for name in NAMES}
-        given = flags.with_knots(args.scheduler, args.knots, given)
+        given = with_knots(args.scheduler, args.knots, given)
         for name, value in complete(args.scheduler, given).items():
             setattr(args, f"initial_{name}", value)
     bilevel_flags.apply_recipe(args)
-    flags.check_steps(args)
+    check_steps(args)
     bilevel_flags.check_combinations(args)
 
 

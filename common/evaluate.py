@@ -3,14 +3,13 @@
 from argparse import Namespace
 
 from common import cli
+from common.flag_checks import check_data, check_sampling
 from common.flags import (
     EPS_SCALE_TEXT,
     ETA_TEXT,
     EXTRACTOR_TEXT,
     EXTRACTORS,
     add_sampling_schedule,
-    check_data,
-    check_sampling,
 )
 
 

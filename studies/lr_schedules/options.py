@@ -1,6 +1,7 @@
 """The command line of the study, without torch: -h and a wrong flag answer at once."""
 
 from common import cli, flags
+from common.flag_checks import check_device
 
 KIND = "lr_schedules"  # of the run's folder
 SETS = ["circle", "dino", "line", "moons"]
@@ -56,7 +57,7 @@ def add_schedules(parser) -> None:
 
 
 def check(args) -> None:
-    flags.check_device(args)
+    check_device(args)
     if args.report is not None and args.resume:
         raise ValueError("--report and --resume contradict each other")
     if args.digits and args.sweep:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from common import cli, flags
+from common.flag_checks import check_device
 
 KIND = "reward"  # of the run's folder
 METHODS = ["bilevel", "grid", "random", "bayesian", "weighted_sum", "fixed", "unguided"]
@@ -148,7 +149,7 @@ def add_evaluation(parser) -> None:
 
 
 def check(args) -> None:
-    flags.check_device(args)
+    check_device(args)
     for name in ("lambda_range", "weight_range"):
         low, high = getattr(args, name)
         if not low < high:
