@@ -22,19 +22,25 @@ def central(f, h=1e-6):
 
 @pytest.mark.parametrize("tau_type", ["linear", "quadratic"])
 @pytest.mark.parametrize(
-    ("family", "n", "no_clip", "net"),
+    ("family", "n", "no_clip", "eps_scale", "net"),
     [
-        ("cosine", 8, False, partial(FastUNet, 4)),
-        ("cosine", 20, True, TwoLayers),
-        ("linear", 8, False, TwoLayers),
+        ("cosine", 8, False, 1.0, partial(FastUNet, 4)),
+        ("cosine", 20, True, 1.0, TwoLayers),
+        ("linear", 8, False, 1.0, TwoLayers),
+        ("cosine", 8, False, 1.15, TwoLayers),
     ],
-    ids=["unet", "more images than features", "linear"],
+    ids=["unet", "more images than features", "linear", "eps_scale"],
 )
-def test_reverse_mode_agrees_with_central_differences(family, n, no_clip, net, tau_type):
+def test_reverse_mode_agrees_with_central_differences(family, n, no_clip, eps_scale, net, tau_type):
     """dF/dq in each parameter, and dF/dtheta along random directions over all weights."""
     torch.manual_seed(0)  # how well differences agree depends on the network
     upper, net, schedule, noise = small_upper(
-        net(timesteps=40), n=n, family=family, no_clip=no_clip, tau_type=tau_type
+        net(timesteps=40),
+        n=n,
+        family=family,
+        no_clip=no_clip,
+        tau_type=tau_type,
+        eps_scale=eps_scale,
     )
     q = schedule.vector()
     of_q, of_weights = upper.reverse_slopes(net, q, noise)
@@ -55,6 +61,12 @@ def test_reverse_mode_agrees_with_central_differences(family, n, no_clip, net, t
             with weights_kept(net):
                 expected = central(along)
             assert (of_weights.gradient @ z).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_the_predicted_noise_the_network_has_no_gradient():
+    upper, net, schedule, noise = small_upper(TwoLayers(timesteps=40), eps_scale=0.0)
+    of_q, of_weights = upper.reverse_slopes(net, schedule.vector(), noise)
+    assert of_q.gradient.any() and not of_weights.gradient.any()
 
 
 @pytest.mark.parametrize("truncation", [1.0, 0.7, 0.5])

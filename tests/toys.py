@@ -27,7 +27,9 @@ class Features:
         return torch.cat([features, features.square()], 1), None
 
 
-def small_upper(net=None, n=8, family="cosine", no_clip=True, tau_type="linear", **settings):
+def small_upper(
+    net=None, n=8, family="cosine", no_clip=True, tau_type="linear", eps_scale=1.0, **settings
+):
     """An upper level of a small U-Net in float64."""
     settings = UpperSettings(
         **{"backward_steps": 5, "samples": n, "directions": 2, "truncation": 1.0}
@@ -41,7 +43,8 @@ def small_upper(net=None, n=8, family="cosine", no_clip=True, tau_type="linear",
     root = torch.randn(12, 12, dtype=F64)
     reference = Reference(torch.zeros(12, dtype=F64), root @ root.T, 100, "toy", Features.name)
     judge = Judge(Features(), reference)
-    sampler = Sampler(process, SamplerSettings(5, tau_type, clip=not no_clip), (1, 8, 8))
+    drawn = SamplerSettings(5, tau_type, clip=not no_clip, eps_scale=eps_scale)
+    sampler = Sampler(process, drawn, (1, 8, 8))
     net = (net or FastUNet(4, timesteps=40)).double().eval()
     noise = torch.randn(n, 1, 8, 8, dtype=F64)
     return UpperLevel(sampler, judge, schedule, settings), net, schedule, noise
