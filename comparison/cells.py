@@ -9,9 +9,10 @@ from pathlib import Path
 
 from common import checkpoint, cli
 from common.run import forward_passes
+from common.training import EmaRule
 from common.upper_cost import exact_gradient
 from comparison.jobs import Job
-from comparison.scales import BILEVEL, EXACT, METHODS, SCALES, merge
+from comparison.scales import BILEVEL, EXACT, METHODS, NEW_SEED, SCALES, merge
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {
@@ -34,10 +35,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the forward passes of the bilevel run pay for."""
+    """What is equal in all rows: what the bilevel run's forward passes pay for, and the average."""
 
     trials: int
     epochs: int
+    ema_memory: float  # steps, those of `default`
 
 
 class Cell(Job):
@@ -141,6 +143,11 @@ def left_by(scale: str, cell: Cell) -> str:
     return f"runs/reproduce/{scale}/{name}/00000-{cell.kind}-seed{cell.seed}"
 
 
+def memory_of(cell: Cell) -> float:
+    """The steps that the average of its network looks back on."""
+    return round(EmaRule.from_flags(**vars(cell.parsed())).memory, 9)
+
+
 def make_cell(
     scale: str, places: Places, name: str, seed: int, budget: Budget | None = None
 ) -> Cell:
@@ -159,7 +166,13 @@ def make_cell(
         parts.append(f"--epochs {budget.epochs}")
     if places.threads is not None:
         parts.append(f"--threads {places.threads}")
-    cell = Cell(scale, places, name, seed, merge(*parts, f"--seed {seed}"))
+    of_search = method.schedule_from and METHODS[method.schedule_from].kind == "search"
+    # the seed of the search would make the chosen trial again
+    own_seed = seed + NEW_SEED if of_search else seed
+    cell = Cell(scale, places, name, seed, merge(*parts, f"--seed {own_seed}"))
+    trains = method.kind in ("train", "bilevel")
+    if budget and trains and memory_of(cell) != budget.ema_memory:
+        cell.flags = merge(*cell.flags, f"--ema_memory {budget.ema_memory:g}")
     if method.schedule_from:
         cell.source = make_cell(scale, places, method.schedule_from, seed, budget)
     if method.network_from:
@@ -168,9 +181,10 @@ def make_cell(
 
 
 def budget_of(scale: str, places: Places, images) -> Budget:
-    """Trials and epochs for the forward passes of the zeroth-order bilevel run."""
-    passes = forward_passes(make_cell(scale, places, BILEVEL, 0).cost(images))
-    default = make_cell(scale, places, "default", 0)
+    """Trials and epochs for the forward passes of the bilevel run, less those of its log."""
+    bilevel, default = (make_cell(scale, places, name, 0) for name in (BILEVEL, "default"))
+    bilevel.flags = merge(*bilevel.flags, "--fid_samples 0")
+    passes = forward_passes(bilevel.cost(images))
     whole = forward_passes(default.cost(images))
     epochs, doubled = default.parsed().epochs, make_cell(scale, places, "default", 0)
     doubled.flags = merge(*default.flags, f"--epochs {2 * epochs}")
@@ -179,6 +193,7 @@ def budget_of(scale: str, places: Places, images) -> Budget:
     return Budget(
         trials=SCALES[scale].trials or max(2, round(passes / whole)),
         epochs=max(1, round((passes - evaluation) / an_epoch)),
+        ema_memory=memory_of(default),
     )
 
 

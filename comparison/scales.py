@@ -39,7 +39,7 @@ SCALES = {
         seeds=1,
         shared="""--dataset digits --model_base_dim 8 --batch_size 64 --timesteps 100 --lr 0.03
             --backward_steps 5 --eval_samples 500 --threads 1""",
-        train="--epochs 4 --fid_samples 0",
+        train="--epochs 6 --fid_samples 0",
         bilevel="""--epochs 6 --initial_epoch 4 --fid_samples 500
             --lr_beta 0.02 0.02 0.1 0.002""",
         coupled="--settle_steps 10 --exact_every 4 --update_every 4",
@@ -89,6 +89,7 @@ BEGUN = "default", "end 0.98"  # the second is where a run without clipping begi
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
+NEW_SEED = 1000  # added to the seed of a training with a search's schedule
 
 # Each method that optimises does so for one sampler, with clipping or without; all are judged in
 # both. What a method learns for the unclipped sampler has its name with that ending.
@@ -134,8 +135,12 @@ METHODS = {
     "random, no clipping": Method("search", f"--strategy random {NO_CLIP}"),
     "bayesian, no clipping": Method("search", f"--strategy bayesian {NO_CLIP}"),
     "random's schedule, anew": Method("train", schedule_from="random"),
+    "grid's schedule, anew": Method("train", schedule_from="grid"),
     "bayesian's schedule, anew": Method("train", schedule_from="bayesian"),
     "random's schedule, no clipping, anew": Method("train", schedule_from="random, no clipping"),
+    "bayesian's schedule, no clipping, anew": Method(
+        "train", schedule_from="bayesian, no clipping"
+    ),
 }
 
 

@@ -16,7 +16,16 @@ from common.data import Source
 from common.run import forward_passes
 from common.tables import read_text_csv, write_csv
 from comparison import report
-from comparison.cells import SCRIPTS, Budget, Places, make_cell, make_cells, script_of, slug
+from comparison.cells import (
+    SCRIPTS,
+    Budget,
+    Places,
+    make_cell,
+    make_cells,
+    memory_of,
+    script_of,
+    slug,
+)
 from comparison.kept import Kept, read_tables, results_path
 from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
 
@@ -53,11 +62,14 @@ def tiny(monkeypatch, tmp_path):
 @pytest.mark.parametrize("scale", list(SCALES))
 def test_every_cell_of_every_scale_is_a_command_its_script_takes(scale):
     for name, method in METHODS.items():
-        cell = make_cell(scale, Places(), name, 2, Budget(trials=7, epochs=9))
+        cell = make_cell(scale, Places(), name, 2, Budget(trials=7, epochs=9, ema_memory=12))
         parsed = cell.parsed()
         if method.kind == "search":
             assert parsed.n_calls == 7 and parsed.n_initial == 2
-        assert parsed.seed == 2
+        of_search = method.schedule_from.startswith(("random", "grid", "bayesian"))
+        assert parsed.seed == (1002 if of_search else 2)
+        if method.kind in ("train", "bilevel"):
+            assert memory_of(cell) == 12
         for_unclipped = "no clipping" in name and not method.schedule_from
         assert parsed.no_clip == for_unclipped
         if method.kind == "bilevel" and parsed.theta_z == "coupled":  # no two share a gradient
@@ -196,10 +208,14 @@ def test_budgets_are_equal(scale):
     passes = {name: forward_passes(cell.cost(images)) for name, cell in cells.items()}
     default = cells["default"].parsed()
     an_epoch = passes["default"] / default.epochs
-    assert abs(passes["default, exact's budget"] - passes[BILEVEL]) <= an_epoch
+    bilevel = cells[BILEVEL].parsed()  # whose log costs passes that train nothing
+    paid = passes[BILEVEL] - bilevel.epochs * bilevel.fid_samples * bilevel.backward_steps
+    assert abs(passes["default, exact's budget"] - paid) <= an_epoch
     if SCALES[scale].trials is None:
         # at least two trials, whatever they cost
-        assert passes["random"] <= max(passes[BILEVEL] + passes["default"], 2 * passes["default"])
+        assert passes["random"] <= max(paid + passes["default"], 2 * passes["default"])
+    trained = [cell for cell in cells.values() if cell.kind in ("train", "bilevel")]
+    assert len({memory_of(cell) for cell in trained}) == 1
 
 
 def check_costs(folder: Path, runs: list[dict], args) -> None:
