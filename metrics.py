@@ -138,9 +138,13 @@ def _checked(features, d=None, largest=None):
     largest = largest_of(features) if largest is None else largest
     if not math.isfinite(largest):
         raise ValueError("a feature is not finite")
-    if features.device.type == "mps":  # it has no float64
-        features = features.cpu()
-    return features.double(), largest
+    return features.to(float64_home(features.device)).double(), largest
+
+
+def float64_home(device: torch.device | str) -> torch.device:
+    """The device itself, or the CPU beside one that has no float64."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def inception_score(probs: Tensor, splits: int = 10) -> tuple[float, float]:
@@ -271,7 +275,7 @@ class FeatureStatistics:
         """The mean of the largest class probability."""
         if not self.probs:
             raise ValueError("no class probabilities were taken in")
-        return float(torch.cat(self.probs).max(1).values.double().mean())
+        return float(torch.cat(self.probs).max(1).values.cpu().double().mean())
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and covariance (d,d), float64."""

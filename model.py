@@ -84,7 +84,9 @@ class Diffusion:
         # the clamp also keeps the derivative of the root finite at t = 0, where alpha_bar = 1
         noise = torch.expm1(log_alpha_bar).neg().clamp(min=TINY).sqrt()
         variance = (self.b**2 - 1) * alpha_bar + 1 if self.normalise else torch.ones_like(signal)
-        return Levels(*(c.to(self.device, self.dtype) for c in (signal, noise, variance.rsqrt())))
+        # first the type, then the device, and so back in a gradient: mps has no float64
+        parts = (signal, noise, variance.rsqrt())
+        return Levels(*(c.to(self.dtype).to(self.device) for c in parts))
 
     def loss(
         self, net: Callable, x0: Tensor, t: Tensor, eps: Tensor, levels=None, reduction="mean"
@@ -156,10 +158,10 @@ class Diffusion:
         """The visited times and the levels there, on the device of the images."""
         times = visited_times(self.sampling_schedule.timesteps, steps, tau_type)
         levels = levels or self.levels(self.sampling_schedule)
-        visited = torch.tensor([0, *times]).to(levels.signal.device, non_blocking=True)
+        visited = _sent(torch.tensor([0, *times]), levels.signal.device)
         at_times = Levels(*(c[visited] for c in levels))
         net_times = self.network_times(times, Levels(*(c[1:] for c in at_times)))
-        return Visits(times, net_times.to(device, non_blocking=True), at_times)
+        return Visits(times, _sent(net_times, device), at_times)
 
     def network_times(self, times: list[int], levels: Levels) -> Tensor:
         """What to tell the network at each visited time, where the levels are those."""
@@ -180,6 +182,11 @@ class Diffusion:
             self._midpoints[known] = middle.to(self.device, self.dtype)
         level = (levels.noise.detach() / levels.signal.detach() * self.b).log() * 2  # -log SNR
         return 1 + torch.bucketize(level, self._midpoints[known])
+
+
+def _sent(times: Tensor, device: str | torch.device) -> Tensor:
+    """Without waiting for CUDA, which takes a copy at once; other copies may read too late."""
+    return times.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def fresh_noise(generator: torch.Generator) -> Callable[[Tensor], Tensor]:

@@ -88,6 +88,7 @@ from common.training import Average, EmaRule, Learner, LRSchedule, make_optimize
 from common.uncoupled import Uncoupled, UncoupledSettings
 from common.upper_cost import cost_from_flags
 from common.upper_level import UpperLevel
+from metrics import float64_home
 from scheduler import Schedule
 
 
@@ -97,7 +98,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     names = table_of(args.scheduler, knots_table(args.knots))
     initial = {name: getattr(args, f"initial_{name}") for name in names}
     schedule = Schedule(args.scheduler, args.timesteps, learned=True, **initial)
-    schedule.to("cpu" if device.type == "mps" else device)  # float64, which mps has not
+    schedule.to(float64_home(device))
     first = Schedule.from_dict(schedule.to_dict())
     process = process_from_flags(schedule, device, **vars(args))
     sampler = Sampler(process, SamplerSettings.from_flags(**vars(args)), images.shape[1:])

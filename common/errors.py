@@ -181,7 +181,10 @@ def explained(prog: str, error: BaseException, args=None) -> int | None:
     return None
 
 
-NO_MEMORY = ("can't allocate", "Cannot allocate memory", "can't start new thread", "bad_alloc")
+NO_MEMORY = (
+    "can't allocate", "Cannot allocate memory", "can't start new thread", "bad_alloc",
+    "CUDA error: out of memory", "STATUS_ALLOC_FAILED",
+)  # fmt: skip
 UNMAPPED = "failed to map segment from shared object"  # without a reason: memory; else it follows
 
 

@@ -81,7 +81,11 @@ class ExactGradients(Objective):
             pairs = zip(parts, outer, strict=True)
             each = list(in_turn(pairs, of_part, self.sampler.device))
             found = [sum(part) for part in zip(*each, strict=True)]
-        found = [found[0], *([torch.cat([g.flatten() for g in found[1:]])] if weights else [])]
+        # under torchrun the sum is on the sampler's device; a frozen run's schedule is on the CPU
+        found = [
+            found[0].to(q.device),
+            *([torch.cat([g.flatten() for g in found[1:]])] if weights else []),
+        ]
         return [Slope(g, value.item(), torch.zeros_like(g)) for g in found]
 
     def left_out(self) -> list[int]:

@@ -27,6 +27,7 @@ from common.classifiers import (
 from common.errors import Stop
 from common.flags import EXTRACTORS
 from common.inception import FidInception, load_inception
+from common.machine import without_tf32
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = ("first", "second")  # one for each data set and size
@@ -71,7 +72,7 @@ class Extractor(nn.Module):
             )
         # A saved image ends at ±1, so a measured one does; 0·x keeps an infinity visible, as nan.
         x = x.clamp(-1, 1) + 0 * x
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), without_tf32():
             x = x if x.dtype == torch.float64 else x.float()
             weights = {k: v.to(x.dtype) for k, v in self.net.state_dict().items()}
             features, logits = functional_call(self.net, weights, self.net.fit(x))

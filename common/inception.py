@@ -13,6 +13,7 @@ from common.classifiers import resize
 from common.errors import Stop, first_line
 
 INCEPTION_SIDE = 299
+AT_ONCE = 100  # images
 INCEPTION_HASH = "6726825d"  # the start of the SHA-256 of the official file
 
 
@@ -37,7 +38,8 @@ class FidInception(nn.Module):
         self.body.to(memory_format=torch.channels_last)  # of the weights, which the maps follow
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.body(x)  # (N,3,299,299) -> (N,2048)
+        parts = x.split(AT_ONCE)  # one layer's maps of 500 images would take 3 GB
+        features = torch.cat([self.body(part) for part in parts])  # (N,3,299,299) -> (N,2048)
         return features, self.head(features)
 
     @staticmethod

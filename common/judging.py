@@ -14,7 +14,7 @@ from common.reference_cache import read_statistics, write_statistics
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, load_sampler
 from common.scores import COLUMNS, JUDGES, JUDGES_COLUMNS, METRICS, values
-from metrics import FeatureStatistics, Reference
+from metrics import FeatureStatistics, Reference, float64_home
 
 CACHE_VERSION = 2
 
@@ -189,8 +189,7 @@ def reference_statistics(
         tensors = *statistics.moments(), torch.cat(statistics.sample)
         arrays = tuple(part.cpu().numpy() for part in tensors)
         write_statistics(path, key, *arrays)
-    home = "cpu" if torch.device(device).type == "mps" else device  # mps has no float64
-    mean, cov, sample = (torch.from_numpy(part).to(home) for part in arrays)
+    mean, cov, sample = (torch.from_numpy(part).to(float64_home(device)) for part in arrays)
     label = f"{source.name} {split}, {len(pixels)} images"
     made_by = extractor.name, extractor.weights_hash
     return Reference(mean, cov, len(pixels), label, *made_by, sample)

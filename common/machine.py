@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -49,6 +50,18 @@ def setup(
         torch.cuda.reset_peak_memory_stats(device)  # a search's worker makes many runs
     keep_freed_memory()
     return device
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """All bits of float32, whatever --tf32 says."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def gpus_to_share(device: str) -> list[str]:

@@ -27,7 +27,7 @@ from common.data import Batches
 from common.machine import stream
 from common.training import Average, Learner, draw
 from common.upper_level import UpperLevel
-from common.weights import evaluating, seen_by_loss
+from common.weights import evaluating, flat, seen_by_loss
 from common.zeroth_order import Slope
 from model import Diffusion, Levels
 
@@ -155,7 +155,12 @@ class Penalty:
     def parted(self) -> bool:
         """Whether theta_z is further away than a gamma chosen from F and L would take it."""
         chosen = self.settings.gamma is None  # one given by hand may take it anywhere
-        return chosen and distance(self.theta_z.net, self.theta_y.net) > PARTED
+        return chosen and self.distance() > PARTED
+
+    def distance(self) -> float:
+        """|theta_z - theta_y|/|theta_y|, without the weights that L is blind to."""
+        ours, theirs = flat(self.theta_z.net), flat(self.theta_y.net)
+        return ((ours - theirs).mul_(self.seen).norm() / theirs.norm()).item()
 
     def through_statistics(self, gradient: Tensor, process: Diffusion, levels: Levels) -> Tensor:
         """dF/dtheta with batch norm's statistics following, as they do in the next steps."""
@@ -221,7 +226,7 @@ class Penalty:
                 f"theta_z and theta_y parted by themselves, and began again together at step "
                 f"{self.began} of theta_z: a lower --lr keeps them together"
             )
-        if self.settled() and distance(self.theta_z.net, self.theta_y.net) < ROUNDING:
+        if self.settled() and self.distance() < ROUNDING:
             return "theta_z and theta_y differ by little more than rounding: lower --gamma"
         return None
 
@@ -288,13 +293,3 @@ def summary_of(each: Tensor, value: float) -> Slope:
     k = len(each)
     spread = each.std(0) / k**0.5 if k > 1 else torch.full_like(each[0], math.inf)
     return Slope(each.mean(0), value, spread)
-
-
-def distance(net_z: nn.Module, net_y: nn.Module) -> float:
-    """|theta_z - theta_y|/|theta_y|."""
-    ours: list[Tensor] = list(net_z.parameters())
-    theirs: list[Tensor] = list(net_y.parameters())
-    with torch.no_grad():
-        gaps = torch._foreach_sub(ours, theirs)
-        norms = [torch.nn.utils.get_total_norm(part) for part in (gaps, theirs)]
-        return (norms[0] / norms[1]).item()

@@ -64,7 +64,7 @@ def sampling_steps(process: Diffusion, steps: int, tau_type: str = "linear") -> 
     x_t = signal_t x_0 + noise_t eps, and sigma_t = noise_t/signal_t is what samplers that work with
     noise levels take.
     """
-    exact = process.replaced(dtype=torch.float64)
+    exact = process.replaced(dtype=torch.float64, device="cpu")
     visits = exact.visits(steps, tau_type)
     log_alpha_bar = exact.sampling_schedule.log_alpha_bar().detach()
     sigmas = visits.levels.noise / visits.levels.signal

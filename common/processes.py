@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.utils import _pytree as tree
 
 from common.errors import Stop, of_the_machine
@@ -79,10 +79,20 @@ def agree(*modules: nn.Module) -> None:
     """Give every process the first one's networks and schedules: on GPUs equal runs drift apart."""
     if size() > 1:
         with torch.no_grad(), _together():
-            for tensor in (t for m in modules for t in (*m.parameters(), *m.buffers())):
-                ours = tensor.detach().cpu().contiguous()
+            for group in _alike(modules):  # one message each
+                ours = torch.cat([tensor.flatten() for tensor in group]).cpu()
                 distributed.broadcast(ours, src=0)
-                tensor.copy_(ours)
+                parts = ours.to(group[0].device).split([tensor.numel() for tensor in group])
+                for tensor, part in zip(group, parts, strict=True):
+                    tensor.copy_(part.view_as(tensor))
+
+
+def _alike(modules: tuple[nn.Module, ...]) -> Iterable[list[Tensor]]:
+    """Their parameters and buffers, by type and device, in the same order in every process."""
+    groups: dict[tuple, list[Tensor]] = {}
+    for tensor in (t for m in modules for t in (*m.parameters(), *m.buffers())):
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return groups.values()
 
 
 @contextmanager

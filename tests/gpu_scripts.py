@@ -1,9 +1,9 @@
 """The scripts whole on the pretend accelerator, beside the CPU: python tests/gpu_scripts.py FOLDER.
 
-Each script runs on the host and on the device with the same network, and a run of the host resumes
-on the device and the other way round. Printed is what each run's losses were, a search's FIDs, and
-where the random numbers of a run on the device were drawn; an operator that mixes devices ends it
-with an error.
+Each script runs on the host and on the device with the same network, also without float64 there,
+and a run of the host resumes on the device and the other way round. Printed is what each run's
+losses were, a search's FIDs, and where the random numbers of a run on the device were drawn; an
+operator that mixes devices ends it with an error.
 """
 
 import contextlib
@@ -18,10 +18,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import metrics
 import train_mnist
 import train_mnist_bayesian
 import train_mnist_bilevel_ZO
-from common import cli, loop, networks, sampling, training
+from common import cli, judging, loop, networks, sampling, training
 from common.errors import Stop
 from search import results, trials
 from unet import UNet
@@ -43,6 +44,16 @@ SCRIPTS = {
     "coupled": (train_mnist_bilevel_ZO, "bilevel", COUPLED),
 }
 CPU = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def like_mps():
+    """A device without float64, which the code is told."""
+    with contextlib.ExitStack() as stack:
+        for module in (metrics, judging, train_mnist_bilevel_ZO):
+            stack.enter_context(mock.patch.object(module, "float64_home", lambda _: CPU))
+        stack.enter_context(pretend_gpu.pretend(float64=False))
+        yield
 
 
 class StopAfter:
@@ -131,6 +142,9 @@ def main(root: Path) -> None:
             run(name, root / name / "host", CPU)
             with pretend_gpu.pretend():
                 run(name, root / name / "device", pretend_gpu.DEVICE)
+        for name in ("bilevel", "coupled"):
+            with like_mps():
+                run(name, root / name / "mps", pretend_gpu.DEVICE)
         run("train", root / "train" / "moved", CPU, polls=1)
         with pretend_gpu.pretend():
             run("train", root / "train" / "moved", pretend_gpu.DEVICE, resume=True, polls=1)

@@ -2,7 +2,8 @@
 
 A `Resident` tensor holds a CPU tensor and reports the device `pretend:0`, a backend of torch that
 is written in Python. Each operator on one runs on what it holds, with real numbers, and is checked
-as a GPU would check it: operators that mix devices are refused. What would cost time there is
+as a GPU would check it: operators that mix devices are refused, and where it is to pass for mps, so
+is float64. What would cost time there is
 noted with the line of the project that caused it: a wait (the host needs a number), a copy (a
 tensor goes from the host to the device), a launch (any operator that is not a view).
 
@@ -72,6 +73,7 @@ class Traffic:
 
 
 traffic = Traffic()
+has_float64 = True
 
 
 def _place() -> str:
@@ -90,6 +92,8 @@ class Resident(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: torch.Tensor):
+        if held.dtype == torch.float64 and not has_float64:
+            raise TypeError(f"float64 on the device, at {_place()}")
         tensor = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -175,7 +179,7 @@ def _run(func, args, kwargs):
     host = [x for x in tensors if not isinstance(x, Resident)]
     target = kwargs.get("device")
     lands = torch.device(target).type == DEVICE.type if target is not None else bool(resident)
-    _note(func, name, args, resident, host, lands)
+    _note(func, name, args, kwargs, resident, host, lands)
 
     held_args, held_kwargs = _mapped(
         lambda x: x.held if isinstance(x, Resident) else x, (args, kwargs)
@@ -194,9 +198,11 @@ def _run(func, args, kwargs):
     return return_and_correct_aliasing(func, args, kwargs, out)
 
 
-def _note(func, name, args, resident, host, lands):
+def _note(func, name, args, kwargs, resident, host, lands):
     """Refuse what mixes devices; count what waits, copies and is launched."""
     if name == "_to_copy":
+        if resident and not lands and kwargs.get("dtype") == torch.float64 and not has_float64:
+            raise TypeError(f"to the host and to float64 in one copy, at {_place()}")
         if resident and not lands:
             traffic.waits["to the host", _place()] += 1
         if host and lands:
@@ -236,8 +242,10 @@ class _Generator:
 
 
 @contextlib.contextmanager
-def pretend():
-    """Inside, the device exists; yields what happens on it."""
+def pretend(float64: bool = True):
+    """Inside, the device exists, with float64 or without; yields what happens on it."""
+    global has_float64
+    has_float64 = float64
     before = torch._C._only_lift_cpu_tensors()
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("torch.Generator", _Generator))

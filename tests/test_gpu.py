@@ -83,7 +83,8 @@ def test_the_scripts_give_the_numbers_of_the_cpu_and_runs_move_between_devices(t
     found = printed("gpu_scripts.py", tmp_path)
     assert set(found) == {
         "train host", "train device", "train moved", "bilevel host", "bilevel device",
-        "coupled host", "coupled device", "coupled moved", "search host", "search device", "noise",
+        "bilevel mps", "coupled host", "coupled device", "coupled mps", "coupled moved",
+        "search host", "search device", "noise",
     }  # fmt: skip
     # what judges a run is drawn on the host, also on the device: cards differ in what they draw
     assert found["noise"] == {"evaluation": ["cpu"], "picture": ["cpu"], "step": ["pretend:0"]}
@@ -92,6 +93,8 @@ def test_the_scripts_give_the_numbers_of_the_cpu_and_runs_move_between_devices(t
     for name in ("train", "bilevel", "coupled"):
         assert len(found[f"{name} host"]) == 4
         assert found[f"{name} device"] == pytest.approx(found[f"{name} host"], rel=1e-6)
+    for name in ("bilevel", "coupled"):
+        assert found[f"{name} mps"] == pytest.approx(found[f"{name} host"], rel=1e-6)
     for name in ("train", "coupled"):
         assert found[f"{name} moved"] == pytest.approx(found[f"{name} host"], rel=1e-6)
 
@@ -169,6 +172,7 @@ def test_a_run_may_be_resumed_on_another_device(first, then, tmp_path):
 @pytest.mark.parametrize("error", [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
 ])  # fmt: skip
 def test_out_of_memory_is_one_line_that_says_what_helps(error, capsys):
     def main(_):

@@ -59,8 +59,8 @@ def candidates(
     features, log_q = [], []
     with torch.no_grad():
         for x in images.split(250):
-            features.append(features_and_logits(first, x.to(device))[0].double().cpu())
-            log_q.append(features_and_logits(second, x.to(device))[1].double().log_softmax(1).cpu())
+            features.append(features_and_logits(first, x.to(device))[0].cpu().double())
+            log_q.append(features_and_logits(second, x.to(device))[1].cpu().double().log_softmax(1))
     phi, log_q = torch.cat(features), torch.cat(log_q).numpy()  # (N,dim), (N,10)
     pairs = []
     for direction in directions:

@@ -50,7 +50,7 @@ class Guided(nn.Module):
 
     def mean_size(self) -> float:
         """The mean over steps and images of the gradient's norm."""
-        return float(torch.stack(self.sizes).double().mean()) if self.sizes else 0.0
+        return float(torch.stack(self.sizes).cpu().double().mean()) if self.sizes else 0.0
 
 
 def slope(reward: Reward, x: Tensor, wrt: Tensor) -> Tensor:

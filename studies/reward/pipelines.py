@@ -48,7 +48,7 @@ class PipelineModel:
                 poll()
             images = self.decoded(z)
         if sizes:
-            self.sizes.append((float(torch.stack(sizes).double().mean()), len(noise)))
+            self.sizes.append((float(torch.stack(sizes).cpu().double().mean()), len(noise)))
         return images
 
     def guided(self, z: Tensor, t: Tensor, reward: Reward, lam: float) -> tuple[Tensor, Tensor]:
@@ -140,5 +140,5 @@ def fingerprint(pipe) -> str:
     digest = hashlib.sha256()
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         for name, weight in part.state_dict().items():
-            digest.update(name.encode() + weight.flatten()[:16].double().cpu().numpy().tobytes())
+            digest.update(name.encode() + weight.flatten()[:16].cpu().double().numpy().tobytes())
     return digest.hexdigest()[:16]

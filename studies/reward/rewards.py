@@ -138,4 +138,4 @@ def loaded(spec: str) -> Reward:
 def values(reward: Reward, images: Tensor, device, size: int = 250) -> Tensor:
     """The reward of many images, (N,) float64 on the CPU."""
     with torch.no_grad():
-        return torch.cat([reward(x.to(device)).double().cpu() for x in images.split(size)])
+        return torch.cat([reward(x.to(device)).cpu().double() for x in images.split(size)])

@@ -99,6 +99,6 @@ def scores(images: Tensor, rewards: Rewards, judge: Judge | None) -> dict:
     if rewards.target_class is not None:
         with torch.no_grad():
             labels = torch.cat([judge.extractor(x)[1].argmax(1) for x in images.split(250)])
-        row["accuracy"] = float((labels == rewards.target_class).double().mean())
+        row["accuracy"] = float((labels == rewards.target_class).cpu().double().mean())
     judged = judge.score(images.split(250), splits=1)
     return row | {name: judged[name] for name in ("fid", "kid", "extractor", "reference")}
