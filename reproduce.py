@@ -131,8 +131,8 @@ def main(args) -> None:
 def every_cell(scale: str, places: Places, path: Path, images) -> list[Cell]:
     """All methods, for the seeds of the scale and those that the file has rows of."""
     rows = read_text_csv(path) if path.exists() else []
-    found = {int(row["seed"]) for row in rows if row["seed"].isdecimal()}
-    seeds = sorted(found | set(range(SCALES[scale].seeds)))
+    known = {int(row["seed"]) for row in rows if row["seed"].isdecimal()}
+    seeds = sorted(known | set(range(SCALES[scale].seeds)))
     return make_cells(scale, places, METHODS, seeds, images)
 
 

@@ -158,12 +158,12 @@ def take_its_own(args, state: dict) -> None:
     if not args.sampling_schedule:
         args.sampling_schedule = state["args"].get("sampling_schedule")
         args.told = args.told or state["args"].get("told")
-    own = facts_of(state) | {"scheduler_type": schedule["family"]}
-    own |= {name: schedule.get(name) for name in NAMES} | among(schedule)
+    facts = facts_of(state) | {"scheduler_type": schedule["family"]}
+    facts |= {name: schedule.get(name) for name in NAMES} | among(schedule)
     if args.backward_steps == default.backward_steps:
-        args.backward_steps = min(args.backward_steps, own["timesteps"])
-    refuse_others(args, default, own)
-    vars(args).update(own)
+        args.backward_steps = min(args.backward_steps, facts["timesteps"])
+    refuse_others(args, default, facts)
+    vars(args).update(facts)
     try:
         check_steps(args)
         check_sampling(args)

@@ -298,9 +298,11 @@ def freeze_network(args) -> None:
     upper = UpperSettings.from_flags(**vars(args) | {"upper_gradient": "exact"})
     with one_writes(vars(args)) as arguments, Run.open("frozen", arguments, device) as run:
         sampler = Sampler(trained, drawn, state["shape"])
-        levels = told, objective, judges, upper
-        moves = args.lr_beta, args.frozen_updates, args.eval_samples, args.log_freq
-        run_frozen(run, net, sampler, schedule, *levels, *moves)
+        run_frozen(
+            run, net, sampler, schedule, told=told, objective=objective, judges=judges,
+            settings=upper, lr_beta=args.lr_beta, updates=args.frozen_updates,
+            eval_samples=args.eval_samples, log_freq=args.log_freq,
+        )  # fmt: skip
         path = run.folder / "schedule.json"
         run.log(f"wrote {path}, and its times and sigmas in steps.json; to use it:")
         use = {"sample_only": True, "ckpt": args.ckpt, "sampling_schedule": str(path)}

@@ -61,8 +61,8 @@ ESTIMATES = {
 
 def cosine_of_pairs(gradients: list[Tensor]) -> float:
     pairs = combinations([g.double() / g.double().norm() for g in gradients], 2)
-    found = [(a @ b).item() for a, b in pairs]
-    return sum(found) / len(found)
+    cosines = [(a @ b).item() for a, b in pairs]
+    return sum(cosines) / len(cosines)
 
 
 class Cost:

@@ -207,8 +207,8 @@ def learned(cleaning: Cleaning, by: str, updates: int) -> dict:
             slope = cleaning.exact(net)
         cleaning.schedule.q.grad = slope.float()
         optimizer.step()
-    found = detection(cleaning) | trained(cleaning)
-    return {"least_cosine": lowest if by == "penalty" else ""} | found
+    scores = detection(cleaning) | trained(cleaning)
+    return {"least_cosine": lowest if by == "penalty" else ""} | scores
 
 
 def detection(cleaning: Cleaning) -> dict[str, float]:
@@ -251,8 +251,8 @@ def main(args) -> None:
         cleaning = Cleaning(args.data_dir, seed)
         for choice in CHOICES:
             if (seed, choice) not in known:
-                found = {"seed": seed, "weights": choice} | end(cleaning, choice, args.updates)
-                rows.append(rounded(found, 4))
+                row = {"seed": seed, "weights": choice} | end(cleaning, choice, args.updates)
+                rows.append(rounded(row, 4))
                 print(rows[-1], flush=True)
                 write_csv(END, rows)
 

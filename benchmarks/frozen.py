@@ -185,9 +185,9 @@ def main(args) -> None:
         cell = dict(zip((*KEY, "n", *spent), map(str, values), strict=True))
         if any(row | cell == row for row in rows):
             return
-        found = scores()
-        cell |= {name: f"{found[name]:.6g}" for name in JUDGES_COLUMNS}
-        rows.append(cell | {"sigmas": found.get("sigmas", "")})
+        result = scores()
+        cell |= {name: f"{result[name]:.6g}" for name in JUDGES_COLUMNS}
+        rows.append(cell | {"sigmas": result.get("sigmas", "")})
         write_csv(TABLE, rows)
         print(*rows[-1].values(), sep=",", flush=True)
 

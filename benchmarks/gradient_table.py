@@ -87,11 +87,11 @@ def measure(problem: Problem, true: dict[str, float], draws: int) -> Iterator[di
             of_weights = [upper.slope_of_weights(net, step).gradient for step in range(draws)]
             row["cosine_weights"] = cosine_of_pairs(of_weights)
             call = lambda net, step: upper.slopes(net, step, "z")  # noqa: B023, E731
-        cost, found = Cost(lambda: call(net, 0)), sum_of_terms(problem, upper, of_q)  # noqa: B023
+        cost, total = Cost(lambda: call(net, 0)), sum_of_terms(problem, upper, of_q)  # noqa: B023
         row["samplings"] = cost.seconds / yardstick.sampling.seconds
         row["training_steps_of_memory"] = cost.bytes / yardstick.step.bytes
-        row["signs"] = sum(found[name] * true[name] > 0 for name in STEP)
-        yield row | {"cosine_true": cosine(found, true)}
+        row["signs"] = sum(total[name] * true[name] > 0 for name in STEP)
+        yield row | {"cosine_true": cosine(total, true)}
 
 
 def main(args) -> None:

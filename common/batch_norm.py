@@ -65,10 +65,10 @@ def pulled_back(
     buffers = {name: b.clone() for name, b in net.named_buffers()}  # a pass moves them
     with watched(twin, enter), torch.enable_grad():
         run(lambda *inputs: functional_call(twin, (parameters, buffers), inputs))
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             torch.stack(total).sum(), list(parameters.values()), materialize_grads=True
         )
-    return torch.cat([g.flatten() for g in found])
+    return torch.cat([g.flatten() for g in gradients])
 
 
 def plain(net: nn.Module) -> nn.Module:

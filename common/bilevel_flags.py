@@ -212,8 +212,10 @@ def apply_recipe(args) -> None:
         raise ValueError("--theta_z coupled requires --upper_gradient exact")
     if args.gamma == "auto" and not coupled:
         by = f", which --{foreign[0]} selected" if selected else ""
-        where = "" if args.recipe == "exact" else f" with --recipe {args.recipe}{by}"
-        raise ValueError(f"--theta_z {args.theta_z}{where} requires a number for --gamma, not auto")
+        clause = "" if args.recipe == "exact" else f" with --recipe {args.recipe}{by}"
+        raise ValueError(
+            f"--theta_z {args.theta_z}{clause} requires a number for --gamma, not auto"
+        )
 
 
 def check_combinations(args) -> None:

@@ -70,8 +70,8 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
     for kind, pair in prefixes.items():
         slopes = kinds.get(kind, {})
         for i, prefix in enumerate(pair):
-            found = {n: slopes[n][i] for n in names if n in slopes}
-            known = {n: x for n, x in found.items() if math.isfinite(x)}
+            numbers = {n: slopes[n][i] for n in names if n in slopes}
+            known = {n: x for n, x in numbers.items() if math.isfinite(x)}
             columns |= {prefix + n: known.get(n) for n in names}
     return columns
 
@@ -124,11 +124,11 @@ class Warnings:
             return None  # the steady rule stands still on noise
         self.given.add("tested")
         if all(abs(slope) < 2 * noise / TESTED**0.5 for slope, noise in slopes):
-            more = "--zo_samples" if self.upper_gradient != "zo" else "--zo_directions"
+            flag = "--zo_samples" if self.upper_gradient != "zo" else "--zo_directions"
             exact = ", or --upper_gradient exact" if self.upper_gradient == "zo" else ""
             return (
                 f"after {self.q.count} updates no slope of the schedule stands out of its noise: "
-                f"give more {more}{exact}, or the schedule takes a random walk"
+                f"give more {flag}{exact}, or the schedule takes a random walk"
             )
         return None
 
@@ -140,11 +140,11 @@ def log_result(
     run.write_json("null_band.json", band)
     run.log(null_text(schedule, first.values(), band))
     if names := within(schedule, band):
-        found = "no slope stood out of its noise"
+        reason = "no slope stood out of its noise"
         if schedule.values() != first.values():
-            found = f"noise alone takes {', '.join(names)} as far"
+            reason = f"noise alone takes {', '.join(names)} as far"
         run.log(
-            f"warning: {found}: more updates (--epochs) or more --zo_samples may show a slope, "
+            f"warning: {reason}: more updates (--epochs) or more --zo_samples may show a slope, "
             "and a rate of 0 in --lr_beta holds what has none"
         )
     if pictures:

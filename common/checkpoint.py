@@ -86,10 +86,10 @@ def load(path: str | Path) -> dict:
 
 def newest(run_folder: Path) -> Path:
     """The last whole checkpoint of a run; a Stop if it has none."""
-    found = load_newest(run_folder / "checkpoints")
-    if not found:
+    loaded = load_newest(run_folder / "checkpoints")
+    if not loaded:
         raise Stop(f"{run_folder}: has no checkpoint")
-    return found[1]
+    return loaded[1]
 
 
 def load_newest(folder: Path, warn=print) -> tuple[dict, Path] | None:

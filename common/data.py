@@ -48,8 +48,8 @@ class Source(NamedTuple):
     @property
     def name(self) -> str:
         """The data set, with the size where it is not its own."""
-        own = self.size == DATASETS[self.dataset].sizes[0]
-        return self.dataset if own else f"{self.dataset} {self.size}x{self.size}"
+        native = self.size == DATASETS[self.dataset].sizes[0]
+        return self.dataset if native else f"{self.dataset} {self.size}x{self.size}"
 
     def images(self, split: str) -> Tensor:
         """A split ('train' or 'test') as uint8 (N,1,S,S), checked against its known contents."""

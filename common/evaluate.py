@@ -114,8 +114,8 @@ def check_place(flags: dict) -> None:
 
 def sampling_of(flags: dict, given: dict) -> dict:
     """The sampling schedule and how the network is told its times: the run's, unless given."""
-    own = {} if "sampling_schedule" in given else flags
-    both = {name: given.get(name, own.get(name)) for name in ("sampling_schedule", "told")}
+    stored = {} if "sampling_schedule" in given else flags
+    both = {name: given.get(name, stored.get(name)) for name in ("sampling_schedule", "told")}
     asked = Namespace(**{**flags, **both})
     try:
         check_sampling(asked)

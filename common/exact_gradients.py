@@ -67,7 +67,7 @@ class ExactGradients(Objective):
 
         parts = noise.split(self.settings.at_once)
         if len(parts) == 1:
-            value, found = gradients(self.distance, noise)
+            value, grads = gradients(self.distance, noise)
         else:
             with torch.no_grad():
                 leaf = torch.cat(list(in_turn(parts, features_of, self.sampler.device)))
@@ -80,13 +80,11 @@ class ExactGradients(Objective):
 
             pairs = zip(parts, outer, strict=True)
             each = list(in_turn(pairs, of_part, self.sampler.device))
-            found = [sum(part) for part in zip(*each, strict=True)]
+            grads = [sum(part) for part in zip(*each, strict=True)]
+        of_weights = [torch.cat([g.flatten() for g in grads[1:]])] if weights else []
         # under torchrun the sum is on the sampler's device; a frozen run's schedule is on the CPU
-        found = [
-            found[0].to(q.device),
-            *([torch.cat([g.flatten() for g in found[1:]])] if weights else []),
-        ]
-        return [Slope(g, value.item(), torch.zeros_like(g)) for g in found]
+        grads = [grads[0].to(q.device), *of_weights]
+        return [Slope(g, value.item(), torch.zeros_like(g)) for g in grads]
 
     def left_out(self) -> list[int]:
         """The visited times that exact gradients take as constant, in a sampler's order."""

@@ -92,11 +92,11 @@ def write_steps(folder: str | None, process: Diffusion, steps: int, tau_type: st
     """Print the list of steps; into a folder, also as JSON and as diffusers' scheduler."""
     if steps > (most := process.sampling_schedule.timesteps):
         raise Stop(f"--steps {steps} exceeds T = {most}", code=2)
-    found = portable.sampling_steps(process, steps, tau_type)
-    print(portable.sampling_table(found))
+    visited = portable.sampling_steps(process, steps, tau_type)
+    print(portable.sampling_table(visited))
     if folder:
         betas = process.sampling_schedule.betas().detach()
-        portable.write_json(Path(folder) / STEPS, found)
+        portable.write_json(Path(folder) / STEPS, visited)
         path = Path(folder) / "scheduler" / "scheduler_config.json"
         portable.write_json(path, portable.scheduler_config(betas, clip))
 

@@ -175,5 +175,5 @@ def _load_classifier(network, dataset, side):
 
 def existing(network: str) -> list[str]:
     """The data sets and sizes that a network was made for, such as 'mnist 8'."""
-    found = sorted((ASSETS / "judges").glob(f"*-{network}.pt"))
-    return [" ".join(path.stem.split("-")[:2]) for path in found]
+    paths = sorted((ASSETS / "judges").glob(f"*-{network}.pt"))
+    return [" ".join(path.stem.split("-")[:2]) for path in paths]

@@ -105,17 +105,17 @@ class ConvBn(nn.Sequential):
         They move towards those of a batch that has yet to get its bias.
         """
         bn = self[1]
-        own = bn.running_mean, bn.running_var
+        statistics = bn.running_mean, bn.running_var
         ahead = bn.momentum / (1 - bn.momentum)  # of which the move leaves a share of momentum
         if self.parts:
-            stored = [evens_first(v, 0, self.parts).clone() for v in own]
+            stored = [evens_first(v, 0, self.parts).clone() for v in statistics]
             stored[0].add_(bias, alpha=ahead)
             yield stored
-            for mine, moved in zip(own, stored, strict=True):
-                mine.copy_(moved.view(self.parts, 2, -1).mT.flatten())  # evens_first, undone
+            for statistic, moved in zip(statistics, stored, strict=True):
+                statistic.copy_(moved.view(self.parts, 2, -1).mT.flatten())  # evens_first, undone
         else:
-            own[0].add_(bias, alpha=ahead)
-            yield own
+            statistics[0].add_(bias, alpha=ahead)
+            yield statistics
 
 
 class ConvBnSilu(ConvBn):

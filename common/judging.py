@@ -96,8 +96,8 @@ class Judges:
             return {name: tuple(extractor(x)) for name, extractor in extractors.items()}
 
         with torch.no_grad():
-            for found in in_turn(batches, seen, self.main.reference.mean.device):
-                for name, features in found.items():
+            for by_extractor in in_turn(batches, seen, self.main.reference.mean.device):
+                for name, features in by_extractor.items():
                     statistics[name].update(*features)
         images = statistics[self.main.extractor.name]
         scores = values(METRICS, images, self.main.reference, splits) | {

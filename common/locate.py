@@ -27,11 +27,11 @@ def find_run(
     path = Path(name)
     root = path.parent if "/" in name else Path(runs_dir)
     if path.name == "latest" and not path.exists():
-        found = [run for run in runs_in(root, kind) if any(run.glob(holding))]
+        runs = [run for run in runs_in(root, kind) if any(run.glob(holding))]
         if unfinished_first:
-            found = [run for run in found if not (run / "summary.json").exists()] or found
-        if found:
-            return found[-1]
+            runs = [run for run in runs if not (run / "summary.json").exists()] or runs
+        if runs:
+            return runs[-1]
         what = f"{'' if kind == '*' else f'{kind} '}run"
         what += {"args.json": "", CHECKPOINTS: " with a checkpoint"}.get(
             holding, f" with {holding}"
@@ -41,12 +41,12 @@ def find_run(
         path = find_run(str(path.parents[1]), runs_dir) / "trials" / f"{int(path.name):03d}"
     if (path / "args.json").is_file():
         return path
-    found = named(root, path.name) or ([] if "/" in name else named(Path(), path.name))
-    if len(found) > 1:
-        raise ValueError(f"{' and '.join(run.name for run in found[:2])} both match; give one")
-    if not found:
+    runs = named(root, path.name) or ([] if "/" in name else named(Path(), path.name))
+    if len(runs) > 1:
+        raise ValueError(f"{' and '.join(run.name for run in runs[:2])} both match; give one")
+    if not runs:
         raise ValueError("not a run folder (no args.json in it), nor the number of one")
-    return found[0]
+    return runs[0]
 
 
 def named(root: Path, name: str) -> list[Path]:
@@ -57,8 +57,8 @@ def named(root: Path, name: str) -> list[Path]:
 
 def runs_in(root: Path, kind: str = "*") -> list[Path]:
     """The numbered runs of a folder, the newest last: 100000 comes after 99999."""
-    found = (path.parent for path in root.glob(f"[0-9]*-{kind}-*/args.json"))
-    numbered = [run for run in found if re.match(r"[0-9]{1,9}-", run.name)]
+    runs = (path.parent for path in root.glob(f"[0-9]*-{kind}-*/args.json"))
+    numbered = [run for run in runs if re.match(r"[0-9]{1,9}-", run.name)]
     return sorted(numbered, key=lambda run: (int(run.name.split("-")[0]), run.name))
 
 

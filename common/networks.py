@@ -43,8 +43,8 @@ def make_network(
             net.load_state_dict(given.state_dict())
         except RuntimeError:
             asked = {"model_base_dim": base, "timesteps": timesteps}
-            own = {name: state["args"][name] for name in asked}
-            sizes = [f"--{name} {own[name]}" for name in own if own[name] != asked[name]]
+            facts = {name: state["args"][name] for name in asked}
+            sizes = [f"--{name} {facts[name]}" for name in facts if facts[name] != asked[name]]
             raise Stop(f"{ckpt}: was trained with {' '.join(sizes)}", code=2) from None
         check_time_condition(ckpt, state, time_condition)
     return compiled(net, compile_mode)
@@ -70,9 +70,9 @@ def facts_of(state: dict) -> dict:
     return facts | {"timesteps": state["schedule"]["timesteps"], "image_size": state["shape"][-1]}
 
 
-def refuse_others(args, default, own: dict) -> None:
-    """A Stop for a flag that says otherwise than `own`, the facts of the network of --ckpt."""
-    for name, value in own.items():
+def refuse_others(args, default, facts: dict) -> None:
+    """A Stop for a flag that says otherwise than `facts`, those of the network of --ckpt."""
+    for name, value in facts.items():
         given = getattr(args, name, value)
         if given not in (getattr(default, name, value), value):
             raise Stop(f"--{name} {given}: {args.ckpt} was trained with {value}", code=2)

@@ -276,7 +276,7 @@ def loss_differences(
     update: int,
 ) -> Tensor:
     """dL/dq(theta_z) - dL/dq(theta_y) batch by batch, on the same times and noise: (k,p)."""
-    q, found = list(process.schedule.parameters()), []
+    q, differences = list(process.schedule.parameters()), []
     with evaluating(net_z, net_y):
         for i, x0 in enumerate(batches):
             sides = []
@@ -284,8 +284,8 @@ def loss_differences(
                 random = stream(x0.device, seed, "difference", update, i)
                 loss = process.loss(net, x0, *draw(x0, process.schedule.timesteps, random))
                 sides.append(torch.stack(torch.autograd.grad(loss, q)))
-            found.append(sides[0] - sides[1])
-    return torch.stack(found)
+            differences.append(sides[0] - sides[1])
+    return torch.stack(differences)
 
 
 def summary_of(each: Tensor, value: float) -> Slope:

@@ -77,10 +77,10 @@ def sampling_steps(process: Diffusion, steps: int, tau_type: str = "linear") -> 
     }  # fmt: skip
 
 
-def sampling_table(found: dict) -> str:
+def sampling_table(visited: dict) -> str:
     """The same as a table to read."""
     lines = ["   t  alpha_bar         sigma"]
-    for t, ab, sigma in zip(found["times"], found["alpha_bar"], found["sigmas"], strict=True):
+    for t, ab, sigma in zip(visited["times"], visited["alpha_bar"], visited["sigmas"], strict=True):
         lines.append(f"{t:4d}  {ab:.10f}  {sigma:.8g}")
     return "\n".join(lines)
 

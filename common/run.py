@@ -75,8 +75,8 @@ class Run:
         root = Path(arguments["runs_dir"])
         root.mkdir(parents=True, exist_ok=True)
         while True:
-            found = (re.match("[0-9]{1,9}(?=-)", path.name) for path in root.iterdir())
-            taken = [int(number[0]) for number in found if number]
+            matches = (re.match("[0-9]{1,9}(?=-)", path.name) for path in root.iterdir())
+            taken = [int(number[0]) for number in matches if number]
             folder = root / f"{max(taken, default=-1) + 1:05d}-{kind}-seed{arguments['seed']}"
             try:
                 folder.mkdir()
@@ -148,11 +148,11 @@ class Run:
 
     def restore(self) -> dict | None:
         """The newest whole checkpoint's state; the tables go back to where they were then."""
-        found = checkpoint.load_newest(self.folder / "checkpoints", self.log)
-        if not found:
+        loaded = checkpoint.load_newest(self.folder / "checkpoints", self.log)
+        if not loaded:
             self.tables.go_back({}, self.log)
             return None
-        state, path = found
+        state, path = loaded
         try:
             self.record.check(state)
             self.tables.go_back(state["files"], self.log)

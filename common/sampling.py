@@ -208,10 +208,10 @@ def load_any(run: str | Path, device: torch.device | str) -> tuple[nn.Module, di
         return load_network(str(path), device)
     if (path / portable.CONFIG).is_file():
         return portable.read_network(path, device)
-    found = checkpoint.load_newest(path / "checkpoints") if path.is_dir() else None
-    if not found:
+    loaded = checkpoint.load_newest(path / "checkpoints") if path.is_dir() else None
+    if not loaded:
         raise Stop(f"{run}: neither a run with a checkpoint, a checkpoint nor an exported folder")
-    return network_in(found[0], device, str(found[1])), found[0]
+    return network_in(loaded[0], device, str(loaded[1])), loaded[0]
 
 
 def sample(

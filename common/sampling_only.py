@@ -25,16 +25,16 @@ from scheduler import Schedule
 FROZEN = {"sampler": "ddim", "eta": 0.0, "amp": False}  # how it draws, whatever it was trained with
 
 
-def first_of(own: Schedule, given: dict[str, float | None], knots: int | None) -> Schedule:
+def first_of(base: Schedule, given: dict[str, float | None], knots: int | None) -> Schedule:
     """Where the descent begins: a network's own schedule but for the given values, maybe as knots.
 
     A ValueError says which of the values cannot be.
     """
     changed = {name: value for name, value in given.items() if value is not None}
-    own = Schedule.from_dict(own.to_dict() | changed)
-    schedule = Schedule.from_dict((own.as_knots(knots) if knots else own).to_dict(), learned=True)
+    base = Schedule.from_dict(base.to_dict() | changed)
+    schedule = Schedule.from_dict((base.as_knots(knots) if knots else base).to_dict(), learned=True)
     if not schedule.learned:
-        raise ValueError(f"{own.family} has no parameter to learn; --scheduler knots has")
+        raise ValueError(f"{base.family} has no parameter to learn; --scheduler knots has")
     return schedule
 
 

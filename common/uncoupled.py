@@ -70,8 +70,8 @@ class Uncoupled:
 
     def batches(self, data: Batches, iteration: int) -> Iterator[Tensor]:
         """The batch of the difference: that of the iteration, counted in theta_y's own epochs."""
-        own = self.theta_y.batches
-        yield own(*divmod(iteration, own.steps))
+        batches = self.theta_y.batches
+        yield batches(*divmod(iteration, batches.steps))
 
     def slope(
         self, process: Diffusion, batches: Iterable[Tensor], seed: int, update: int

@@ -77,8 +77,8 @@ class UpperLevel(ExactGradients):
             def features(part):
                 return self.features(net, Levels(*(c[part] for c in cut)), noises[part])
 
-            found = torch.cat(list(in_turn(parts, features, self.sampler.device)))
-            return self.distances(found.unflatten(0, (k, n)))
+            all_features = torch.cat(list(in_turn(parts, features, self.sampler.device)))
+            return self.distances(all_features.unflatten(0, (k, n)))
 
         if self.settings.upper_gradient == "exact":
             return self.slopes(net, step, "q", weights=False)[0]
@@ -98,8 +98,8 @@ class UpperLevel(ExactGradients):
         # two forward passes and a backward one, which costs two; the first of them is counted
         self.count(len(noise) * (3 if len(noise) <= self.settings.at_once else 4))
         with evaluating(net):
-            found = self.reverse_slopes(net, self.schedule.vector(), noise, weights)
-        return self._checked(found, net, noise)
+            slopes = self.reverse_slopes(net, self.schedule.vector(), noise, weights)
+        return self._checked(slopes, net, noise)
 
     def _checked(self, slopes: list[Slope], net: nn.Module, noise: Tensor) -> list[Slope]:
         """The slopes; an FID that is not finite ends the run, and so does a first gradient of 0."""

@@ -36,7 +36,7 @@ def seen_by_loss(net: nn.Module) -> Tensor:
     weight back, and AdamW would take full steps.
     """
     blind = set()
-    for layers in map(in_turn, net.modules()):
+    for layers in map(layers_of, net.modules()):
         for layer, conv, norm in zip([None, *layers], layers, layers[1:], strict=False):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 blind.add(conv.bias)
@@ -46,11 +46,11 @@ def seen_by_loss(net: nn.Module) -> Tensor:
     return torch.cat(seen).detach()
 
 
-def in_turn(block: nn.Module) -> list[nn.Module]:
+def layers_of(block: nn.Module) -> list[nn.Module]:
     """The layers of a Sequential, those of the Sequentials in it among them."""
     if not isinstance(block, nn.Sequential):
         return []
-    return [layer for child in block for layer in in_turn(child) or [child]]
+    return [layer for child in block for layer in layers_of(child) or [child]]
 
 
 @contextmanager

@@ -103,6 +103,22 @@ def test_the_leaves_are_plain_python(module):
             assert name in LEAVES or name.split(".")[0] in sys.stdlib_module_names, name
 
 
+def test_no_filler_noun_is_a_name():
+    """A variable, a parameter or a function is called by what it holds or does."""
+    fillers = {"words", "where", "said", "mine", "own", "found", "here", "more"}
+    for name in SOURCES:
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            match node:
+                case (
+                    ast.Name(id=noun, ctx=ast.Store())
+                    | ast.Attribute(attr=noun, ctx=ast.Store())
+                    | ast.arg(arg=noun)
+                    | ast.FunctionDef(name=noun)
+                    | ast.AsyncFunctionDef(name=noun)
+                ):
+                    assert noun not in fillers, f"{name}:{node.lineno}: {noun}"
+
+
 def test_the_root_holds_nine_files_of_python_and_ten_others():
     at_root = {name for name in listed("*") if "/" not in name}
     others = {

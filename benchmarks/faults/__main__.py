@@ -65,30 +65,30 @@ def nothing_yet() -> dict:
     return {"i": 0, "n": 0, "held": 0, "seconds": 0.0, "failures": []}
 
 
-def measure(row: Row, found: dict, target: int, until: float) -> Iterator[None]:
-    """Cases of a row from where it stands, counted in `found`; pauses when it is worth saving."""
+def measure(row: Row, result: dict, target: int, until: float) -> Iterator[None]:
+    """Cases of a row from where it stands, counted in `result`; pauses when it is worth saving."""
     saved = began = time.monotonic()
-    before = found["seconds"]
-    while found["i"] < target and time.monotonic() < until:
+    before = result["seconds"]
+    while result["i"] < target and time.monotonic() < until:
         try:
-            failure = row.tried(found["i"])
-            found["n"] += 1
-            found["held"] += failure is None
+            failure = row.tried(result["i"])
+            result["n"] += 1
+            result["held"] += failure is None
             if failure:
-                found["failures"] = [*found["failures"], f"case {found['i']}: {failure}"][:KEPT]
+                result["failures"] = [*result["failures"], f"case {result['i']}: {failure}"][:KEPT]
         except DoesNotApply:
             pass
-        found["i"] += 1
-        found["seconds"] = round(before + time.monotonic() - began, 1)
+        result["i"] += 1
+        result["seconds"] = round(before + time.monotonic() - began, 1)
         if time.monotonic() > saved + SAVE_SECONDS:
             saved = time.monotonic()
             yield
     yield
 
 
-def say(row: Row, found: dict) -> None:
-    print(f"{row.fault}: {found['held']} of {found['n']} ({found['seconds']:g} s)", flush=True)
-    for failure in found["failures"]:
+def say(row: Row, result: dict) -> None:
+    print(f"{row.fault}: {result['held']} of {result['n']} ({result['seconds']:g} s)", flush=True)
+    for failure in result["failures"]:
         print(f"  {failure}", flush=True)
 
 
@@ -96,12 +96,12 @@ def quick(chosen: list[Row]) -> dict:
     """The first cases of each row; how many there were, how many held, and what that took."""
     began, results = time.monotonic(), []
     for row in chosen:
-        found = nothing_yet()
-        for _ in measure(row, found, row.quick, math.inf):
+        result = nothing_yet()
+        for _ in measure(row, result, row.quick, math.inf):
             pass
-        results.append(found)
-        say(row, found)
-    total = {name: sum(found[name] for found in results) for name in ("n", "held")}
+        results.append(result)
+        say(row, result)
+    total = {name: sum(result[name] for result in results) for name in ("n", "held")}
     seconds = round(time.monotonic() - began, 1)
     facts = {"seconds": seconds, "load_average": load_average(), "commit": commit()}
     print(f"{total['held']} of {total['n']} held, {seconds:.0f} s")
@@ -113,14 +113,14 @@ def measure_all(chosen: list[Row], record: dict, minutes: float) -> None:
     end, code = time.monotonic() + 60 * minutes, commit()  # before the record is a change to it
     left = [r for r in chosen if record["rows"].get(r.name, {"i": 0})["i"] < r.whole]
     for n, row in enumerate(left):
-        found = record["rows"].setdefault(row.name, nothing_yet())
-        commits = dict.fromkeys([*found.get("commit", code).split(", "), code])
-        found |= {"commit": ", ".join(commits), "load_average": load_average()}
+        result = record["rows"].setdefault(row.name, nothing_yet())
+        commits = dict.fromkeys([*result.get("commit", code).split(", "), code])
+        result |= {"commit": ", ".join(commits), "load_average": load_average()}
         now = time.monotonic()
         until = now + (end - now) / (len(left) - n) if minutes else math.inf
-        for _ in measure(row, found, row.whole, until):
+        for _ in measure(row, result, row.whole, until):
             write_json(FILE, record)
-        say(row, found)
+        say(row, result)
 
 
 def main(args) -> int:

@@ -32,9 +32,9 @@ def odd_checkpoint(i: int, folder: Path) -> None:
     script = Script(folder, scripts.FLAGS[kind][0])
     flags = ["--resume", "latest", *scripts.places(kind, folder)]
     code = script.run(*flags, **scripts.options(kind))
-    said = script.said()
-    assert code in (0, 1, 2) and "Traceback" not in said, (kind, code, said[-500:])
-    assert code == 0 or "checkpoint" in said, (kind, said[-300:])
+    output = script.said()
+    assert code in (0, 1, 2) and "Traceback" not in output, (kind, code, output[-500:])
+    assert code == 0 or "checkpoint" in output, (kind, output[-300:])
 
 
 JUDGED = ["--eval_samples", "10", "--threads", "1", "--device", "cpu"]
@@ -54,13 +54,13 @@ def odd_network(i: int, folder: Path) -> None:
     with (
         contextlib.chdir(folder / "work"),
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as said,
+        contextlib.redirect_stderr(io.StringIO()) as stderr,
         mock.patch.object(networks, "network_class", lambda _: TwoLayers),
         mock.patch.object(train_mnist, "leave_figures"),
     ):
         code = work(path)
-    line = f"{work.__name__}: {code} {said.getvalue()[-300:]!r}"
-    assert code in (0, 1, 2) and (not code or said.getvalue().count("\n") == 1), line
+    line = f"{work.__name__}: {code} {stderr.getvalue()[-300:]!r}"
+    assert code in (0, 1, 2) and (not code or stderr.getvalue().count("\n") == 1), line
     assert {p.name for p in folder.iterdir()} == {"run", "work"}, line
 
 

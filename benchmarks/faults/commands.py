@@ -94,10 +94,10 @@ def run_line(kind: str, argv: list[str]) -> tuple[int, str]:
     """Exit code and stderr of a command line, in this process."""
     module, parser = SCRIPTS[kind], SCRIPTS[kind].make_parser()
     parser.prog = "prog"
-    said = io.StringIO()
+    stderr = io.StringIO()
     with (
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(said),
+        contextlib.redirect_stderr(stderr),
         mock.patch.object(estimate, "measure", lambda *_: estimate.Rates(1.0, 1.0)),  # minutes
         mock.patch.object(torch, "set_num_threads"),  # of this process, and of any number
     ):
@@ -107,8 +107,8 @@ def run_line(kind: str, argv: list[str]) -> tuple[int, str]:
             else:
                 args = cli.parse(parser, kind, module.check, argv)
         except SystemExit as stopped:
-            return stopped.code or 0, said.getvalue()
-        return errors.guarded(module.main, args, "prog"), said.getvalue()
+            return stopped.code or 0, stderr.getvalue()
+        return errors.guarded(module.main, args, "prog"), stderr.getvalue()
 
 
 def check_line(rng: random.Random, folder: Path) -> None:
@@ -121,28 +121,28 @@ def check_line(rng: random.Random, folder: Path) -> None:
     kind, argv = random_line(rng)
     if kind != KIND:  # which has no plan to print: its lines are parsed only
         argv.append("--dry_run")
-    where = os.getcwd()
+    cwd = os.getcwd()
     try:
         os.chdir(folder)
         if kind == KIND:
-            code, said = parsed(argv)
+            code, output = parsed(argv)
         else:
-            code, said = run_line(kind, argv)
+            code, output = run_line(kind, argv)
     finally:
-        os.chdir(where)
-    line = f"{kind} {argv!r:.300}: {code} {said[-300:]!r}"
+        os.chdir(cwd)
+    line = f"{kind} {argv!r:.300}: {code} {output[-300:]!r}"
     assert code in (0, 2), line
-    assert code == 0 or (said.count("\n") == 1 and "Traceback" not in said), line
+    assert code == 0 or (output.count("\n") == 1 and "Traceback" not in output), line
     assert sorted(folder.rglob("*")) == before, f"left something: {line}"
 
 
 def parsed(argv: list[str]) -> tuple[int, str]:
     """As far as the arguments of the study."""
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
             cli.parse(study.make_parser(), KIND, study.check, argv)
         except SystemExit as stopped:
-            return stopped.code or 0, said.getvalue()
+            return stopped.code or 0, stderr.getvalue()
     return 0, ""
 
 

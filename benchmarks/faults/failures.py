@@ -86,13 +86,13 @@ class PoisonSlope:
         owner = upper_level if hasattr(upper_level, self.function) else upper_level.UpperLevel
         real, call, calls = getattr(owner, self.function), self.call, []
 
-        def poisoned(*words, **named):
+        def poisoned(*args, **named):
             calls.append(1)
-            found = real(*words, **named)
+            result = real(*args, **named)
             if len(calls) < call:
-                return found
+                return result
             spoil = lambda slope: slope._replace(gradient=slope.gradient * float("nan"))  # noqa: E731
-            return [spoil(slope) for slope in found] if isinstance(found, list) else spoil(found)
+            return [spoil(slope) for slope in result] if isinstance(result, list) else spoil(result)
 
         setattr(owner, self.function, poisoned)
 

@@ -88,12 +88,12 @@ LEDGER = [
 
 def damaged_ledger(i: int, folder: Path) -> None:
     """A torn last line is taken away with a warning; any other damage is refused, named."""
-    path, rng, said = folder / "search.jsonl", random.Random(i), []
+    path, rng, messages = folder / "search.jsonl", random.Random(i), []
     lines = [json.dumps(row).encode() for row in LEDGER]
     whole = b"\n".join(lines) + b"\n"
     if i % 3 == 0:
         path.write_bytes(whole[: len(whole) - 1 - rng.randrange(len(lines[-1]))])
-        assert list(Ledger(path, said.append).rows) == [0, 1, 2] and "cut short" in said[0]
+        assert list(Ledger(path, messages.append).rows) == [0, 1, 2] and "cut short" in messages[0]
         return
     row = json.loads(lines[1])
     if i % 3 == 1:
@@ -103,14 +103,14 @@ def damaged_ledger(i: int, folder: Path) -> None:
         lines[1] = mutated(lines[1], rng.choice((0, 1, 2, 3)), rng)
     path.write_bytes(b"\n".join(lines) + b"\n")
     try:
-        ledger = Ledger(path, said.append, {"tau": (1.0, 9.0)})
+        ledger = Ledger(path, messages.append, {"tau": (1.0, 9.0)})
     except Stop as error:
         assert "search.jsonl: line" in str(error) and "\n" not in str(error)
         return
-    for n, found in ledger.rows.items():  # it still is a line that a search could have written
+    for n, trial in ledger.rows.items():  # it still is a line that a search could have written
         with contextlib.suppress(Stop):
             ledger.known(n, {"tau": 1.0 + n})
-        assert found["status"] != "ok" or abs(found["objective"]) < 1e300
+        assert trial["status"] != "ok" or abs(trial["objective"]) < 1e300
     ledger.best()
     median_at_half(ledger.before(9))
 
@@ -133,8 +133,8 @@ def damaged_cache(i: int, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with contextlib.suppress(Stop):
-            found = reference_cache.read_statistics(path, KEY)
-            assert found is None or all(map(np.array_equal, found, arrays))
+            statistics = reference_cache.read_statistics(path, KEY)
+            assert statistics is None or all(map(np.array_equal, statistics, arrays))
 
 
 def odd_schedule(i: int, folder: Path) -> None:

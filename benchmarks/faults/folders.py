@@ -35,10 +35,10 @@ def begun(kind: str = "train") -> Path:
 def resumed(folder: Path) -> tuple[int, str]:
     script = Script(folder)
     code = script.run("--resume", "latest", timeout=60)
-    said = script.said()
-    assert "Traceback" not in said, said[-600:]
-    assert code in (0, 1, 2), (code, said[-300:])
-    return code, said
+    output = script.said()
+    assert "Traceback" not in output, output[-600:]
+    assert code in (0, 1, 2), (code, output[-300:])
+    return code, output
 
 
 def edited_arguments(i: int, folder: Path) -> None:
@@ -76,8 +76,8 @@ def link_in_a_run(i: int, folder: Path) -> None:
         os.mkfifo(path)
     else:
         path.symlink_to(victim)
-    code, said = resumed(folder / "inner")
-    assert code == 2 and path.name in said, said[-300:]
+    code, output = resumed(folder / "inner")
+    assert code == 2 and path.name in output, output[-300:]
     assert victim.read_text() == before
 
 
@@ -95,11 +95,11 @@ def damaged_table(i: int, folder: Path) -> None:
             path.write_bytes(mutated(whole, rng.choice((0, 2, 4)), rng))
         case 3:
             path.unlink()
-    code, said = resumed(folder)
+    code, output = resumed(folder)
     if i // 3 % 4 == 3:
-        assert code == 0 and f"{path.name} is gone" in said, said[-300:]
+        assert code == 0 and f"{path.name} is gone" in output, output[-300:]
     else:
-        assert code == 1 and f"{path.name}: changed" in said, said[-300:]
+        assert code == 1 and f"{path.name}: changed" in output, output[-300:]
 
 
 def shared_arguments(i: int, folder: Path) -> None:
@@ -110,13 +110,13 @@ def shared_arguments(i: int, folder: Path) -> None:
     names = ["cache_dir", "runs_dir", "data_dir", "ckpt", "schedule_from", "inception_weights"]
     arguments = {names[i % len(names)]: str(place), "dataset": ("digits", "mnist")[i // 6 % 2]}
     (run / "args.json").write_text(json.dumps({"kind": "train", "arguments": arguments}))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
             argv = ["--resume", str(run)]
             args = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, argv)
             assert args.cache_dir == "cache" and args.runs_dir == "runs"
         except SystemExit as stop:
-            assert stop.code == 2 and said.getvalue().count("\n") == 1
+            assert stop.code == 2 and stderr.getvalue().count("\n") == 1
     assert not place.exists()
 
 

@@ -27,17 +27,17 @@ def script(folder: Path, *flags, python=(), before=None, **options) -> subproces
 
 
 def one_line(done: subprocess.CompletedProcess, code: int) -> str:
-    said = done.stderr.decode(errors="replace")
-    assert done.returncode == code, (done.returncode, said[-300:])
-    lines = [line for line in said.splitlines() if line.startswith("train_mnist.py:")]
-    assert "Traceback" not in said and len(lines) == 1, said[-300:]
+    stderr = done.stderr.decode(errors="replace")
+    assert done.returncode == code, (done.returncode, stderr[-300:])
+    lines = [line for line in stderr.splitlines() if line.startswith("train_mnist.py:")]
+    assert "Traceback" not in stderr and len(lines) == 1, stderr[-300:]
     return lines[0]
 
 
 def fine(done: subprocess.CompletedProcess, runs: Path) -> None:
-    said = (done.stderr or b"").decode(errors="replace")
-    assert done.returncode == 0, (done.returncode, said[-300:])
-    assert len(list(runs.glob("*/summary.json"))) == 1 and "Traceback" not in said, said[-300:]
+    stderr = (done.stderr or b"").decode(errors="replace")
+    assert done.returncode == 0, (done.returncode, stderr[-300:])
+    assert len(list(runs.glob("*/summary.json"))) == 1 and "Traceback" not in stderr, stderr[-300:]
 
 
 def case_of(cases: list, name: str):

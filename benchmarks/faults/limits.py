@@ -48,15 +48,15 @@ def too_little_to_start(folder):
     """Too little for the import of torch: one line, whatever the loader says."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (400_000_000, 400_000_000))  # noqa: E731
     done = script(folder, *FLAGS, before=limit)
-    said = done.stderr.decode()
-    assert done.returncode in (1, 137, -9, -6, -11) and "Traceback" not in said, said[-300:]
+    stderr = done.stderr.decode()
+    assert done.returncode in (1, 137, -9, -6, -11) and "Traceback" not in stderr, stderr[-300:]
 
 
 def few_files(folder):
     limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))  # noqa: E731
     done = script(folder, *FLAGS, before=limit)
-    said = done.stderr.decode()
-    assert done.returncode in (0, 1) and "Traceback" not in said, said[-300:]
+    stderr = done.stderr.decode()
+    assert done.returncode in (0, 1) and "Traceback" not in stderr, stderr[-300:]
 
 
 def pipe_that_closes(folder):
@@ -95,8 +95,8 @@ def folder_deleted_under_a_run(folder):
     while run.exists():  # it may be writing a file this moment
         shutil.rmtree(run, ignore_errors=True)
     process.join(60)
-    said = started.said()
-    assert process.exitcode == 1 and "Traceback" not in said and "train_mnist.py:" in said
+    output = started.said()
+    assert process.exitcode == 1 and "Traceback" not in output and "train_mnist.py:" in output
 
 
 CASES = [little_memory, pipe_that_closes, small_files, early_interrupt, few_files,

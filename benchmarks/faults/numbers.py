@@ -110,10 +110,10 @@ def failing_gradient(i: int, folder: Path) -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     calls, real = itertools.count(1), upper.features
 
-    def features(*words):
+    def features(*args):
         if next(calls) == fails:
             raise RuntimeError("out of memory")
-        return real(*words)
+        return real(*args)
 
     upper.features = features
     try:

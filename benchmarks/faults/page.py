@@ -28,9 +28,9 @@ def seconds_of_all(rows: list[Row], record: dict) -> tuple[float, int]:
     """What all cases take, at the pace of those that were tried; and the cases not tried yet."""
     total, left = 0.0, 0
     for row in rows:
-        found = record["rows"].get(row.name, {"i": 0, "seconds": 0.0})
-        total += found["seconds"] * (row.whole / found["i"] if found["i"] else 0)
-        left += max(0, row.whole - found["i"])
+        result = record["rows"].get(row.name, {"i": 0, "seconds": 0.0})
+        total += result["seconds"] * (row.whole / result["i"] if result["i"] else 0)
+        left += max(0, row.whole - result["i"])
     return total, left
 
 

@@ -119,11 +119,11 @@ def outcome(script: Script, kind: str):
         return rows_of(script), weights_of(script)
     if kind == "reward":
         return kept(script.only)
-    found = result(script.only)
+    state = result(script.only)
     if kind == "study":
-        for group in found["groups"].values():
+        for group in state["groups"].values():
             group.pop("clock")
-    return found
+    return state
 
 
 @functools.cache

@@ -93,14 +93,14 @@ def scores_of(summary: dict[str, Any]) -> dict[str, str]:
         seen[label] += 1
         number = f" ({seen[label]})" if seen[label] > 1 else ""
         parts[f"{label}{number}: "] = entry
-    found = {}
+    cells = {}
     for prefix, part in parts.items():
         skip = {*COSTS, *MEASURED, *SAMPLED_BY, *parameters_of(part)}
         for name, value in part.items():
             text = isinstance(value, bool) or not isinstance(value, int | float)
             if not (text or name in skip or name.endswith(("_se", "_std"))):
-                found[prefix + name] = with_error(value, error_of(part, name))
-    return found
+                cells[prefix + name] = with_error(value, error_of(part, name))
+    return cells
 
 
 def error_of(part: dict[str, Any], name: str) -> float | None:
@@ -176,12 +176,12 @@ def paired_differences(
 ) -> list[float]:
     """Of runs with the same seed."""
     by_seed = {record.arguments.get("seed"): numbers(record).get(name) for record in first}
-    found = []
+    deltas = []
     for record in other:
         value, base = numbers(record).get(name), by_seed.get(record.arguments.get("seed"))
         if value is not None and base is not None:
-            found.append(value - base)
-    return found
+            deltas.append(value - base)
+    return deltas
 
 
 def mean_text(values: list) -> str:

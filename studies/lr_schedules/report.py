@@ -31,11 +31,11 @@ OF_A_SWEEP = {"results": "lr_sweep"}
 def publish(folders: list[Path]) -> None:
     """Take the numbers of runs into docs/results, if any are given, and write the report."""
     gathered = {}
-    found = [rows_of(folder) for folder in folders]
-    for rows in sorted(found, key=first_seed, reverse=True):
+    of_runs = [rows_of(folder) for folder in folders]
+    for rows in sorted(of_runs, key=first_seed, reverse=True):
         points = {"lr_points": rows["lr_points"]} if "lr_points" in rows else {}
-        for name, more in rows.items():
-            gathered.setdefault(name, []).extend(more)
+        for name, added in rows.items():
+            gathered.setdefault(name, []).extend(added)
         gathered |= points  # they are of the first seed alone
     store(gathered)
     if not results_file("lr_results").exists():

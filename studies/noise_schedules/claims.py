@@ -70,7 +70,7 @@ class Claim(NamedTuple):
     across_sizes: bool = False  # the groups are those of a smaller and a larger size
 
 
-def own(*recipes: str) -> tuple[tuple[str, str], ...]:
+def by_own_schedule(*recipes: str) -> tuple[tuple[str, str], ...]:
     return tuple((recipe, "own") for recipe in recipes)
 
 
@@ -118,19 +118,19 @@ def normalisation_helps(groups: list[Group], judge: str) -> list[bool]:
 CLAIMS = {
     "1": Claim(
         "the optimum moves to noisier schedules as images grow: by b",
-        own(*SCALES), noisier_by("input_scale", SCALES), across_sizes=True,
+        by_own_schedule(*SCALES), noisier_by("input_scale", SCALES), across_sizes=True,
     ),
     "2": Claim(
         "the same by functions",
-        own(*FUNCTIONS), noisier_by("log_snr_middle", FUNCTIONS), across_sizes=True,
+        by_own_schedule(*FUNCTIONS), noisier_by("log_snr_middle", FUNCTIONS), across_sizes=True,
     ),
     "4": Claim(
         "scaling the input by b does what a noisier function does",
-        own(*MATCHED, *MATCHED.values()), alike,
+        by_own_schedule(*MATCHED, *MATCHED.values()), alike,
     ),
     "5": Claim(
         "at a fixed function, b alone reaches the best of strategy 1",
-        own(*dict.fromkeys((*SCALES, *FUNCTIONS))), b_reaches_functions,
+        by_own_schedule(*dict.fromkeys((*SCALES, *FUNCTIONS))), b_reaches_functions,
     ),
     "6": Claim(
         f"{BASE} is a good sampling schedule, whatever was trained with",
@@ -138,7 +138,8 @@ CLAIMS = {
     ),
     "7": Claim(
         "normalisation matters for small b",
-        own(*SMALL_B, *(f"{b}, {NOT_NORMALISED}" for b in SMALL_B)), normalisation_helps,
+        by_own_schedule(*SMALL_B, *(f"{b}, {NOT_NORMALISED}" for b in SMALL_B)),
+        normalisation_helps,
     ),
 }  # fmt: skip
 
@@ -169,13 +170,13 @@ def verdict_at(claim: Claim, groups: Groups, dataset: str, sizes: Sizes) -> Verd
     """The verdict at a place: a size, or two that are compared."""
     of_seeds: dict[int, list[Group]] = {}
     for seed in sorted({seed for _, _, seed in groups}):
-        found = [groups.get((dataset, size, seed), Group()) for size in sizes]
-        if all(group.has(claim.needs) for group in found):
-            of_seeds[seed] = found
+        of_sizes = [groups.get((dataset, size, seed), Group()) for size in sizes]
+        if all(group.has(claim.needs) for group in of_sizes):
+            of_seeds[seed] = of_sizes
     judges, answers = [], []
     for judge in JUDGES if of_seeds else ():
-        found = [group for of_seed in of_seeds.values() for group in of_seed]
-        if all(group.sees(judge, claim.needs) for group in found):
+        all_groups = [group for of_seed in of_seeds.values() for group in of_seed]
+        if all(group.sees(judge, claim.needs) for group in all_groups):
             judges.append(judge)
             answers += [ok for group in of_seeds.values() for ok in claim.checks(group, judge)]
     return Verdict(len(of_seeds), tuple(judges), sum(answers), len(answers))

@@ -9,7 +9,7 @@ from common.scores import JUDGES as MADE
 from common.tables import fill, read_text_csv
 from comparison.cells import ROOT
 from studies.noise_schedules import figures
-from studies.noise_schedules.claims import Groups, groups_of, own
+from studies.noise_schedules.claims import Groups, by_own_schedule, groups_of
 from studies.noise_schedules.plan import BASE, SCALES
 from studies.noise_schedules.tables import by_place, tables_of
 from studies.noise_schedules.tasks import Task
@@ -67,7 +67,7 @@ def pictures(groups: Groups, path: Path) -> str:
     captions = dict(CAPTIONS)
     seeds = {}
     for (dataset, size, _), group in sorted(groups.items(), key=by_place):
-        seeds[dataset, size] = seeds.get((dataset, size), 0) + group.has(own(*SCALES))
+        seeds[dataset, size] = seeds.get((dataset, size), 0) + group.has(by_own_schedule(*SCALES))
     counted = "; ".join(f"{name} {size}×{size}: {n}" for (name, size), n in seeds.items())
     for name in ("scales", "noise"):
         captions[name] += f" (seeds with every b: {counted})"

@@ -17,8 +17,8 @@ from studies.noise_schedules.claims import (
     Groups,
     Verdict,
     as_a_whole,
+    by_own_schedule,
     groups_of,
-    own,
     places_of,
     verdicts,
 )
@@ -112,10 +112,10 @@ def of_verdicts(groups: Groups, across_sizes: bool) -> str:
     for number, claim in CLAIMS.items():
         if claim.across_sizes != across_sizes:
             continue
-        found = verdicts(claim, groups)
+        at_places = verdicts(claim, groups)
         head = [" to ".join(map(str, sizes)) for sizes in places_of(claim)]
         for dataset in DATASETS:
-            at = [found[dataset, sizes] for sizes in places_of(claim)]
+            at = [at_places[dataset, sizes] for sizes in places_of(claim)]
             judges = dict.fromkeys(judge for verdict in at for judge in verdict.judges)
             texts = [verdict.text for verdict in at]
             lines.append([number, dataset, *texts, ", ".join(judges) or "–"])
@@ -172,16 +172,16 @@ def of_scores(rows: list[dict]) -> str:
     for dataset in DATASETS:
         for size in ALL_SIZES:
             for recipe in RECIPES:
-                found = [
+                runs = [
                     row
                     for row in rows
                     if row["sampled_by"] == "own"
                     and (row["dataset"], int(row["size"]), row["recipe"]) == (dataset, size, recipe)
                 ]
-                if found:
-                    fids = [fid_cell(found, judge) for judge in JUDGES]
-                    level = f"{float(found[0]['log_snr_middle']):.2f}"
-                    lines.append([dataset, size, recipe, level, len(found), *fids])
+                if runs:
+                    fids = [fid_cell(runs, judge) for judge in JUDGES]
+                    level = f"{float(runs[0]['log_snr_middle']):.2f}"
+                    lines.append([dataset, size, recipe, level, len(runs), *fids])
     head = [f"FID by `{judge}`" for judge in JUDGES]
     return markdown(["data set", "size", "recipe", "log SNR at T/2", "seeds", *head], lines)
 
@@ -193,12 +193,12 @@ def fid_cell(rows: Iterable[dict], judge: str) -> str:
 
 def with_every_b(groups: Groups, judge: str) -> dict[tuple[str, int], list[Group]]:
     """The seeds of each place that a judge has scored with every b."""
-    needs = own(*SCALES)
-    found: dict[tuple[str, int], list[Group]] = {}
+    needs = by_own_schedule(*SCALES)
+    complete: dict[tuple[str, int], list[Group]] = {}
     for (dataset, size, _), group in sorted(groups.items(), key=by_place):
         if group.has(needs) and group.sees(judge, needs):
-            found.setdefault((dataset, size), []).append(group)
-    return found
+            complete.setdefault((dataset, size), []).append(group)
+    return complete
 
 
 def of_ratios(groups: Groups) -> str:
@@ -247,14 +247,14 @@ def of_crossed(groups: Groups) -> str:
             ]
             for recipe in CROSSED:
                 needs = [(recipe, "own"), (recipe, "cosine")]
-                found = [g for g in of_place if g.has(needs)]
-                if not found:
+                complete = [g for g in of_place if g.has(needs)]
+                if not complete:
                     continue
-                line = [dataset, size, recipe, len(found)]
+                line = [dataset, size, recipe, len(complete)]
                 for judge in JUDGES:
                     ratios = [
                         group.fid(recipe, judge, "cosine") / group.fid(recipe, judge)
-                        for group in found
+                        for group in complete
                         if group.sees(judge, needs)
                     ]
                     line.append(plus_minus(ratios, ".2f"))

@@ -56,8 +56,8 @@ def guided(trials: Sequence[list[dict]]) -> list[dict]:
             row[name], error = mean_and_error([trial[name] for trial in same])
             row[f"{name}_se"] = same[0][f"{name}_se"] if error is None else error  # of images
             last = [max(seed, key=lambda trial: trial["lambda"])[name] for seed in trials]
-            more = [trial[name] - base for trial, base in zip(same, last, strict=True)]
-            row[f"{name}_gain"], error = mean_and_error(more)
+            gains = [trial[name] - base for trial, base in zip(same, last, strict=True)]
+            row[f"{name}_gain"], error = mean_and_error(gains)
             row[f"{name}_gain_se"] = "" if error is None else error
         rows.append(row)
     return rows

@@ -196,9 +196,9 @@ def check_digits(args) -> None:
         raise ValueError("--lower_reward requires --target_class or --upper_reward")
     if args.upper_reward and not args.lower_reward and args.direction is None:
         raise ValueError("--upper_reward requires --direction or --lower_reward")
-    for own, flag in (("lower_reward", "direction"), ("upper_reward", "target_class")):
-        if getattr(args, own) and getattr(args, flag) is not None:
-            raise ValueError(f"--{own} and --{flag} contradict each other")
+    for reward, flag in (("lower_reward", "direction"), ("upper_reward", "target_class")):
+        if getattr(args, reward) and getattr(args, flag) is not None:
+            raise ValueError(f"--{reward} and --{flag} contradict each other")
 
 
 def check_pipeline(args) -> None:

@@ -60,13 +60,13 @@ def zeros() -> Iterator[dict]:
     r1, r2 = gaussian.r1(x), gaussian.linear(x)
     for gamma in (1.0, 10.0, GAMMA):
         exact = gaussian.zero_of(lambda lam, gamma=gamma: gaussian.penalty_gradient(lam, gamma))
-        found = gaussian.zero_of(
+        zero = gaussian.zero_of(
             lambda lam, gamma=gamma: estimator.weighted_gradient(r1, r2, lam, gamma), 0.3, 5
         )
-        yield row("2", f"zero of dL/dλ, γ = {gamma:g}", exact, found, 2e-3)
+        yield row("2", f"zero of dL/dλ, γ = {gamma:g}", exact, zero, 2e-3)
     yield row("2", "its limit, the best λ", BEST, exact, 1e-3)
-    found = gaussian.zero_of(lambda lam: estimator.published_gradient(r1, r2, lam, GAMMA), 0.3, 5)
-    yield row("2", "zero of the published estimator: half the best λ", BEST / 2, found, 5e-3)
+    zero = gaussian.zero_of(lambda lam: estimator.published_gradient(r1, r2, lam, GAMMA), 0.3, 5)
+    yield row("2", "zero of the published estimator: half the best λ", BEST / 2, zero, 5e-3)
 
 
 def noise() -> Iterator[dict]:

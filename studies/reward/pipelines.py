@@ -131,8 +131,8 @@ def latent_shape(pipe, size: int | None, path: str) -> tuple[int, int, int]:
 
 def identity_of(config: dict) -> str:
     """The settings of a scheduler; what diffusers adds for itself is in no fixed order."""
-    own = {name: value for name, value in config.items() if not name.startswith("_")}
-    return json.dumps(own, sort_keys=True, default=str)
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def fingerprint(pipe) -> str:

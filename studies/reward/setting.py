@@ -47,7 +47,7 @@ def rewards_of(
     lambda_max: float,
 ) -> Rewards:
     """Both rewards; what is not given as module:function comes from the classifiers."""
-    given = [own("--upper_reward", upper), own("--lower_reward", lower)]
+    given = [user_reward("--upper_reward", upper), user_reward("--lower_reward", lower)]
     if lower and upper:
         return Rewards(given[0], given[1])
     if sampling.model.shape != DIGITS:
@@ -71,7 +71,7 @@ def rewards_of(
     return Rewards(given[0], r2) if upper else Rewards(r1, r2, pair, pair.target_class)
 
 
-def own(flag: str, spec: str | None) -> Reward | None:
+def user_reward(flag: str, spec: str | None) -> Reward | None:
     """A user's reward, checked at every call."""
     if spec is None:
         return None

@@ -94,8 +94,9 @@ def tasks_of(
     """All tasks. Those that draw the shared samples come first, and the others wait for them."""
     tasks: list[Task] = []
 
-    def add(name: str, seed: int, own: str, earlier: Sequence[Task]) -> None:
-        flags = merge(own, SHARED[scale], own)  # its own, then those that it does not replace
+    def add(name: str, seed: int, method_flags: str, earlier: Sequence[Task]) -> None:
+        # its own, then those that it does not replace
+        flags = merge(method_flags, SHARED[scale], method_flags)
         tasks.append(Task(folder / scale, name, seed, flags, places, earlier))
 
     for seed in range(seeds):
@@ -104,6 +105,6 @@ def tasks_of(
         others = {name: METHODS[name] for name in methods if name != BILEVEL}
         if scale == "page":
             others |= CURVES if seed else STARTS | CURVES
-        for name, own in others.items():
-            add(name, seed, own, leader)
+        for name, method_flags in others.items():
+            add(name, seed, method_flags, leader)
     return sorted(tasks, key=lambda task: PLACE.get(task.method, 0))
