@@ -36,7 +36,7 @@ from studies.reward.drawing import DigitModel, Model, Sampling
 from studies.reward.guidance import LowerLevel
 from studies.reward.rewards import Weighted
 from studies.reward.search import Trial, search
-from studies.reward.setting import DIGITS, JUDGE, Rewards, bank, rewards_of, scores
+from studies.reward.setting import JUDGE, Rewards, bank, rewards_of, scores
 from studies.reward.upper import Descent, Steps
 
 CURVE_POINTS = 60  # of curve.csv
@@ -172,7 +172,7 @@ def planned_calls(args, passes: int, trial_cost: int) -> int:
 def conclude(args, run: Run, sampling: Sampling, rewards: Rewards, chosen: Chosen) -> dict:
     """Final images from held-out noise, before and after, their scores, pictures and summary."""
     judge = None
-    if sampling.model.shape == DIGITS:
+    if sampling.model.draws_digits:
         source = Source("mnist", args.data_dir)
         judge = Judge.load(JUDGE, source, run.device, args.cache_dir)
     before = after = sampling.samples(args.eval_samples, "evaluation")[0].to(run.device)

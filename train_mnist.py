@@ -32,6 +32,7 @@ def check(args) -> None:
     check_common(args)
     check_schedule(args)
     if not args.sample_only:  # else T is the checkpoint's
+        check_steps(args)
         check_sampling(args)
     elif not args.ckpt:
         raise ValueError("--sample_only requires --ckpt, the checkpoint to sample from")

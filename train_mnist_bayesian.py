@@ -10,7 +10,7 @@ import argparse
 
 from common import cli, flags
 from common.families import NAMES, among
-from common.flag_checks import check_common, check_sampling, check_schedule
+from common.flag_checks import check_common, check_sampling, check_schedule, check_steps
 from search.options import add_search, check_executor
 from search.space import check_space, settle_ranges, space_of
 
@@ -32,6 +32,7 @@ def make_parser() -> cli.Parser:
 def check(args) -> None:
     check_common(args)
     check_schedule(args)
+    check_steps(args)
     check_sampling(args)
     args.fix = args.fix or []
     given = {name: getattr(args, f"{name}_range") for name in NAMES}

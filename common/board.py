@@ -20,7 +20,6 @@ class Board:
 
     def __init__(self, folder: Path, inner_loop: int = 1):
         """`inner_loop` is the number of steps in an iteration of the upper level."""
-        optional("tensorboard", "--tensorboard")
         self.folder, self.inner_loop = folder, inner_loop
         self.after = 0  # values of later steps, which an earlier process wrote, go away
 

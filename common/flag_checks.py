@@ -91,7 +91,7 @@ def check_schedule(args) -> None:
     vars(args).update(
         complete(args.scheduler_type, with_knots(args.scheduler_type, args.knots, given))
     )
-    check_steps(args)
+    args.timesteps = args.timesteps or TIMESTEPS
 
 
 def check_sampling(args) -> None:

@@ -6,7 +6,6 @@ scheduler/scheduler_config.json    diffusers' DDIMScheduler with the schedule's 
 sampling.json                      the sampler's times and noise levels
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common import checkpoint
-from common.errors import Stop
+from common.errors import Stop, parse_json
 from common.networks import network_in
 from common.optional import optional
 from model import Diffusion
@@ -48,7 +47,7 @@ def read_network(folder: Path, device: torch.device | str) -> tuple[nn.Module, d
     """The network of such a folder, and what a checkpoint would say of it."""
     safetensors = optional("safetensors.torch", f"{folder}")
     try:
-        state = json.loads((folder / CONFIG).read_text())
+        state = parse_json((folder / CONFIG).read_bytes())
         state["ema"] = safetensors.load((folder / WEIGHTS).read_bytes())
         state["shape"] = tuple(state["shape"])
     except OSError as error:

@@ -23,6 +23,7 @@ from common.board import Board
 from common.errors import NOT_FINITE, NotFinite, Stop, first_line, of_the_machine
 from common.families import NAMES
 from common.machine import peak_memory
+from common.optional import optional
 from common.run_files import Tables, refuse_links
 from common.run_record import Record
 
@@ -70,6 +71,8 @@ class Run:
     @classmethod
     def open(cls, kind: str, arguments: dict, device, **facts) -> "Run":
         """A new folder runs/00007-kind-seed0, or the one that --resume names."""
+        if arguments.get("tensorboard"):
+            optional("tensorboard", "--tensorboard")  # or a Stop, before there is a folder
         if arguments["resume"]:
             return cls(Path(arguments["resume"]), kind, arguments, device, **facts)
         root = Path(arguments["runs_dir"])

@@ -47,8 +47,11 @@ def learn(
     lr_beta: list[float],
     updates: int,
     log_freq: int = 10,
-) -> None:
-    """Descend dF/dq on the same noises, `updates` times; the sampler's schedule moves in place."""
+) -> ScheduleOptimizer:
+    """Descend dF/dq on the same noises; the sampler's schedule moves in place.
+
+    Returned is what moved it, `updates` times unless it ended early.
+    """
     schedule = sampler.process.sampling_schedule
     upper = UpperLevel(sampler, judge, schedule, settings, run.evaluations)
     q = ScheduleOptimizer(schedule, lr_beta, updates)
@@ -76,6 +79,7 @@ def learn(
         for name, value in best[1].items():
             if name in schedule.q:
                 schedule.q[name].fill_(value)
+    return q
 
 
 def steps_table(sampler: Sampler) -> list[dict[str, float]]:
@@ -99,18 +103,17 @@ def run_frozen(
     updates: int,
     eval_samples: int,
     log_freq: int,
-) -> dict:
-    """Judge before and after, leave schedule.json and the table of steps; returns the summary."""
+) -> None:
+    """Judge before and after; leave schedule.json, the table of steps and the summary."""
     process = trained.process.replaced(sampling_schedule=schedule, told=told)
     sampler, began = Sampler(process, trained.settings, trained.shape), time.monotonic()
     before = evaluate(trained, net, eval_samples, judges, "evaluation", run)
     first = Schedule.from_dict(schedule.to_dict())
-    learn(run, net, sampler, objective, settings, lr_beta, updates, log_freq)
+    q = learn(run, net, sampler, objective, settings, lr_beta, updates, log_freq)
     fixed = Schedule.from_dict(schedule.to_dict())
     sampler = Sampler(process.replaced(sampling_schedule=fixed), sampler.settings, sampler.shape)
     after = evaluate(sampler, net, eval_samples, judges, "evaluation", run)
-    table, rule = steps_table(sampler), ScheduleOptimizer(schedule, lr_beta, updates)
-    band = null_band(rule, first, lr_beta, updates)
+    table, band = steps_table(sampler), null_band(q, first, lr_beta, q.count)
     run.write_json("null_band.json", band)
     pictures = leave_frozen_figures(run, first, fixed, band)
     run.log(f"pictures: {', '.join(map(str, pictures))}")
@@ -118,8 +121,8 @@ def run_frozen(
     run.write_json("steps.json", {"told": told, "steps": table})
     for row in table:
         run.log(f"time {row['time']:5d}  told {row['told']:5d}  sigma {row['sigma']:.6g}")
-    summary = {"updates": updates, "told": told, "fid_before": before["fid"], **fixed.values()}
+    summary = {"updates": q.count, "told": told, "fid_before": before["fid"], **fixed.values()}
     summary["upper_reference"] = objective.reference.name
     summary["before"] = {name: before[name] for name in judges.columns}
     summary["learning_seconds"] = time.monotonic() - began
-    return run.finish({**summary, **after}, drawn=2 * eval_samples * sampler.steps)
+    run.finish({**summary, **after}, drawn=2 * eval_samples * sampler.steps)

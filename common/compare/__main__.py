@@ -55,7 +55,7 @@ def main(args) -> None:
     print("\n" + "\n".join([f"note: {note}" for note in notes] + [str(p.path) for p in pictures]))
     if args.html:
         names = " ".join(record.name for record in records)
-        Path(args.html).write_text(page(f"Runs {names}", tables, pictures, notes))
+        Path(args.html).write_text(page(f"Runs {names}", tables, pictures, notes), encoding="utf-8")
         print(args.html)
 
 

@@ -11,6 +11,7 @@ from common import figures
 from common.bilevel_figures import has, legend, marks, plot_paths, plot_slopes
 from common.compare.records import Columns, ComparedRun, parameters_of
 from common.compare.samples import plot_samples
+from common.errors import Stop
 from common.run import forward_passes
 from scheduler import Schedule
 
@@ -33,6 +34,9 @@ class Curve(NamedTuple):
     measured: str  # such as "200 images, extractor mnist"
 
 
+DRAWN = "fid", "loss", "paths*", "slopes*", "schedules", "samples"
+
+
 class Figures:
     """The figures of a comparison in a folder, and a note for each that nothing is there for."""
 
@@ -41,9 +45,12 @@ class Figures:
         self.pictures: list[Picture] = []
         self.notes: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("fid", "loss", "paths*", "slopes*", "schedules", "samples"):
-            for old in folder.glob(f"{name}.png"):  # of another comparison
-                old.unlink()
+        earlier = {path for name in DRAWN for path in folder.glob(f"{name}.png")}
+        if other := set(folder.glob("*.png")) - earlier:
+            name = min(other).name
+            raise Stop(f"--out {folder}: holds pictures that are no comparison's, {name}", code=2)
+        for picture in earlier:
+            picture.unlink()
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.png"
@@ -116,7 +123,8 @@ def fid_curves(records: list[ComparedRun]) -> Iterator[Curve]:
             spent = np.cumsum(
                 [forward_passes(row.get("network_evaluations") or {}) for row in trials]
             ).tolist()
-            at = [row.get("at", float("nan")) for row in trials]
+            times = [row.get("at") for row in trials]
+            at = [t if isinstance(t, int | float) else float("nan") for t in times]
             columns = {"evaluations": spent, "seconds": at, "best": best}
             yield Curve(record, columns, "best", f"{trials[0].get('n')} images, extractor {by}")
 

@@ -131,7 +131,8 @@ def _lines(record: ComparedRun, name: str) -> list[dict]:
         except ValueError:
             record.notes.append(f"{name} has a damaged line")
             continue
-        rows += [row] if isinstance(row, dict) and isinstance(row.get("trial"), int) else []
+        sound = isinstance(row, dict) and isinstance(row.get("trial"), int) and _is_of_a_run(row)
+        rows += [row] if sound else []
     return sorted(rows, key=lambda row: row["trial"])
 
 

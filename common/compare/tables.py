@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from common.cli import MAY_CHANGE
 from common.compare.records import MEASURED, ComparedRun, parameters_of
 from common.compare.text import NONE, Table, shown, with_error
 from common.families import NAMES
@@ -13,10 +14,7 @@ from common.sampling import SAMPLED_BY
 from common.tables import mean_and_error
 
 # flags and facts that change no number, and those that belong to another row
-BOOKKEEPING = {
-    "resume", "runs_dir", "data_dir", "cache_dir", "save_seconds", "log_freq", "dry_run",
-    "eval_chunk", "cpu", "jobs", "start", "end", "tau", "epsilon",
-}  # fmt: skip
+BOOKKEEPING = MAY_CHANGE | {"jobs", *NAMES}
 FACTS = ("commit", "device", "threads", "data")
 # of summary.json: neither a score nor what a score was measured with
 COSTS = {
@@ -166,7 +164,7 @@ def numbers(record: ComparedRun) -> dict[str, float]:
 
 def flags_without_seed(record: ComparedRun) -> str:
     """What two runs of different seeds have in common."""
-    skip = BOOKKEEPING - set(NAMES) | {"seed", "threads", "device"}
+    skip = BOOKKEEPING - set(NAMES) | {"seed"}
     flags = {n: v for n, v in record.arguments.items() if n not in skip}
     return json.dumps([record.kind, flags], sort_keys=True)
 

@@ -83,16 +83,16 @@ def main(args) -> None:
 
 def timed(tasks: list[Task], jobs: int):
     """Run what is missing; add what this took, interrupted or not, to spent.csv."""
-    began, before = time.monotonic(), sum(task.done for task in tasks)
-    path = tasks[0].root.parent / SPENT
+    began, missing = time.monotonic(), not all(task.done for task in tasks)
+    path, ended = tasks[0].root.parent / SPENT, []
     try:
-        return run_all(tasks, jobs, cost)
+        return run_all(tasks, jobs, cost, on_done=ended.append)
     finally:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        row = {"runs": sum(task.done for task in tasks) - before, "jobs": jobs}
+        row = {"runs": len(ended), "jobs": jobs}
         row["seconds"] = round(time.monotonic() - began, 1)
         row["cpu_seconds"] = round(used.ru_utime + used.ru_stime, 1)
-        if before < len(tasks):
+        if missing:
             with open(path.with_suffix(".lock"), "w") as lock:  # of two processes, both rows stay
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 write_csv(path, [*(read_csv(path) if path.exists() else []), row])

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from common import checkpoint
 from common.errors import Stop
-from common.sampling import Sampler, SamplerSettings, load_sampler
+from common.networks import load_network
+from common.sampling import Sampler, SamplerSettings, process_of
 from studies.reward.guidance import Guided, LowerLevel, Reward
 
 CHUNK = 256  # images in a file of the cache
@@ -29,6 +30,7 @@ class Model(Protocol):
     """What the study needs of a pre-trained diffusion model."""
 
     shape: tuple[int, ...]  # of the starting noise of an image
+    draws_digits: bool  # of 28x28 pixels, as the classifiers know them
     passes: int  # forward passes an image without guidance
     device: torch.device
     identity: str  # of the weights and the settings: names the samples in the cache
@@ -41,11 +43,16 @@ class Model(Protocol):
         ...
 
 
+DIGITS = (1, 28, 28)
+
+
 class DigitModel:
     """A checkpoint of this project, sampled by DDIM."""
 
     def __init__(self, path: str, settings: SamplerSettings, device: torch.device):
-        self.net, self.sampler = load_sampler(path, device, settings)
+        self.net, state = load_network(path, device)
+        self.sampler = Sampler(process_of(state, device), settings, state["shape"])
+        self.draws_digits = state["args"]["dataset"] == "mnist" and state["shape"] == DIGITS
         if settings.steps > self.sampler.process.schedule.timesteps:
             limit = self.sampler.process.schedule.timesteps
             raise Stop(f"--backward_steps {settings.steps} exceeds T = {limit} of {path}", code=2)

@@ -28,6 +28,7 @@ class PipelineModel:
         self.unet, self.vae, self.scheduler = pipe.unet, pipe.vae, scheduler
         self.embeddings = embeddings  # (1,L,D), or (2,L,D): of the empty prompt, then of the prompt
         self.scale, self.shape, self.device = scale, tuple(shape), device
+        self.draws_digits = False
         self.predicts = pipe.scheduler.config.get("prediction_type", "epsilon")
         self.passes = len(scheduler.timesteps) * len(embeddings)
         self.identity, self.sizes = name, []

@@ -1,9 +1,8 @@
 """The report of the study: its runs' numbers into docs/results, then the page from there."""
 
-import json
 from pathlib import Path
 
-from common.errors import Stop
+from common.errors import Stop, read_json
 from common.figures import save_beside
 from common.tables import fill_file, read_csv, read_text_csv, write_csv
 from comparison.jobs import check_flags
@@ -62,7 +61,7 @@ def gather(tasks: list[Task]) -> None:
 def row_of(task: Task) -> dict:
     """A task's final numbers, its command, and where it ran."""
     summary = task.summary
-    about = json.loads((task.folder / "args.json").read_text())
+    about = read_json(task.folder / "args.json")
     asked = {k: v for k, v in vars(task.parsed()).items() if k not in ("ckpt", "cache_dir")}
     check_flags(task.folder, asked, about["arguments"])
     row = {"method": task.method, "seed": task.seed}
@@ -81,7 +80,7 @@ def facts(leader: Task) -> list[dict]:
     rows = {name: summary[name] for name in CHOSEN}
     rows |= {name: getattr(args, name) for name in names}
     rows |= {name: summary[name] for name in ("extractor", "reference")}
-    about = json.loads((leader.folder / "args.json").read_text())
+    about = read_json(leader.folder / "args.json")
     rows |= {name: about[name] for name in ("model", "commit", "device", "threads", "started")}
     rows |= {"leader_seconds": summary["seconds"], "leader_cpu_seconds": summary["cpu_seconds"]}
     for scale in ("page", "first"):

@@ -15,7 +15,6 @@ from studies.reward.guidance import Reward
 from studies.reward.rewards import Checked, LogProbability, loaded, values
 from studies.reward.search import mean_and_error
 
-DIGITS = (1, 28, 28)
 CHOICE_SEED = 0  # the choice is the same for all seeds
 # Extractors: of r2, of r1, and of the judge, whose features no reward uses.
 FIRST, SECOND, JUDGE = "first", "second", "mnist"
@@ -50,7 +49,7 @@ def rewards_of(
     given = [user_reward("--upper_reward", upper), user_reward("--lower_reward", lower)]
     if lower and upper:
         return Rewards(given[0], given[1])
-    if sampling.model.shape != DIGITS:
+    if not sampling.model.draws_digits:
         raise Stop(
             "class and direction are for digits of 28x28 pixels: other images need --lower_reward "
             "and --upper_reward", code=2
