@@ -64,10 +64,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from common.classifiers import FRAME_SIDE, Mixer
+from common.classifiers import Mixer
 from common.data import Source, fingerprint, to_unit
+from common.datasets import FRAME_SIDE
 from common.errors import Stop, guarded
-from common.extractors import make_classifier, weights_path
+from common.extractors import make_classifier
+from common.judge_files import weights_path
 
 TEST_CHUNK = 1000
 

@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.record import RESULTS, read_json
-from common.extractors import ASSETS, weights_path
+from common.judge_files import ASSETS, weights_path
 from common.tables import markdown, read_csv
 
 # column of the CSV files -> heading; larger is better where a name stands in LARGER

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.datasets import FRAME_SIDE, MNIST_SIDE
+
 SIZES = (8, 16, 28)  # pixels of a side that a network may be made for
-MNIST_SIDE, DIGIT_SIDE = 28, 20  # MNIST's digits fill 20x20 pixels of its 28x28 images
-FRAME_SIDE = 32  # images framed in black: their middle is what they were
+DIGIT_SIDE = 20  # MNIST's digits fill 20x20 pixels of its 28x28 images
 STRIDES = {8: (1, 1, 2, 1, 1), 16: (2, 1, 2, 1, 1), 28: (2, 1, 2, 1, 2)}  # down to 4x4
 PATCHES = {8: 2, 16: 4, 28: 7}  # pixels of a side of a patch: sixteen patches
 

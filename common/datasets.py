@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+MNIST_SIDE = 28
+FRAME_SIDE = 32  # images framed in black: their middle is what they were
+
 
 class DataSet(NamedTuple):
     """A data set of grey square images; `sizes` begins with its own, which --image_size changes."""

@@ -9,28 +9,20 @@ real ones.
 import hashlib
 import io
 import json
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from common.classifiers import (
-    FRAME_SIDE,
-    MNIST_SIDE,
-    Classifier,
-    Convolutional,
-    Mixer,
-    MnistClassifier,
-)
+from common.classifiers import Classifier, Convolutional, Mixer, MnistClassifier
+from common.datasets import MNIST_SIDE
 from common.errors import Stop
 from common.flags import EXTRACTORS
 from common.inception import FidInception, load_inception
+from common.judge_files import check_made, made_for, weights_path
 from common.machine import without_tf32
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-NETWORKS = ("first", "second")  # one for each data set and size
 TRAINER = "assets.train_classifier"
 GRID = 8  # cells of a side, whose means are the features of `pixels`
 
@@ -101,38 +93,6 @@ def load_extractor(
     return Extractor(name, net, digest[:16]).to(device)
 
 
-def default_extractor(dataset: str, side: int) -> str:
-    """What --extractor is unless given: a network for the images in use, or none."""
-    if dataset == "digits" or (dataset, side) == ("mnist", MNIST_SIDE):
-        return "mnist"
-    return "first" if is_made("first", dataset, side) else "pixels"
-
-
-def is_made(name: str, dataset: str, side: int) -> bool:
-    """Whether an extractor can look at such images; half of a network's two files counts."""
-    if name not in NETWORKS:
-        return True
-    path = weights_path(name, *made_for(dataset, side))
-    return path.exists() or path.with_suffix(".json").exists()
-
-
-def weights_path(network: str, dataset: str, side: int) -> Path:
-    """Where the weights of a classifier lie."""
-    if network == "mnist":
-        return ASSETS / "mnist_classifier.pt"
-    return ASSETS / "judges" / f"{dataset}-{side}-{network}.pt"
-
-
-def made_for(dataset: str, side: int) -> tuple[str, int]:
-    """The data set and size whose networks judge such images.
-
-    Framed images are judged by their middle, scikit-learn's digits enlarged as MNIST was made.
-    """
-    if dataset == "digits":
-        return "mnist", MNIST_SIDE
-    return dataset, MNIST_SIDE if side == FRAME_SIDE else side
-
-
 def make_classifier(network: str, side: int) -> Classifier:
     """A network with new weights."""
     if network == "mnist":
@@ -148,12 +108,10 @@ def _load_classifier(network, dataset, side):
     if network != "mnist":
         again += f" --dataset {dataset} --image_size {side}"
     remedy = f"restore it with git checkout, or make it again with python -m {TRAINER} {again}"
-    if network != "mnist" and not is_made(network, dataset, side):
-        raise Stop(
-            f"--extractor {network}: no network for {dataset} of {side}x{side} pixels; there are "
-            f"those for {', '.join(existing(network)) or 'nothing'}, and --extractor pixels",
-            code=2,
-        )
+    try:
+        check_made(network, dataset, side)
+    except ValueError as error:
+        raise Stop(str(error), code=2) from None
     try:
         expected = json.loads(record.read_text())["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -171,9 +129,3 @@ def _load_classifier(network, dataset, side):
     net = make_classifier(network, side)
     net.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
     return net, digest
-
-
-def existing(network: str) -> list[str]:
-    """The data sets and sizes that a network was made for, such as 'mnist 8'."""
-    paths = sorted((ASSETS / "judges").glob(f"*-{network}.pt"))
-    return [" ".join(path.stem.split("-")[:2]) for path in paths]

@@ -17,6 +17,7 @@ from common.families import (
     read_schedule,
 )
 from common.flags import TIMESTEPS
+from common.judge_files import check_made
 from common.locate import find_checkpoint, find_schedule
 
 
@@ -37,6 +38,9 @@ def check_common(args) -> None:
     for flag in ("fid_samples", "eval_samples"):
         if getattr(args, flag) == 1:
             raise ValueError(f"--{flag} 1: an FID needs at least 2 images; 0 skips it")
+    if args.extractor:
+        side = args.image_size or DATASETS[args.dataset].sizes[0]
+        check_made(args.extractor, args.dataset, side)
     if args.inception_weights and args.extractor != "inception":
         raise ValueError("--inception_weights requires --extractor inception")
     if args.resume:

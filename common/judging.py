@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
-from common.extractors import Extractor, default_extractor, is_made, load_extractor
+from common.extractors import Extractor, load_extractor
+from common.judge_files import default_extractor, is_made
 from common.processes import in_turn
 from common.reference_cache import read_statistics, write_statistics
 from common.run import Run

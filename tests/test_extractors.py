@@ -14,7 +14,8 @@ from common import extractors, inception
 from common.classifiers import resize
 from common.data import Source, fingerprint, to_unit
 from common.errors import Stop
-from common.extractors import load_extractor, weights_path
+from common.extractors import load_extractor
+from common.judge_files import weights_path
 from common.judging import real_batches
 
 MNIST_WEIGHTS = weights_path("mnist", "mnist", 28)

@@ -160,6 +160,7 @@ WRONG_COMBINATIONS = [
     "--resume .", "--resume latest --runs_dir no", "--inception_weights ckpt.pt",
     "--extractor inception --inception_weights no.pth", "--fid_samples 1", "--eval_samples 1",
     "--model_base_dim 6", "--model_base_dim 65", "--batch_size 1", "--no_such_flag",
+    "--extractor first --image_size 64", "--extractor second --dataset folder",
     "--epoch 3", "--knots 3", "--sampler ddpm --sampling_schedule ok.json",
     "stray", "--start", "--resume",
 ]  # fmt: skip

@@ -16,7 +16,8 @@ from common import cli, extractors
 from common.classifiers import SIZES
 from common.data import Source, fingerprint
 from common.errors import Stop
-from common.extractors import default_extractor, load_extractor, made_for, make_classifier
+from common.extractors import load_extractor, make_classifier
+from common.judge_files import default_extractor, made_for
 from common.judging import Judge, Judges, evaluate, real_batches
 from common.scores import COLUMNS, JUDGES, JUDGES_COLUMNS
 from metrics import Reference, frechet_distance, precision_recall

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from common.errors import Stop
-from common.extractors import is_made
 from common.figures import save_beside
+from common.judge_files import is_made
 from common.scores import JUDGES as MADE
 from common.tables import fill, read_text_csv
 from comparison.cells import ROOT
