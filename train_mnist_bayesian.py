@@ -63,6 +63,7 @@ import torch
 import train_mnist
 from common import checkpoint
 from common.errors import guarded
+from common.judge_files import warn_of_one_judge
 from common.judging import Judges
 from common.loop import run_script
 from common.machine import gpus_to_share, progress_bar
@@ -123,6 +124,7 @@ def log_hints(args, run: Run) -> None:
         f"objective: the FID of {args.eval_samples} images in {args.backward_steps} DDIM steps "
         f"against {against} images"
     )
+    warn_of_one_judge(args.extractor, args.dataset, args.image_size, run.log)
     if args.strategy in ("bayesian", "optuna") and args.n_calls <= args.n_initial:
         run.log(
             f"warning: --n_initial {args.n_initial} leaves the Gaussian process no point to "

@@ -70,6 +70,7 @@ from common.bilevel_figures import leave_figures
 from common.bilevel_report import Warnings, log_result, report
 from common.data import Batches
 from common.errors import Stop, at, guarded
+from common.judge_files import warn_of_one_judge
 from common.judging import Judge, Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
@@ -206,6 +207,12 @@ def make_penalty(
 def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySteps) -> None:
     """What a user should know before the first step."""
     run.log(f"recipe {args.recipe}: theta_z {args.theta_z}, gradients {args.upper_gradient}")
+    warn_of_one_judge(args.extractor, args.dataset, args.image_size, run.log)
+    if args.theta_z != "coupled":
+        run.log(
+            "theta_z takes steps of its own, and the difference of the two losses measures them "
+            "too; --theta_z coupled avoids this"
+        )
     if isinstance(q, SteadySteps) and q.updates < FEWEST:
         run.log(
             f"warning: {q.updates} updates of the schedule are too few to move it: more --epochs, "

@@ -1,8 +1,9 @@
 """The files of the classifiers that judge: where they lie, which images each knows; no torch."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from common.datasets import FRAME_SIDE, MNIST_SIDE
+from common.datasets import DATASETS, FRAME_SIDE, MNIST_SIDE
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 NETWORKS = ("first", "second")  # one for each data set and size
@@ -46,6 +47,19 @@ def check_made(name: str, dataset: str, side: int) -> None:
         raise ValueError(
             f"--extractor {name}: no network for {dataset} of {side}x{side} pixels; there are "
             f"those for {', '.join(existing(name)) or 'nothing'}, and --extractor pixels"
+        )
+
+
+def warn_of_one_judge(
+    name: str | None, dataset: str, image_size: int | None, log: Callable[[str], None]
+) -> None:
+    """Say so where the extractor that is optimised is also the only judge of the final images."""
+    side = image_size or DATASETS[dataset].sizes[0]
+    name = name or default_extractor(dataset, side)
+    if name == "pixels" and not any(is_made(other, dataset, side) for other in NETWORKS):
+        log(
+            "warning: `pixels`, which is optimised, is also the only judge of such images, so that "
+            "no other confirms a lower FID; with --extractor inception `pixels` would be another"
         )
 
 

@@ -128,7 +128,7 @@ class Penalty:
         return self.steps - self.began >= self.settings.settle_steps
 
     def step(self, process: Diffusion, levels: Levels) -> float:
-        """One step of both; returns the loss of theta_y."""
+        """Algorithm 6's steps of theta_y and theta_z, one of each; returns the loss of theta_y."""
         z, y = self.theta_z, self.theta_y
         if self.steps % self.settings.exact_every == 0:
             if not self.steps or self.parted():
@@ -186,7 +186,7 @@ class Penalty:
     def slope(
         self, process: Diffusion, batches: Iterable[Tensor], seed: int, update: int
     ) -> Tensor:
-        """dF/dq in all, (p,): the direct and the implicit term."""
+        """dF/dq in all, (p,): the direct and the implicit term of Algorithm 6's update of q."""
         self.terms = list(self.slopes(process, batches, seed, update))
         return self.terms[0].gradient + self.terms[1].gradient
 

@@ -57,7 +57,7 @@ class Uncoupled:
         self.latest: dict[str, float] = {}  # what the last update saw
 
     def step(self, process: Diffusion, levels: Levels) -> float:
-        """theta_y goes alone."""
+        """Algorithm 6's step of theta_y, which goes alone."""
         return self.theta_y.step(process, levels)
 
     def due(self, inner_loop: int = 1) -> bool:
@@ -76,7 +76,7 @@ class Uncoupled:
     def slope(
         self, process: Diffusion, batches: Iterable[Tensor], seed: int, update: int
     ) -> Tensor:
-        """The gradient of the penalty in q, (p,), after theta_z has taken its steps."""
+        """The gradient of Algorithm 6's update of q, (p,), after theta_z has taken its steps."""
         s, net_z, net_y = self.settings, self.theta_z.net, self.theta_y.net
         gamma = s.gamma + (s.gamma_end - s.gamma) * update / max(1, self.updates - 1)
         levels = process.levels_of(process.schedule.log_alpha_bar().detach())
