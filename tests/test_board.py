@@ -101,6 +101,7 @@ def test_a_missing_tensorboard_is_one_line(tmp_path):
     script = Script(tmp_path)
     assert script.run(*FLAGS, "--tensorboard", sabotage=hide, timeout=400) == 2
     assert "--tensorboard requires tensorboard: pip install" in script.last_line()
+    assert not list((tmp_path / "runs").glob("[0-9]*"))
     assert script.run(*FLAGS, "--epochs", 1, timeout=400) == 0, script.said()
     assert not list(tmp_path.rglob("tensorboard"))
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -288,6 +289,24 @@ def test_odd_content_is_damage(tmp_path, name, content):
     record = read_record(folder)
     assert f"{name} is damaged" in record.notes
     assert all(table.text(100) for table in all_tables([record]))
+
+
+def test_trials_of_odd_content_are_left_out(tmp_path):
+    search = written(tmp_path / "00000-search-seed0", {"best": 0, "fid": 30.0}, kind="search")
+    rows = [{"trial": 0, "objective": 3.0, "at": "noon"},
+            {"trial": 1, "objective": 2.0, "at": 2.0, "network_evaluations": [1]}]  # fmt: skip
+    (search / "search.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (curve,) = fid_curves([read_record(search)])
+    assert curve.columns["best"] == [3.0] and math.isnan(curve.columns["seconds"][0])
+
+
+def test_pictures_of_something_else_are_not_deleted(at, tmp_path):
+    other = tmp_path / "figures" / "scores.png"
+    other.parent.mkdir()
+    other.touch()
+    with pytest.raises(Stop, match="scores"):
+        at(0, "--out", other.parent)
+    assert other.exists()
 
 
 def test_a_wrong_name_is_one_line(at):

@@ -53,6 +53,23 @@ def test_extractor_shapes_and_dtypes(mnist):
         torch.testing.assert_close(mnist(x)[0], features, rtol=1e-5, atol=1e-5)
 
 
+def test_an_extractor_does_without_tf32(mnist, monkeypatch):
+    """Its statistics are kept for runs with and without --tf32."""
+    matmul, cudnn, seen = torch.backends.cuda.matmul, torch.backends.cudnn, []
+    before, fit = (matmul.allow_tf32, cudnn.allow_tf32), mnist.net.fit
+    monkeypatch.setattr(
+        mnist.net, "fit", lambda x: seen.append((matmul.allow_tf32, cudnn.allow_tf32)) or fit(x)
+    )
+    try:
+        for asked in (True, False):
+            matmul.allow_tf32 = cudnn.allow_tf32 = asked
+            mnist(torch.zeros(1, 1, 28, 28))
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (asked, asked)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+    assert seen == [(False, False)] * 2
+
+
 def test_extractor_sees_what_is_saved_and_hides_no_infinity(mnist):
     x = torch.randn(4, 1, 28, 28) * 2
     torch.testing.assert_close(mnist(x)[0], mnist(x.clamp(-1, 1))[0])

@@ -214,6 +214,13 @@ def test_a_range_may_leave_the_default_out_without_a_warm_start():
     assert sigmoid["start"][1] < sigmoid["end"][0] and sigmoid["tau"][0] >= 0.1
 
 
+def test_the_steps_of_a_picture_are_checked_against_its_checkpoint(tmp_path):
+    """Whose T may be above the default."""
+    (tmp_path / "x.pt").touch()
+    words = ["--sample_only", "--ckpt", tmp_path / "x.pt", "--backward_steps", 1500]
+    assert parse("train", *words).backward_steps == 1500
+
+
 def test_the_argv_of_arguments_parses_to_the_same_arguments():
     args = parse("train", "--tau", 2, "--no_clip", "--lr", 0.5, "--dataset", "digits")
     parser = train_mnist.make_parser()

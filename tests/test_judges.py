@@ -17,7 +17,7 @@ from common.classifiers import SIZES
 from common.data import Source, fingerprint
 from common.errors import Stop
 from common.extractors import load_extractor, make_classifier
-from common.judge_files import default_extractor, made_for
+from common.judge_files import default_extractor, made_for, warn_of_one_judge
 from common.judging import Judge, Judges, evaluate, real_batches
 from common.scores import COLUMNS, JUDGES, JUDGES_COLUMNS
 from metrics import Reference, frechet_distance, precision_recall
@@ -80,6 +80,17 @@ def test_which_extractor_is_the_default():
         ("fashion", 16): "first", ("fashion", 28): "pixels",
     }  # fmt: skip
     assert {case: default_extractor(*case) for case in table} == table
+
+
+@pytest.mark.parametrize("case, warned", [
+    ((None, "folder", None), True), ((None, "fashion", 32), True), ((None, "mnist", 64), True),
+    (("inception", "folder", None), False), (("pixels", "mnist", 8), False),
+    ((None, "mnist", None), False), ((None, "digits", None), False),
+])  # fmt: skip
+def test_a_judge_that_is_alone_and_optimised_is_warned_of(case, warned):
+    lines = []
+    warn_of_one_judge(*case, lines.append)
+    assert len(lines) == warned
 
 
 def test_there_are_two_small_networks_for_every_size():

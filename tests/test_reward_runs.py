@@ -198,6 +198,15 @@ def test_a_network_that_is_told_noise_levels_is_refused(tmp_path, mnist_dir, cap
     assert "--time_condition log_snr" in capsys.readouterr().err
 
 
+def test_images_that_are_no_digits_get_no_classifiers_of_digits(tmp_path, mnist_dir, capsys):
+    """Though they have their size."""
+    state = checkpoint.load(options.SHIPPED)
+    state["args"]["dataset"] = "fashion"
+    checkpoint.save(tmp_path / "x.pt", state)
+    code, _ = tuned(tmp_path, tmp_path, mnist_dir, "--ckpt", tmp_path / "x.pt")
+    assert code == 2 and "other images need --lower_reward" in capsys.readouterr().err
+
+
 def test_one_effective_sample_is_one_line_and_the_bank_is_kept(
     tmp_path, samples, mnist_dir, capsys
 ):

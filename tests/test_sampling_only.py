@@ -41,7 +41,7 @@ class ExactDenoiser(torch.nn.Module):
 
 
 def learned_of_an_exact_network(updates: int) -> tuple[Schedule, list[dict]]:
-    """A schedule of four steps after so many updates, and the rows of the descent."""
+    """A schedule of four steps after at most so many updates, and the rows of the descent."""
     trained = Diffusion(Schedule("cosine", 100, start=0.0, end=0.97), dtype=F64)
     schedule = Schedule("cosine", 100, learned=True, end=0.97)
     process = trained.replaced(sampling_schedule=schedule, told="visited")
@@ -58,7 +58,8 @@ def learned_of_an_exact_network(updates: int) -> tuple[Schedule, list[dict]]:
     )
     settings = UpperSettings(4, 256, upper_gradient="exact")
     rates = [0.02, 0.02, 0.1, 0.001]
-    learn(run, ExactDenoiser(process), sampler, judge, settings, rates, updates)
+    q = learn(run, ExactDenoiser(process), sampler, judge, settings, rates, updates)
+    assert q.count == len(rows)  # what the summary says and the null band follows
     return schedule, rows
 
 
