@@ -66,6 +66,7 @@ def test_a_search_leaves_a_ledger_and_the_best_schedule(script):
     assert {name: schedule[name] for name in RANGES} == best["parameters"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["objective"] == best["objective"] and summary["best"] == best["trial"]
+    assert summary["upper_reference"] == "digits train, 1437 images" != summary["reference"]
     assert summary["n"] == 20 and summary["fid"] != best["objective"]  # from other noise
     default = summary["default"]  # trial 0, on the same held-out noise
     assert default["n"] == 20 and default["fid"] not in (summary["fid"], rows[0]["objective"])
