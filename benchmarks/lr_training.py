@@ -37,7 +37,7 @@ from common.training import LRSchedule
 from model import Diffusion
 from scheduler import Schedule
 from studies.lr_schedules import together
-from studies.lr_schedules.options import SCHEDULES, SETS
+from studies.lr_schedules.options import LR_SCHEDULES, SETS
 from studies.lr_schedules.recipes import the_five
 from studies.lr_schedules.stack import BLOCKS, EMBEDDING, HIDDEN
 
@@ -51,7 +51,7 @@ class Plain:
     def __init__(self, recipe, lr: float, steps: int, epoch: int, net):
         self.net, self.steps, self.epoch, self.done = copy.deepcopy(net), steps, epoch, 0
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr)
-        self.lr_schedule = LRSchedule(recipe.schedule, self.optimizer, steps, **recipe.options)
+        self.lr_schedule = LRSchedule(recipe.lr_schedule, self.optimizer, steps, **recipe.options)
         average = get_ema_multi_avg_fn(together.EMA_DECAY)
         self.ema = AveragedModel(self.net, multi_avg_fn=average)
         self.epoch_loss = 0.0
@@ -128,7 +128,7 @@ def measure(turns: int, steps: int) -> dict:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = [p / t for p, t in zip(times["plain"], times["together"], strict=True)]
     speed = 2 * SIDE**3 / medians.pop("product")
-    runs = len(SETS) * len(SCHEDULES)
+    runs = len(SETS) * len(LR_SCHEDULES)
     return {
         **medians,
         "ratio": statistics.median(ratios),

@@ -20,7 +20,7 @@ from common.tables import fill, read_csv
 from studies.lr_schedules import __main__ as lr_schedules
 from studies.lr_schedules import judging, page, points, report, study, together
 from studies.lr_schedules.numbers import Numbers
-from studies.lr_schedules.options import SCHEDULES
+from studies.lr_schedules.options import LR_SCHEDULES
 
 PAGE = ROOT / "docs" / "lr_schedules.md"
 TINY = """--cpu --threads 1 --steps 12 --batch_size 8 --points 60 --eval_points 20 --log_freq 5
@@ -71,7 +71,7 @@ def test_the_study_runs_and_resumes_to_the_same_bits(
     output = capsys.readouterr().out
     assert code == 0 and all(f"Table {i}" in output for i in range(1, 6))
     rows = rows_in(whole / "results.csv")
-    assert len(rows) == len({(r["seed"], r["set"], r["schedule"]) for r in rows}) == 2 * 5
+    assert len(rows) == len({(r["seed"], r["set"], r["lr_schedule"]) for r in rows}) == 2 * 5
     assert [int(r["step"]) for r in rows_in(whole / "losses.csv")] == [5, 10, 12] * 2
 
     polls, real = {"left": 0}, run.Run.poll
@@ -109,7 +109,7 @@ def test_the_report_fills_the_tables_of_the_page_and_draws_its_figures(
     report.publish([first, sweep])
     text = (docs / "lr_schedules.md").read_text()
     rows = rows_in(first / "results.csv")
-    losses = [float(r["loss"]) for r in rows if r["set"] == "line" and r["schedule"] == "cosine"]
+    losses = [float(r["loss"]) for r in rows if r["set"] == "line" and r["lr_schedule"] == "cosine"]
     assert f"{np.mean(losses):.3f} ± {np.std(losses, ddof=1):.3f} (0.807)" in text
     assert "| seeds | 0, 1 |" in text and " nan" not in text
     figures = re.findall(r"\((figures/\S+)\)", text)
@@ -144,7 +144,7 @@ def test_a_sweep_of_another_set_joins_the_others_and_replaces_its_own(tmp_path, 
 def test_runs_are_compared_with_the_constant_rate_of_their_seed():
     kls = {"constant": (1.0, 2.0), "cosine": (1.5, 2.25), "step": (0.9, 2.5)}
     rows = [
-        {"seed": seed, "set": "line", "schedule": name, "steps": 5, "kl": of_seeds[seed]}
+        {"seed": seed, "set": "line", "lr_schedule": name, "steps": 5, "kl": of_seeds[seed]}
         for name, of_seeds in kls.items()
         for seed in (1, 0)
     ]
@@ -241,12 +241,26 @@ def test_reports_take_finished_runs_only(tmp_path, capsys):
         report.publish([tmp_path])
 
 
+def test_a_run_whose_columns_have_their_earlier_names_is_not_reported(tmp_path, monkeypatch):
+    """Nothing of it reaches docs/results; with the header of today it is taken."""
+    arguments = {"kind": "lr_schedules", "arguments": {"sweep": True}}
+    (tmp_path / "args.json").write_text(json.dumps(arguments))
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "results.csv").write_text("seed,set,schedule\n0,dino,cosine\n")
+    monkeypatch.setattr(report, "DOCS", tmp_path / "docs")
+    with pytest.raises(errors.Stop, match="schedule has to be renamed to lr_schedule") as stopped:
+        report.publish([tmp_path])
+    assert stopped.value.code == 2 and not (tmp_path / "docs").exists()
+    (tmp_path / "results.csv").write_text("seed,set,lr_schedule\n0,dino,cosine\n")
+    assert report.rows_of(tmp_path)["lr_sweep"][0]["lr_schedule"] == "cosine"
+
+
 def test_the_digits_go_through_the_training_script(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(loop, "run_script", lambda *given: seen.append(given))
     args = parse("--digits", "--cpu", "--seed", 3, "--runs_dir", tmp_path)
     lr_schedules.main(args)
-    assert [given[1].lr_schedule for given in seen] == SCHEDULES
+    assert [given[1].lr_schedule for given in seen] == LR_SCHEDULES
     assert all(g[2] is train_mnist.train and g[1].seed == 3 and g[1].device == "cpu" for g in seen)
 
 

@@ -106,12 +106,12 @@ def test_rows_are_clipped_as_clip_grad_norm_does():
 
 def rates(name, optimizer_steps, epoch_losses, **options):
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule, seen = LRSchedule(name, optimizer, optimizer_steps, **options), []
+    lr_schedule, seen = LRSchedule(name, optimizer, optimizer_steps, **options), []
     for step in range(optimizer_steps):
         optimizer.step()
-        schedule.after_step()
+        lr_schedule.after_step()
         if (step + 1) % 4 == 0:
-            schedule.after_epoch(epoch_losses[step // 4])
+            lr_schedule.after_epoch(epoch_losses[step // 4])
         seen.append(optimizer.param_groups[0]["lr"])
     return seen
 

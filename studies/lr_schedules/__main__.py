@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from common import cli
-from studies.lr_schedules.options import KIND, SCHEDULES, check, make_parser
+from studies.lr_schedules.options import KIND, LR_SCHEDULES, check, make_parser
 
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = cli.parse(make_parser(), KIND, check)
@@ -35,7 +35,7 @@ DIGITS = """
     --backward_steps 20 --fid_samples 0 --eval_samples 1000 --log_freq 100
 """.split()
 PASSED_ON = ("seed", "threads", "device", "runs_dir", "save_seconds")
-SCHEDULE_OPTIONS = (
+LR_SCHEDULE_OPTIONS = (
     "step_size",
     "step_decay",
     "exponential_end",
@@ -45,7 +45,7 @@ SCHEDULE_OPTIONS = (
 
 
 def settings_of(args) -> Settings:
-    options = {name: getattr(args, name) for name in SCHEDULE_OPTIONS}
+    options = {name: getattr(args, name) for name in LR_SCHEDULE_OPTIONS}
     return Settings(
         recipes=the_sweep(args.steps) if args.sweep else the_five(options),
         seeds=range(args.seed, args.seed + args.seeds),
@@ -63,8 +63,8 @@ def train_on_digits(args) -> None:
     values = {name: getattr(args, name) for name in PASSED_ON}
     values["device"] = "cpu" if args.cpu else args.device
     command = [*DIGITS, *(f"--{name}={value}" for name, value in values.items())]
-    for schedule in SCHEDULES:
-        flags_of_run = [*command, "--lr_schedule", schedule]
+    for lr_schedule in LR_SCHEDULES:
+        flags_of_run = [*command, "--lr_schedule", lr_schedule]
         arguments = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, flags_of_run)
         loop.run_script("train", arguments, train_mnist.train, train_mnist.print_plan)
 

@@ -12,7 +12,7 @@ SMOOTH = 5  # rows of losses.csv: a single batch's loss is noise on top of the c
 COLORS = {name: f"C{i}" for i, name in enumerate(NAMES)}  # a schedule has one in every figure
 MARKERS = "os^Dv"  # a data set each
 
-Clouds = dict[tuple[str, str], np.ndarray]  # (set, schedule): points (n,2)
+Clouds = dict[tuple[str, str], np.ndarray]  # (set, lr_schedule): points (n,2)
 
 
 def draw_all(
@@ -33,18 +33,18 @@ def draw_all(
 def clouds_of(rows: list[dict]) -> Clouds:
     clouds = {}
     for row in rows:
-        clouds.setdefault((row["set"], row["schedule"]), []).append((row["x"], row["y"]))
+        clouds.setdefault((row["set"], row["lr_schedule"]), []).append((row["x"], row["y"]))
     return {key: np.array(cloud) for key, cloud in clouds.items()}
 
 
 def draw_grid(path: Path, clouds: Clouds, numbers: Numbers) -> None:
     """The generated points of each run: a row a schedule, a column a data set."""
-    figure, axes = subplots(len(numbers.schedules), len(numbers.sets), 1.7, 1.7)
-    for i, schedule in enumerate(numbers.schedules):
+    figure, axes = subplots(len(numbers.lr_schedules), len(numbers.sets), 1.7, 1.7)
+    for i, lr_schedule in enumerate(numbers.lr_schedules):
         for axis, name in zip(axes[i], numbers.sets, strict=True):
-            axis.scatter(*clouds[name, schedule].T, s=1.5, linewidths=0, c=COLORS[schedule])
+            axis.scatter(*clouds[name, lr_schedule].T, s=1.5, linewidths=0, c=COLORS[lr_schedule])
             axis.set(xlim=(-5, 5), ylim=(-5, 5), xticks=[], yticks=[], aspect="equal")
-        axes[i][0].set_ylabel(NAMES[schedule], fontsize=7)
+        axes[i][0].set_ylabel(NAMES[lr_schedule], fontsize=7)
     for axis, name in zip(axes[0], numbers.sets, strict=True):
         axis.set_title(name, fontsize=9)
     save(figure, path)
@@ -52,16 +52,17 @@ def draw_grid(path: Path, clouds: Clouds, numbers: Numbers) -> None:
 
 def draw_over_constant(path: Path, clouds: Clouds, numbers: Numbers) -> None:
     """A panel a schedule, the data sets side by side in it, over those of the constant rate."""
-    figure, axes = subplots(len(numbers.schedules), 1, 7.5, 1.7)
-    for axis, schedule in zip(axes[:, 0], numbers.schedules, strict=True):
+    figure, axes = subplots(len(numbers.lr_schedules), 1, 7.5, 1.7)
+    for axis, lr_schedule in zip(axes[:, 0], numbers.lr_schedules, strict=True):
+        layers = (("constant", "0.6", 9), (lr_schedule, COLORS[lr_schedule], 1.5))
         for j, name in enumerate(numbers.sets):
-            for other, color, size in (("constant", "0.6", 9), (schedule, COLORS[schedule], 1.5)):
+            for other, color, size in layers:
                 if (name, other) in clouds:
                     points = clouds[name, other] + [10 * j, 0]
                     axis.scatter(*points.T, s=size, linewidths=0, c=color)
         axis.set(xlim=(-5, 10 * len(numbers.sets) - 5), ylim=(-5, 5), yticks=[], aspect="equal")
         axis.set_xticks([10 * j for j in range(len(numbers.sets))], numbers.sets, fontsize=7)
-        axis.set_title(NAMES[schedule], fontsize=8)
+        axis.set_title(NAMES[lr_schedule], fontsize=8)
     save(figure, path)
 
 
@@ -69,10 +70,10 @@ def draw_losses(path: Path, losses: list[dict], numbers: Numbers) -> None:
     """The training loss over the steps, a panel a data set: the seeds' mean and their range."""
     figure, axes = subplots(1, len(numbers.sets), 3.0, 2.8)
     for axis, name in zip(axes[0], numbers.sets, strict=True):
-        for schedule in numbers.schedules:
-            steps, curves = smoothed(losses, f"{name}/{schedule}", numbers.seeds)
-            color = COLORS[schedule]
-            axis.plot(steps, curves.mean(0), label=NAMES[schedule], linewidth=1, color=color)
+        for lr_schedule in numbers.lr_schedules:
+            steps, curves = smoothed(losses, f"{name}/{lr_schedule}", numbers.seeds)
+            color = COLORS[lr_schedule]
+            axis.plot(steps, curves.mean(0), label=NAMES[lr_schedule], linewidth=1, color=color)
             axis.fill_between(steps, curves.min(0), curves.max(0), color=color, alpha=0.2, lw=0)
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.3)
@@ -99,7 +100,7 @@ def draw_sweep(path: Path, sweep: list[dict]) -> None:
     sets = sorted({row["set"] for row in sweep})
     for name, marker in zip(sets, MARKERS, strict=False):
         for kind, color in COLORS.items():
-            rows = [r for r in sweep if r["set"] == name and r["schedule"].split()[0] == kind]
+            rows = [r for r in sweep if r["set"] == name and r["lr_schedule"].split()[0] == kind]
             x = [r["lr_mean"] / first for r in rows]
             for axis, metric in zip(axes[0], ("kl", "loss"), strict=True):
                 y = [r[metric] for r in rows]

@@ -29,7 +29,7 @@ def evaluate_run(
     points: PointSet,
     keep_points: bool,
 ) -> None:
-    """The rows of run i of a data set; `key` holds its seed, set and schedule."""
+    """The rows of run i of a data set; `key` holds its seed, set and lr_schedule."""
     seed, net = key["seed"], group.net(i)
     device = points.held_out.device
     random = stream(device, seed, "start")
@@ -45,21 +45,21 @@ def evaluate_run(
         "kl_reverse": divergence(generated, real, key),
         "kl_matched": None,
     }
-    if key["schedule"] == "constant":
+    if key["lr_schedule"] == "constant":
         start = noised_to_the_end(process, points.held_out, noise)
         matched = as_array(sample(process, net, start, seed))
         scores["kl_matched"] = divergence(real, matched, key)
         run.evaluations["sampling"] += len(matched) * TIMESTEPS
     rates = {"lr_mean": group.lr_sum[i] / group.steps, "lr_last": group.lrs()[i]}
     run.row("results.csv", **key, steps=group.steps, **scores, **rates)
-    shared, of_schedule = group.shared_seconds(), group.schedule_seconds[i]
-    run.row("timing.csv", **key, shared=shared, own=of_schedule, sampling=seconds)
+    shared, of_lr_schedule = group.shared_seconds(), group.lr_schedule_seconds[i]
+    run.row("timing.csv", **key, shared=shared, own=of_lr_schedule, sampling=seconds)
     if keep_points:
         for x, y in generated[:KEPT_POINTS]:
-            columns = {"set": key["set"], "schedule": key["schedule"]}
+            columns = {"set": key["set"], "lr_schedule": key["lr_schedule"]}
             run.row("points.csv", **columns, x=round(x, 3), y=round(y, 3))
     line = f"loss {scores['loss']:.4f}, KL {scores['kl']:.3f}, {seconds:.1f} s to sample"
-    run.log(f"{key['set']}, {key['schedule']}: {line}")
+    run.log(f"{key['set']}, {key['lr_schedule']}: {line}")
 
 
 def as_array(x: Tensor) -> np.ndarray:
@@ -76,7 +76,7 @@ def divergence(p: np.ndarray, q: np.ndarray, key: dict) -> float:
     try:
         return kl_divergence(p, q)
     except ValueError as error:
-        place = f"{key['set']}, {key['schedule']}, seed {key['seed']}"
+        place = f"{key['set']}, {key['lr_schedule']}, seed {key['seed']}"
         raise Stop(f"{place}: {error}") from None
 
 

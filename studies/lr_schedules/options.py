@@ -5,14 +5,14 @@ from common.flag_checks import check_device
 
 KIND = "lr_schedules"  # of the run's folder
 SETS = ["circle", "dino", "line", "moons"]
-SCHEDULES = ["constant", "step", "exponential", "plateau", "cosine"]
+LR_SCHEDULES = ["constant", "step", "exponential", "plateau", "cosine"]
 
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser("Compare learning-rate schedules of a diffusion model on 2-D data.")
     parser.prog = "python -m studies.lr_schedules"
     add_study(parser)
-    add_schedules(parser)
+    add_lr_schedules(parser)
     flags.add_machine(parser)
     flags.add_output(parser, tensorboard=False).set_defaults(log_freq=100)
     return parser
@@ -42,7 +42,7 @@ def add_study(parser) -> None:
     add_mode("report", None, text, nargs="*", metavar="RUN")
 
 
-def add_schedules(parser) -> None:
+def add_lr_schedules(parser) -> None:
     add = cli.adder(parser, "learning-rate schedules")
     text = "steps between the decays of StepLR; 0: a third of --steps"
     add("step_size", 0, text, type=cli.count_or_none)

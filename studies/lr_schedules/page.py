@@ -20,13 +20,13 @@ def all_tables(
 ) -> dict[str, str]:
     """Every table for which there are numbers."""
     tables = {"what was run": of_the_runs(numbers)} | comparison_tables(numbers)
-    if "constant" in numbers.schedules:
+    if "constant" in numbers.lr_schedules:
         tables["what the noise schedule costs"] = of_the_noise_schedule(numbers)
-    if set(numbers.schedules) == set(NAMES):
+    if set(numbers.lr_schedules) == set(NAMES):
         tables["the two lowest divergences"] = of_the_lowest(numbers)
         tables["divergence less the constant rate's"] = of_the_differences(numbers)
         tables["divergence over the constant rate's"] = of_the_ratios(numbers)
-        tables["time of the schedules"] = of_the_schedules_time(numbers)
+        tables["time of the schedules"] = of_the_lr_schedules_time(numbers)
     if sweep:
         tables["sweep"] = of_the_sweep(sweep)
         tables["sweep, summary"] = of_the_sweeps_range(sweep)
@@ -56,26 +56,26 @@ def comparison_tables(numbers: Numbers) -> dict[str, str]:
 
 
 def of_a_metric(numbers: Numbers, metric: str) -> str:
-    """One metric by schedule and data set, ours with the paper's in brackets."""
+    """One metric by learning-rate schedule and data set, ours with the paper's in brackets."""
     form = METRICS[metric][2]
 
-    def cell(schedule, name):
-        paper = of_the_paper(metric, schedule, name)
-        return f"{numbers.cell(metric, schedule, name, form)} ({paper:g})"
+    def cell(lr_schedule, name):
+        paper = of_the_paper(metric, lr_schedule, name)
+        return f"{numbers.cell(metric, lr_schedule, name, form)} ({paper:g})"
 
-    rows = [[NAMES[s], *(cell(s, name) for name in numbers.sets)] for s in numbers.schedules]
+    rows = [[NAMES[s], *(cell(s, name) for name in numbers.sets)] for s in numbers.lr_schedules]
     return markdown(["", *numbers.sets], rows)
 
 
 def of_the_means(numbers: Numbers) -> str:
     """Every metric, averaged over the data sets."""
 
-    def cell(metric, schedule):
+    def cell(metric, lr_schedule):
         form = METRICS[metric][2]
-        paper = statistics.fmean(of_the_paper(metric, schedule, name) for name in numbers.sets)
-        return f"{numbers.mean(metric, schedule):{form}} ({paper:{form}})"
+        paper = statistics.fmean(of_the_paper(metric, lr_schedule, name) for name in numbers.sets)
+        return f"{numbers.mean(metric, lr_schedule):{form}} ({paper:{form}})"
 
-    rows = [[NAMES[s], *(cell(metric, s) for metric in METRICS)] for s in numbers.schedules]
+    rows = [[NAMES[s], *(cell(metric, s) for metric in METRICS)] for s in numbers.lr_schedules]
     return markdown(["", *(heading(metric) for metric in METRICS)], rows)
 
 
@@ -119,16 +119,16 @@ def of_the_lowest(numbers: Numbers) -> str:
 def of_the_differences(numbers: Numbers) -> str:
     """KL less that of the constant rate in the same seed, and in how many seeds it is higher."""
 
-    def cell(schedule: str, name: str) -> str:
+    def cell(lr_schedule: str, name: str) -> str:
         runs = (
             [numbers.rows.get((seed, name, s)) for seed in numbers.seeds]
-            for s in (schedule, "constant")
+            for s in (lr_schedule, "constant")
         )
         values = [a["kl"] - b["kl"] for a, b in zip(*runs, strict=True) if a and b]
         higher = sum(value > 0 for value in values)
         return f"{plus_minus(values, '+.3f')} ({higher} of {len(values)})"
 
-    others = [s for s in numbers.schedules if s != "constant"]
+    others = [s for s in numbers.lr_schedules if s != "constant"]
     rows = [[NAMES[s], *(cell(s, name) for name in numbers.sets)] for s in others]
     return markdown(["", *numbers.sets], rows)
 
@@ -136,27 +136,27 @@ def of_the_differences(numbers: Numbers) -> str:
 def of_the_ratios(numbers: Numbers) -> str:
     """KL over that of the constant rate on every set and as a geometric mean, and the paper's."""
 
-    def ratios(kl: Callable[[str, str], float], schedule: str) -> list[float]:
-        each = [kl(schedule, name) / kl("constant", name) for name in numbers.sets]
+    def ratios(kl: Callable[[str, str], float], lr_schedule: str) -> list[float]:
+        each = [kl(lr_schedule, name) / kl("constant", name) for name in numbers.sets]
         return [*each, statistics.geometric_mean(each)]
 
     rows = []
-    for schedule in DECAYING:
-        ours = ratios(lambda s, name: numbers.mean("kl", s, name), schedule)
-        theirs = ratios(lambda s, name: of_the_paper("kl", s, name), schedule)
+    for lr_schedule in DECAYING:
+        ours = ratios(lambda s, name: numbers.mean("kl", s, name), lr_schedule)
+        theirs = ratios(lambda s, name: of_the_paper("kl", s, name), lr_schedule)
         cells = [f"{x:.2f} ({y:.1f})" for x, y in zip(ours, theirs, strict=True)]
-        rows.append([NAMES[schedule], *cells])
+        rows.append([NAMES[lr_schedule], *cells])
     return markdown(["", *numbers.sets, "geometric mean"], rows)
 
 
-def of_the_schedules_time(numbers: Numbers) -> str:
+def of_the_lr_schedules_time(numbers: Numbers) -> str:
     """What could make a run with one schedule slower than with another."""
     share = max(
         numbers.mean("own", s, name) / numbers.mean("training", s, name)
-        for s in numbers.schedules
+        for s in numbers.lr_schedules
         for name in numbers.sets
     )
-    sampling = [numbers.mean("sampling", s) for s in numbers.schedules]
+    sampling = [numbers.mean("sampling", s) for s in numbers.lr_schedules]
     rows = [
         ["largest share of a learning-rate schedule in its run's training time", f"{share:.2%}"],
         ["slowest mean inference time over the fastest", f"{max(sampling) / min(sampling):.2f}"],

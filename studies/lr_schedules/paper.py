@@ -17,7 +17,7 @@ METRICS = {  # in the order of the paper's tables: title, unit, format
     "sampling": ("Inference time", "s", ".2f"),
     "kl": ("KL divergence, real from generated", "nats", ".3f"),
 }
-# (schedule, set): one value a metric
+# (lr_schedule, set): one value a metric
 PAPER = {
     ("constant", "circle"): (127.74, 0.438, 0.89, 0.343),
     ("constant", "dino"): (128.44, 0.663, 0.92, 1.063),
@@ -42,6 +42,6 @@ PAPER = {
 }
 
 
-def of_the_paper(metric: str, schedule: str, name: str) -> float:
-    """The paper's value of a metric for a schedule and a data set."""
-    return PAPER[schedule, name][list(METRICS).index(metric)]
+def of_the_paper(metric: str, lr_schedule: str, name: str) -> float:
+    """The paper's value of a metric for a learning-rate schedule and a data set."""
+    return PAPER[lr_schedule, name][list(METRICS).index(metric)]

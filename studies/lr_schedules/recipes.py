@@ -2,20 +2,20 @@
 
 from typing import NamedTuple
 
-from studies.lr_schedules.options import SCHEDULES
+from studies.lr_schedules.options import LR_SCHEDULES
 
 
 class Recipe(NamedTuple):
     """A run's learning rate: its name in the tables, its schedule and the schedule's options."""
 
     label: str
-    schedule: str
+    lr_schedule: str
     options: dict
 
 
 def the_five(options: dict) -> list[Recipe]:
     """One run of each schedule; all get the same options and read their own."""
-    return [Recipe(name, name, options) for name in SCHEDULES]
+    return [Recipe(name, name, options) for name in LR_SCHEDULES]
 
 
 def the_sweep(steps: int) -> list[Recipe]:

@@ -13,7 +13,7 @@ from common.errors import JsonObject, Stop, read_json
 from common.tables import fill_file, read_csv, write_csv
 from studies.lr_schedules import figures
 from studies.lr_schedules.numbers import Numbers
-from studies.lr_schedules.options import SCHEDULES
+from studies.lr_schedules.options import LR_SCHEDULES
 from studies.lr_schedules.page import all_tables, comparison_tables
 from studies.lr_schedules.paper import NAMES
 
@@ -63,7 +63,7 @@ def store(gathered: dict[str, list[dict]]) -> None:
     """A study of other seeds joins one of the same sets and steps, a sweep those of other sets."""
 
     def kinds(rows):
-        return {(row["set"], row["schedule"], row["steps"]) for row in rows}
+        return {(row["set"], row["lr_schedule"], row["steps"]) for row in rows}
 
     before, new = stored("lr_results"), gathered.get("lr_results", [])
     joins = kinds(before) == kinds(new)
@@ -87,6 +87,17 @@ def rows_of(folder: Path) -> dict[str, list[dict]]:
 
     Of a study that is not finished, the seeds whose runs are all judged.
     """
+    rows = read_rows(folder)
+    if any("schedule" in row for of_file in rows.values() for row in of_file):
+        raise Stop(
+            f"--report {folder}: written by an earlier version; in its CSV files the column "
+            "schedule has to be renamed to lr_schedule", code=2
+        )  # fmt: skip
+    return rows
+
+
+def read_rows(folder: Path) -> dict[str, list[dict]]:
+    """The rows as they are in the folder."""
     try:
         about = read_json(folder / "args.json")
         kind, arguments = about["kind"], JsonObject(about["arguments"], folder / "args.json")
@@ -109,7 +120,7 @@ def rows_of_a_study(
 ) -> dict[str, list[dict]]:
     """The rows of the seeds whose runs are all judged; points are those of the first seed."""
     counts = Counter(row["seed"] for row in rows["lr_results"])
-    runs = len(arguments["sets"]) * len(SCHEDULES)  # a finished study may lack a set: dino
+    runs = len(arguments["sets"]) * len(LR_SCHEDULES)  # a finished study may lack a set: dino
     whole = {seed for seed, n in counts.items() if finished or n == runs}
     if arguments["seed"] not in whole:
         raise Stop(f"no seed's runs are all judged, of {sum(counts.values())}")

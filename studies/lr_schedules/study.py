@@ -134,7 +134,7 @@ def judge(
     with progress_bar(total=len(runs), initial=progress.judged, desc="evaluation") as bar:
         for name, i in runs[progress.judged :]:
             label = settings.recipes[i].label
-            key = {"seed": progress.seed, "set": name, "schedule": label}
+            key = {"seed": progress.seed, "set": name, "lr_schedule": label}
             evaluate_run(run, key, groups[name], i, process, data[name], keep_points)
             progress.judged += 1
             bar.update()

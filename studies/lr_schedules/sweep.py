@@ -11,7 +11,7 @@ NEAR = 1.25  # a KL within this factor of the constant rate's counts as equal
 def moved(rows: list[dict]) -> list[dict]:
     """The runs of one set whose rate left the first one, and the constant: by falling mean rate."""
     first = max(row["lr_mean"] for row in rows)
-    rows = [r for r in rows if r["schedule"] == "constant" or r["lr_last"] < first]
+    rows = [r for r in rows if r["lr_schedule"] == "constant" or r["lr_last"] < first]
     return sorted(rows, key=lambda row: -row["lr_mean"])
 
 
@@ -28,7 +28,7 @@ def of_the_sweep(sweep: list[dict]) -> str:
         for row in moved(of_set):
             mean, last = row["lr_mean"] / first, row["lr_last"] / first
             scores = [f"{row['loss']:.4f}", f"{row['kl']:.3f}"]
-            rows.append([name, row["schedule"], f"{mean:.3f}", f"{last:.1e}", *scores])
+            rows.append([name, row["lr_schedule"], f"{mean:.3f}", f"{last:.1e}", *scores])
     return markdown(["set", "schedule", "mean rate", "last rate", "evaluation loss", "KL"], rows)
 
 
@@ -38,14 +38,14 @@ def of_the_sweeps_range(sweep: list[dict]) -> str:
     for name, of_set in by_set(sweep).items():
         rows = moved(of_set)
         kls, first = [row["kl"] for row in rows], max(row["lr_mean"] for row in rows)
-        constant = next(row["kl"] for row in rows if row["schedule"] == "constant")
+        constant = next(row["kl"] for row in rows if row["lr_schedule"] == "constant")
         near = [row for row in rows if row["kl"] <= NEAR * constant]
         facts = {
             "steps of a run": f"{rows[0]['steps']:,}",
             "KL of the constant rate": f"{constant:.3f}",
         }
         for kind in DECAYING:
-            of_kind = [row["kl"] for row in rows if row["schedule"].startswith(kind)]
+            of_kind = [row["kl"] for row in rows if row["lr_schedule"].startswith(kind)]
             span = f"{min(of_kind):.3f} to {max(of_kind):.3f}" if of_kind else "–"
             facts[f"KL of {NAMES[kind]}"] = span
         for key, label in (("lr_mean", "mean"), ("lr_last", "last")):

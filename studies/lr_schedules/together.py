@@ -46,13 +46,13 @@ class Together:
         self.rows = [nn.Parameter(row) for row in self.stack.weights.data]
         self.optimizers = [make_optimizer([row], lr) for row in self.rows]
         self.lr_schedules = [
-            LRSchedule(recipe.schedule, optimizer, steps, **recipe.options)
+            LRSchedule(recipe.lr_schedule, optimizer, steps, **recipe.options)
             for recipe, optimizer in zip(recipes, self.optimizers, strict=True)
         ]
         self.done = 0
         self.epoch_loss = self.stack.weights.new_zeros(len(recipes))
         self.lr_sum = [0.0] * len(recipes)
-        self.seconds, self.schedule_seconds = 0.0, [0.0] * len(recipes)
+        self.seconds, self.lr_schedule_seconds = 0.0, [0.0] * len(recipes)
 
     def step(self, process: Diffusion, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every run on (B,2); returns the losses and the gradients' norms, (R,)."""
@@ -86,7 +86,7 @@ class Together:
             lr_schedule.after_step()
             if self.done % self.epoch_steps == 0:
                 lr_schedule.after_epoch(means[i])
-            self.schedule_seconds[i] += time.perf_counter() - start
+            self.lr_schedule_seconds[i] += time.perf_counter() - start
         if self.done % self.epoch_steps == 0:
             self.epoch_loss.zero_()
 
@@ -100,7 +100,7 @@ class Together:
 
     def shared_seconds(self) -> float:
         """A run's equal part of the time, apart from what its own learning-rate schedule took."""
-        return (self.seconds - sum(self.schedule_seconds)) / len(self.rows)
+        return (self.seconds - sum(self.lr_schedule_seconds)) / len(self.rows)
 
     def net(self, i: int) -> Net:
         """The averaged network of a run."""
@@ -118,7 +118,7 @@ class Together:
             "done": self.done,
             "epoch_loss": self.epoch_loss,
             "lr_sum": self.lr_sum,
-            "clock": [self.seconds, *self.schedule_seconds],
+            "clock": [self.seconds, *self.lr_schedule_seconds],
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -130,4 +130,4 @@ class Together:
         self.done = state["done"]
         self.epoch_loss.copy_(state["epoch_loss"])  # which may lie on a GPU
         self.lr_sum = list(state["lr_sum"])
-        self.seconds, *self.schedule_seconds = state["clock"]
+        self.seconds, *self.lr_schedule_seconds = state["clock"]
