@@ -132,7 +132,7 @@ def test_the_command_fine_tunes_a_pipeline(words, built, tmp_path, monkeypatch):
     assert errors.guarded(finetune_reward.main, args, "finetune_reward.py") == 0
     (folder,) = (tmp_path / "runs").glob("[0-9]*")
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["lambda"] > 0 and summary["n"] == 4 and "fid" not in summary
+    assert summary["lambda"] > 0 and summary["n"] == 4 and "frechet_distance" not in summary
     assert (folder / "samples" / "after.png").exists()
 
 

@@ -72,6 +72,7 @@ def test_every_method_ends_with_lambda_rewards_and_pictures(method, tmp_path, sa
     code, folder = tuned(tmp_path, samples, mnist_dir, *words)
     summary = json.loads((folder / "summary.json").read_text())
     assert code == 0 and summary["n"] == 8 and 0 <= summary["accuracy"] <= 1
+    assert summary["frechet_distance"] > 0 and "fid" not in summary
     assert (summary["lambda"] is None) == (method == "unguided")
     assert (summary["weight"] is None) == (method != "weighted_sum")
     for name in ("before", "after"):
@@ -329,6 +330,12 @@ def test_a_study_runs_gathers_and_fills_its_page(tmp_path, samples, mnist_dir, m
     facts = {row["name"]: row["value"] for row in rows["facts"]}
     assert facts["first_runs"] == "2" and float(facts["leader_cpu_seconds"]) > 0
     assert len(facts["commit"]) >= 7 and "class of r1" in page.of_facts(rows["facts"])
+    made = tasks.tasks_of("first", tmp_path, 1, list(tasks.METHODS), places)
+    summary = json.loads((made[0].folder / "summary.json").read_text())
+    summary["fid"] = summary.pop("frechet_distance")  # as earlier versions called it
+    (made[0].folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(errors.Stop, match=r"summary\.json has no frechet_distance"):
+        report.gather(made)
 
 
 def test_the_page_holds_the_tables_of_the_results():

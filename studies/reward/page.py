@@ -58,8 +58,8 @@ def all_tables(rows: dict[str, list[dict]]) -> dict[str, str]:
 def of_results(rows: list[dict]) -> str:
     """A row a method: mean ± standard error over the seeds."""
     columns = {
-        "lambda": ".2f", "r1": ".2f", "r2": ".2f", "accuracy": ".3f", "fid": ".0f",
-        "choosing_cpu_seconds": ".0f",
+        "lambda": ".2f", "r1": ".2f", "r2": ".2f", "accuracy": ".3f",
+        "frechet_distance": ".0f", "choosing_cpu_seconds": ".0f",
     }  # fmt: skip
     plain = {row["seed"]: row for row in rows if row["method"] == "unguided"}
     lines = []
@@ -74,7 +74,8 @@ def of_results(rows: list[dict]) -> str:
         spent = round(statistics.fmean(r["choosing_evaluations"] for r in of_method))
         lines.append(
             [method, len(of_method), lam, cells["r1"], cell(gains, "+.2f"), cells["r2"],
-             cells["accuracy"], cells["fid"], cells["choosing_cpu_seconds"], f"{spent:,}"]
+             cells["accuracy"], cells["frechet_distance"], cells["choosing_cpu_seconds"],
+             f"{spent:,}"]
         )  # fmt: skip
     head = ["method", "seeds", "λ", "r1", "r1 − unguided", "r2", "accuracy", "Fréchet distance"]
     return markdown([*head, "CPU seconds to choose", "evaluations to choose"], lines)

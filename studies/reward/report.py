@@ -16,8 +16,8 @@ CHOSEN = ("target_class", "direction", "choice_lambda", "choice_gain")  # by the
 TOTALS = ("runs", "seconds", "cpu_seconds")  # of a scale's calls
 NAMES = ("results", "curves", "traces", "oracles", "facts")
 NUMBERS = (
-    "lambda", "weight", "r1", "r1_se", "r2", "r2_se", "accuracy", "fid", "kid", "n",
-    "choosing_evaluations", "choosing_cpu_seconds", "best_of_curve", "best_of_curve_r1",
+    "lambda", "weight", "r1", "r1_se", "r2", "r2_se", "accuracy", "frechet_distance",
+    "kid", "n", "choosing_evaluations", "choosing_cpu_seconds", "best_of_curve", "best_of_curve_r1",
     "lambda_low", "ends_on_bound", "weighted_r1", "weighted_r2", "weighted_ess", "seconds",
     "cpu_seconds",
 )  # fmt: skip
@@ -64,6 +64,11 @@ def row_of(task: Task) -> dict:
     about = read_json(task.folder / "args.json")
     asked = {k: v for k, v in vars(task.parsed()).items() if k not in ("ckpt", "cache_dir")}
     check_flags(task.folder, asked, about["arguments"])
+    if "frechet_distance" not in summary:
+        raise Stop(
+            f"{task.folder}: of an earlier version, its summary.json has no frechet_distance; move "
+            "it away, and the same command makes it anew"
+        )  # fmt: skip
     row = {"method": task.method, "seed": task.seed}
     row |= {name: "" if (v := summary.get(name)) is None else v for name in NUMBERS}
     row |= {"command": task.command, "commit": about["commit"], "device": about["device"]}
