@@ -1,12 +1,8 @@
 """What a moving schedule costs, from the flags alone: for --dry_run."""
 
+from common.exact_gradients import exact_gradient
 from common.families import knots_table, table_of
 from common.penalty import STATISTICS_BATCHES, PenaltySettings
-
-
-def exact_gradient(zo_samples: int, batch_size: int) -> int:
-    """Samplings that a gradient in reverse mode costs; two of them are the backward pass's."""
-    return 4 if zo_samples <= batch_size else 5  # in parts, whose FID is computed first
 
 
 def cost_from_flags(

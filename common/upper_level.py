@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from common import processes
 from common.errors import Stop, at, check_finite
-from common.exact_gradients import ExactGradients
+from common.exact_gradients import ExactGradients, exact_gradient
 from common.families import box_of, scales_of
 from common.machine import stream
 from common.processes import agree, in_turn
@@ -95,8 +95,8 @@ class UpperLevel(ExactGradients):
         """dF/dq and, unless told otherwise, dF/dtheta from one backward pass."""
         agree(net, self.schedule)
         noise = self.noises(1, name, step)[0]
-        # two forward passes and a backward one, which costs two; the first of them is counted
-        self.count(len(noise) * (3 if len(noise) <= self.settings.at_once else 4))
+        # the first sampling is counted with its noise
+        self.count(len(noise) * (exact_gradient(len(noise), self.settings.at_once) - 1))
         with evaluating(net):
             slopes = self.reverse_slopes(net, self.schedule.vector(), noise, weights)
         return self._checked(slopes, net, noise)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import checkpoint, cli
+from common.exact_gradients import exact_gradient
 from common.run import forward_passes
 from common.training import EmaRule
-from common.upper_cost import exact_gradient
 from comparison.jobs import Job
 from comparison.scales import BILEVEL, EXACT, METHODS, NEW_SEED, SCALES, merge
 
