@@ -94,9 +94,9 @@ class Cell(Job):
         """The command to paste into a shell, without the places of this machine."""
         flags = list(self.flags)
         if self.source:
-            flags += ["--schedule_from", shipped_schedule(self.scale, self.source)]
+            flags += ["--schedule_from", shipped_schedule(self.source)]
         if self.network:
-            flags += ["--freeze_network", "--ckpt", left_by(self.scale, self.network)]
+            flags += ["--freeze_network", "--ckpt", left_by(self.network)]
         return shlex.join(["python", f"{SCRIPTS[self.kind]}.py", *flags])
 
     @property
@@ -130,17 +130,15 @@ def slug(method: str) -> str:
     return re.sub(r"\W+", "-", method)
 
 
-def shipped_schedule(scale: str, source: Cell) -> str:
+def shipped_schedule(source: Cell) -> str:
     """A schedule among the assets, or where a run of `source` leaves it."""
-    name = f"{slug(source.method)}-seed{source.seed}"
-    path = f"assets/schedules/{scale}-{name}.json"
-    return path if (ROOT / path).exists() else f"{left_by(scale, source)}/schedule.json"
+    path = f"assets/schedules/{source.scale}-{source.root.name}.json"
+    return path if (ROOT / path).exists() else f"{left_by(source)}/schedule.json"
 
 
-def left_by(scale: str, cell: Cell) -> str:
+def left_by(cell: Cell) -> str:
     """The folder of a cell's run where the comparison is made with its default flags."""
-    name = f"{slug(cell.method)}-seed{cell.seed}"
-    return f"runs/reproduce/{scale}/{name}/00000-{cell.kind}-seed{cell.seed}"
+    return f"runs/reproduce/{cell.scale}/{cell.root.name}/00000-{cell.kind}-seed{cell.seed}"
 
 
 def memory_of(cell: Cell) -> float:
