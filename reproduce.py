@@ -73,7 +73,7 @@ from common.tables import counted, read_text_csv, rounded, write_csv
 from comparison import pictures, report, results
 from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
-from comparison.kept import Kept, place, read_tables, results_path
+from comparison.kept import Kept, figure_path, place, read_tables, results_path
 from comparison.running import lock_of, run_all
 
 
@@ -211,7 +211,7 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
         else:  # what was there is of runs that have been replaced
             results_path(path, name).unlink(missing_ok=True)
     if not args.again:
-        draw_samples(report.figure_path(path, "samples"), done, kept)
+        draw_samples(figure_path(path, "samples"), done, kept)
 
 
 def draw_samples(path: Path, done: list[Cell], kept: Kept) -> None:
@@ -230,10 +230,10 @@ def write_report(scale: str, path: Path) -> None:
     tables = read_tables(path)
     for name, plot in (("curves", pictures.plot_curves), ("slopes", pictures.plot_slopes)):
         if tables[name]:
-            plot(report.figure_path(path, name), tables[name])
+            plot(figure_path(path, name), tables[name])
     if SCALES[scale].chains:
-        pictures.plot_steps(report.figure_path(path, "steps"), tables[""])
-    pictures.plot_learned(report.figure_path(path, "schedules"), tables["runs"])
+        pictures.plot_steps(figure_path(path, "steps"), tables[""])
+    pictures.plot_learned(figure_path(path, "schedules"), tables["runs"])
     page = report.page_of(scale, SCALES[scale].meaning, tables, path)
     print(f"wrote {report.write_page(path, page)}")
     if path.parent.resolve() == ROOT / "docs" / "results":

@@ -15,6 +15,11 @@ def results_path(path: Path, name: str) -> Path:
     return path.with_name(f"{path.stem}_{name}.csv") if name else path
 
 
+def figure_path(path: Path, name: str) -> Path:
+    """docs/results/x.csv -> docs/figures/x_name.png"""
+    return path.parent.parent / "figures" / f"{path.stem}_{name}.png"
+
+
 class Kept:
     """The rows of cells that are not done here, or not asked for, by table."""
 

@@ -7,6 +7,7 @@ from scipy.stats import ttest_rel, wilcoxon
 
 from common.families import NAMES
 from common.tables import fill, markdown, plus_minus
+from comparison.kept import figure_path
 from comparison.learned import noise_table, terms_table
 from comparison.repeats import Pairs, drift_lines, pairs_of, repeats_table
 from comparison.rows import JUDGED_BY, REGIMES, SCORES, by_method, headline, numbers
@@ -37,11 +38,6 @@ CAPTIONS = {
     "slopes": "both terms of dF/dq and their sum, of the runs in the table of the two terms",
     "samples": "seed 0: the first images of each method, from the same noise",
 }
-
-
-def figure_path(csv_path: Path, name: str) -> Path:
-    """docs/results/x.csv -> docs/figures/x_name.png"""
-    return csv_path.parent.parent / "figures" / f"{csv_path.stem}_{name}.png"
 
 
 def print_plan(

@@ -8,6 +8,7 @@ from common.judge_files import is_made
 from common.scores import JUDGES as MADE
 from common.tables import fill, read_text_csv
 from comparison.cells import ROOT
+from comparison.kept import figure_path
 from studies.noise_schedules import figures
 from studies.noise_schedules.claims import Groups, by_own_schedule, groups_of
 from studies.noise_schedules.plan import BASE, SCALES
@@ -27,11 +28,6 @@ CAPTIONS = {
 def judges_of(dataset: str, size: int) -> list[str]:
     """The judges that can look at such images."""
     return [name for name in MADE if is_made(name, dataset, size)]
-
-
-def figure_path(path: Path, name: str) -> Path:
-    """docs/results/noise_schedules.csv -> docs/figures/noise_schedules_NAME.png"""
-    return path.parent.parent / "figures" / f"{path.stem}_{name}.png"
 
 
 def draw_samples(path: Path, tasks: list[Task]) -> None:
