@@ -66,12 +66,13 @@ import torch
 from common import estimate, figures
 from common.data import Source
 from common.errors import Stop, guarded
+from common.locate import ROOT
 from common.machine import gpus_to_share, setup
 from common.processes import refuse
 from common.run import forward_passes
 from common.tables import counted, read_text_csv, rounded, write_csv
 from comparison import pictures, report, results
-from comparison.cells import ROOT, Cell, Places, make_cell, make_cells
+from comparison.cells import Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
 from comparison.kept import Kept, figure_path, place, read_tables, results_path
 from comparison.running import lock_of, run_all

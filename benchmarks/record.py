@@ -4,13 +4,12 @@ import json
 import os
 import platform
 import sys
-from pathlib import Path
 
 import torch
 
 from common.checkpoint import write_atomically
+from common.locate import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 
 

@@ -35,7 +35,8 @@ from pathlib import Path
 from common import portable
 from common.card import card
 from common.errors import Stop, guarded, read_json
-from common.sampling import ROOT, SamplerSettings, load_any, path_of, process_of
+from common.locate import ROOT
+from common.sampling import SamplerSettings, load_any, path_of, process_of
 from model import Diffusion
 from scheduler import Schedule
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.datasets import DATASETS, FRAME_SIDE, MNIST_SIDE
+from common.locate import ROOT
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = ROOT / "assets"
 NETWORKS = ("first", "second")  # one for each data set and size
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import parse_json
 
+ROOT = Path(__file__).resolve().parent.parent  # of this project's files
 CHECKPOINTS = "checkpoints/step_*.pt"
 
 

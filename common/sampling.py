@@ -14,7 +14,7 @@ from common.errors import Stop
 from common.fast_layers import frozen
 from common.flags import CHUNK
 from common.graphs import StaticChains, can_record
-from common.locate import find_trained
+from common.locate import ROOT, find_trained
 from common.machine import progress_bar, setup, stream
 from common.networks import load_network, network_in
 from model import Diffusion
@@ -24,7 +24,6 @@ EVAL_SEED = 0  # every run is judged on images from the same noise
 PICTURE = "picture", 0  # the purpose and the block of the images that are looked at
 # what a later evaluation may change
 SAMPLED_BY = "backward_steps", "eta", "eps_scale", "no_clip", "sampling_schedule", "told"
-ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 500  # images whose starting noise is drawn at once, whatever is sampled at once
 
 

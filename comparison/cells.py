@@ -9,12 +9,12 @@ from pathlib import Path
 
 from common import checkpoint, cli
 from common.exact_gradients import exact_gradient
+from common.locate import ROOT
 from common.run import forward_passes
 from common.training import EmaRule
 from comparison.jobs import Job
 from comparison.scales import BILEVEL, EXACT, METHODS, NEW_SEED, SCALES, merge
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {
     "train": "train_mnist",
     "bilevel": "train_mnist_bilevel_ZO",

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
 from common.errors import Stop
+from common.locate import ROOT
 from common.machine import progress_bar
 from common.run_files import refuse_links
-from comparison.cells import ROOT
 from comparison.jobs import Job
 
 INTERRUPTED = (130, 143, -2, -15)  # exit codes

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.errors import Stop, first_line
+from common.locate import ROOT
 from common.optional import optional
 from common.run import Run
 from search.trials import killed, run_trial
 
-ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.2
 TIMEOUT_MIN = 24 * 60  # of a SLURM job, unless an option says otherwise
 RETRIES = 1  # of Ray, for a process or a machine that is lost

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.errors import JsonObject, Stop, read_json
+from common.locate import ROOT
 from common.tables import fill_file, read_csv, write_csv
 from studies.lr_schedules import figures
 from studies.lr_schedules.numbers import Numbers
@@ -17,7 +18,7 @@ from studies.lr_schedules.options import LR_SCHEDULES
 from studies.lr_schedules.page import all_tables, comparison_tables
 from studies.lr_schedules.paper import NAMES
 
-DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+DOCS = ROOT / "docs"
 # a run's CSV file -> the one in docs/results that takes its rows
 OF_A_STUDY = {
     "results": "lr_results",

@@ -5,9 +5,9 @@ from pathlib import Path
 from common.errors import Stop
 from common.figures import save_beside
 from common.judge_files import is_made
+from common.locate import ROOT
 from common.scores import JUDGES as MADE
 from common.tables import fill, read_text_csv
-from comparison.cells import ROOT
 from comparison.kept import figure_path
 from studies.noise_schedules import figures
 from studies.noise_schedules.claims import Groups, by_own_schedule, groups_of

@@ -7,7 +7,8 @@ from pathlib import Path
 import train_mnist
 from common import cli
 from common.data import Source
-from comparison.cells import ROOT, Places, slug
+from common.locate import ROOT
+from comparison.cells import Places, slug
 from comparison.jobs import Job
 from comparison.scales import merge
 from studies.noise_schedules.plan import CROSSED, RECIPES, SHARED

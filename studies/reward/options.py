@@ -6,12 +6,13 @@ from pathlib import Path
 
 from common import cli, flags
 from common.flag_checks import check_device
+from common.locate import ROOT
 
 KIND = "reward"  # of the run's folder
 METHODS = ["bilevel", "grid", "random", "bayesian", "weighted_sum", "fixed", "unguided"]
 ESTIMATORS = ["weighted", "published", "guided"]
 SEARCHES = ("grid", "random", "bayesian", "weighted_sum")
-SHIPPED = str(Path(__file__).resolve().parent.parent.parent / "assets" / "mnist.pt")
+SHIPPED = str(ROOT / "assets" / "mnist.pt")
 
 
 def make_parser() -> cli.Parser:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from common.errors import Stop, read_json
 from common.figures import save_beside
+from common.locate import ROOT
 from common.tables import fill_file, read_csv, read_text_csv, write_csv
 from comparison.jobs import check_flags
 from studies.reward import curves, figures, oracles
 from studies.reward.page import all_tables
 from studies.reward.tasks import BILEVEL, METHODS, SPENT, Task
 
-DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+DOCS = ROOT / "docs"
 PICTURED = (BILEVEL, "bilevel, published estimator", "weighted sum")
 CHOSEN = ("target_class", "direction", "choice_lambda", "choice_gain")  # by the rule
 TOTALS = ("runs", "seconds", "cpu_seconds")  # of a scale's calls

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli
+from common.locate import ROOT
 from comparison.cells import slug
 from comparison.jobs import Job
 from comparison.scales import merge
 from studies.reward.options import KIND, check, make_parser
 
 SPENT = "spent.csv"  # beside the runs: what each call of the study ran, and how long it took
-ROOT = Path(__file__).resolve().parent.parent.parent
 BILEVEL, GRID, GUIDED = "bilevel", "grid", "bilevel, guided estimator"
 LINEARISED = "guided curve, linearised"
 # A row of the page's table each, in its order; all have the same budget of network evaluations.
