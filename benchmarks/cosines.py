@@ -43,7 +43,7 @@ from benchmarks.live_memory import LiveMemory
 from benchmarks.record import RESULTS
 from common.objective import UpperSettings
 from common.sampling import Sampler
-from common.tables import write_csv
+from common.tables import rounded, write_csv
 from common.training import draw
 from common.upper_level import UpperLevel
 from common.weights import evaluating
@@ -131,9 +131,7 @@ def measure(name: str, estimator: Estimator, n: int, draws: int) -> list[dict]:
                 "samplings": cost.seconds / yardstick.sampling.seconds,
                 "training_steps_of_memory": cost.bytes / yardstick.step.bytes,
             })  # fmt: skip
-            print(
-                {k: f"{v:.3g}" if type(v) is float else v for k, v in rows[-1].items()}, flush=True
-            )
+            print(rounded(rows[-1], 3), flush=True)
     return rows
 
 
@@ -148,9 +146,7 @@ def main(args) -> None:
             if end is not None:
                 estimator.schedule.end.data.fill_(end)
             rows += measure(name, estimator, args.n, args.draws)
-    write_csv(
-        TABLE, [{k: f"{v:.4g}" if type(v) is float else v for k, v in r.items()} for r in rows]
-    )
+    write_csv(TABLE, [rounded(row, 4) for row in rows])
 
 
 if __name__ == "__main__":

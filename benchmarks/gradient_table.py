@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cosines import ESTIMATES, Cost, Yardstick, cosine_of_pairs
-from benchmarks.hypergradient import rounded, table_of
+from benchmarks.hypergradient import as_text, table_of
 from benchmarks.problem import STEP, Problem, cosine
 from benchmarks.record import RESULTS
 from common.objective import UpperSettings
@@ -96,14 +96,14 @@ def measure(problem: Problem, true: dict[str, float], draws: int) -> Iterator[di
 
 def main(args) -> None:
     torch.set_num_threads(1)
-    rows = [rounded(row) for row in read_csv(TABLE)] if TABLE.exists() else []
+    rows = [as_text(row) for row in read_csv(TABLE)] if TABLE.exists() else []
     known = {row["seed"] for row in rows}
     for seed in range(args.seeds):
         if str(seed) in known:
             continue
         problem = Problem(seed, point=POINT)
         for row in measure(problem, true_total(seed), args.draws):
-            rows.append(rounded({"seed": seed} | row))
+            rows.append(as_text({"seed": seed} | row))
             print(rows[-1], flush=True)
         write_csv(TABLE, rows)
 

@@ -49,7 +49,7 @@ import torch
 from benchmarks.problem import KINDS, STEP, Problem, cosine
 from benchmarks.record import RESULTS
 from common.penalty import PenaltySettings
-from common.tables import read_csv, write_csv
+from common.tables import read_csv, rounded, write_csv
 
 FACTORS = (1e-3, 1e-2, 0.1, 10, 100)  # on the gamma that is chosen
 
@@ -85,13 +85,14 @@ def measure(unit: tuple, gamma: float | None, every: int, batches: list[int]) ->
             for kind in true:
                 row |= {f"true_{kind}": true[kind][name], kind: ours[kind][name]}
                 row[f"cosine_{kind}"] = cosine(ours[kind], true[kind])
-            rows.append(rounded(row))
+            rows.append(as_text(row))
             print(rows[-1], flush=True)
     return rows
 
 
-def rounded(row: dict) -> dict:
-    return {k: f"{v:.4g}" if type(v) is float else str(v) for k, v in row.items()}
+def as_text(row: dict) -> dict[str, str]:
+    """A row as the file holds it."""
+    return {k: str(v) for k, v in rounded(row, 4).items()}
 
 
 def main(args) -> None:
@@ -100,7 +101,7 @@ def main(args) -> None:
     seeds, further, batches = args.seeds or defaults[0], args.further, args.batches
     further, batches = further or defaults[1], batches or defaults[2]
     table = table_of(args.network)
-    rows = [rounded(row) for row in read_csv(table)] if table.exists() else []
+    rows = [as_text(row) for row in read_csv(table)] if table.exists() else []
 
     def rows_of(unit: tuple, every: int, auto: bool = True) -> list[dict]:
         names = ("seed", "point", "further", "exact_every", "auto")

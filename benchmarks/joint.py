@@ -30,7 +30,7 @@ from benchmarks.record import RESULTS
 from common.objective import UpperSettings
 from common.penalty import Penalty, PenaltySettings
 from common.step_rule import SteadySteps
-from common.tables import write_csv
+from common.tables import rounded, write_csv
 from common.training import Average
 from common.upper_level import UpperLevel
 
@@ -63,7 +63,7 @@ def run(seed: int, kind: str, steps: int) -> tuple[list[dict], dict]:
     end = {"seed": seed, "moved_by": kind, **values}
     end["fid"] = problem.fid(penalty.averages[1].model, values)
     end["fid_from_scratch"] = from_scratch(problem, values, seed, steps)
-    print({k: f"{v:.4g}" if type(v) is float else v for k, v in end.items()}, flush=True)
+    print(rounded(end, 4), flush=True)
     return rows, end
 
 
@@ -81,10 +81,6 @@ def from_scratch(problem: Problem, values: dict, seed: int, steps: int) -> float
     return problem.fid(average.model, values)
 
 
-def rounded(rows: list[dict]) -> list[dict]:
-    return [{k: f"{v:.4g}" if type(v) is float else v for k, v in row.items()} for row in rows]
-
-
 def main(args) -> None:
     torch.set_num_threads(1)
     rows, ends = [], []
@@ -92,8 +88,8 @@ def main(args) -> None:
         for kind in KINDS:
             path, end = run(seed, kind, args.steps)
             rows, ends = rows + path, [*ends, end]
-    write_csv(RESULTS / "joint.csv", rounded(rows))
-    write_csv(RESULTS / "joint_end.csv", rounded(ends))
+    write_csv(RESULTS / "joint.csv", [rounded(row, 4) for row in rows])
+    write_csv(RESULTS / "joint_end.csv", [rounded(end, 4) for end in ends])
 
 
 if __name__ == "__main__":

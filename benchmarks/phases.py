@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import torch
 
-from benchmarks import plain
+from benchmarks import fid, plain
 from benchmarks.rows import Rows
 from benchmarks.sides import Sides
 from benchmarks.timing import seconds, summary
@@ -14,7 +14,7 @@ from common.schedule_optimizer import ScheduleOptimizer
 from common.training import make_optimizer
 from common.uncoupled import loss_difference
 from common.weights import flat
-from metrics import FeatureStatistics, frechet_distance
+from metrics import frechet_distance
 
 INNER_LOOP = 10  # of the published command
 
@@ -99,10 +99,7 @@ def fids(rows: Rows, sides: Sides, largest: int = 10000) -> None:
     dim, reference = sides.extractor.dim, sides.reference
 
     def streamed(features):
-        statistics = FeatureStatistics()
-        for part in features.split(500):
-            statistics.update(part)
-        return statistics.fid(reference)
+        return fid.streamed(features).fid(reference)
 
     def direct(features):
         return frechet_distance(features, reference)

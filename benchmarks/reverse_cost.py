@@ -43,7 +43,7 @@ from common.fast_unet import FastUNet
 from common.judging import Judge
 from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
-from common.tables import read_csv, write_csv
+from common.tables import read_csv, rounded, write_csv
 from common.upper_level import UpperLevel
 from metrics import Reference
 from model import Diffusion
@@ -91,7 +91,7 @@ def main(args) -> None:
     for steps in args.steps:
         row = measure(steps, args.images, args.base, args.repeats)
         rows = [r for r in rows if (r["base"], r["backward_steps"]) != (args.base, steps)]
-        rows.append({k: f"{v:.4g}" if type(v) is float else v for k, v in row.items()})
+        rows.append(rounded(row, 4))
         print(rows[-1], flush=True)
         rows = [{name: r.get(name) for name in row} for r in rows]  # older rows lack a column
         rows.sort(key=lambda r: (-int(r["base"]), int(r["backward_steps"])))
