@@ -243,9 +243,7 @@ def test_a_faulty_reward_is_one_line_with_its_name(faulty, message, code):
     assert "module:faulty" in str(stopped.value) and "\n" not in str(stopped.value)
 
 
-@pytest.mark.parametrize(
-    "spec", ["json", "json:", ":dumps", "json:nothing", "json:__doc__", "no_module:f"]
-)
+@pytest.mark.parametrize("spec", ["json:nothing", "json:__doc__", "no_module:f"])
 def test_a_reward_that_cannot_be_loaded_is_a_value_error(spec):
     with pytest.raises(ValueError, match=f"^{spec}: (not|cannot)"):
         rewards.loaded(spec)

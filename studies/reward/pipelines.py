@@ -11,7 +11,7 @@ import json
 import torch
 from torch import Tensor
 
-from common.errors import Stop
+from common.errors import Stop, first_line
 from common.machine import stream
 from studies.reward.drawing import Poll
 from studies.reward.guidance import Reward, slope
@@ -97,8 +97,7 @@ def load(
             path, safety_checker=None, requires_safety_checker=False
         )
     except UNUSABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise Stop(f"--pipeline {path}: cannot be loaded ({reason})", code=2) from None
+        raise Stop(f"--pipeline {path}: cannot be loaded ({first_line(error)})", code=2) from None
     predicts = pipe.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in ("epsilon", "v_prediction"):
         raise Stop(f"--pipeline {path}: its network predicts {predicts}, not noise or v", code=2)
