@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common import figures
+from common.figures import ACROSS, Columns, has, legend, marks, wrapped_axes
 from common.null_band import Band
 from common.run import Run
 from common.sampling import Sampler
@@ -16,8 +17,6 @@ TERMS = {  # name -> columns of iterations.csv: the value and its noise
     "implicit": ("implicit_{}", "implicit_spread_{}"),
     "sum": ("grad_{}", "spread_{}"),
 }
-ACROSS = 4  # plots in a row
-Columns = Mapping[str, Sequence[float]]
 
 
 def leave_figures(
@@ -53,7 +52,7 @@ def plot_paths(path: Path, runs: Mapping[str, tuple[Columns, Band]], names: Sequ
     names = [name for name in names if any(has(columns, name) for columns, _ in runs.values())]
     if not names:
         return False
-    figure, axes = axes_for(len(names))
+    figure, axes = wrapped_axes(len(names))
     for axis, name in zip(axes, names, strict=True):
         for i, (label, (columns, band)) in enumerate(runs.items()):
             if has(columns, name):
@@ -125,29 +124,3 @@ def label_of(term: str, columns: Columns, name: str) -> str:
     if has(columns, f"direct_{name}"):
         return "running mean of the sum ± standard error"
     return "running mean of the gradient ± standard deviation"
-
-
-def axes_for(n: int):
-    """n plots, in rows of at most ACROSS."""
-    figure, grid = figures.subplots(-(-n // ACROSS), min(n, ACROSS), 4.2, 3.2)
-    for axis in grid.flatten():
-        axis.grid(alpha=0.3)
-    for axis in grid.flatten()[n:]:
-        axis.axis("off")
-    return figure, grid.flatten()[:n]
-
-
-def has(columns: Columns, name: str) -> bool:
-    """Whether a column is there with a number in it."""
-    return name in columns and bool(np.isfinite(columns[name]).any())
-
-
-def marks(values) -> dict:
-    """A few points are drawn as points too, many as a line."""
-    return {"marker": "o", "markersize": 3} if np.isfinite(values).sum() < 20 else {}
-
-
-def legend(axis) -> None:
-    """A small legend, if there is something in it."""
-    if axis.get_legend_handles_labels()[1]:
-        axis.legend(fontsize=7)

@@ -1,6 +1,6 @@
 """The pictures a run leaves: sample grids, curves, the schedule, a GIF of the denoising."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from scheduler import Schedule
 
 MIN_CELL = 56  # pixels: small images are enlarged so that a person can see them
 GAP, GREY = 6, 96  # between images
+ACROSS = 4  # plots in a row
+Columns = Mapping[str, Sequence[float]]
 
 
 def grid(x: Tensor, columns: int | None = None) -> np.ndarray:
@@ -71,7 +73,7 @@ def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) ->
 
     The title of a score holds the number of images behind it.
     """
-    ys = [y for y in ys if y in columns and np.isfinite(columns[y]).any()]
+    ys = [y for y in ys if has(columns, y)]
     if not ys:
         return
     figure, axes = axes_of(len(ys))
@@ -79,7 +81,7 @@ def plot_columns(path: Path, x: str, columns: dict[str, list], ys: list[str]) ->
         axis.xaxis.get_major_locator().set_params(integer=True)  # half an epoch is none
         there = np.isfinite(columns[y])
         xs, values = np.asarray(columns[x])[there], np.asarray(columns[y])[there]
-        axis.plot(xs, values, marker="o" if len(values) < 20 else None, markersize=3)
+        axis.plot(xs, values, **marks(values))
         axis.set(xlabel=x, title=title_of(y, columns))
     save(figure, path)
 
@@ -131,6 +133,32 @@ def axes_of(n: int, width: float = 4.2):
     for axis in axes[0]:
         axis.grid(alpha=0.3)
     return figure, axes[0]
+
+
+def wrapped_axes(n: int):
+    """n plots, in rows of at most ACROSS."""
+    figure, grid = subplots(-(-n // ACROSS), min(n, ACROSS), 4.2, 3.2)
+    for axis in grid.flatten():
+        axis.grid(alpha=0.3)
+    for axis in grid.flatten()[n:]:
+        axis.axis("off")
+    return figure, grid.flatten()[:n]
+
+
+def has(columns: Columns, name: str) -> bool:
+    """Whether a column is there with a number in it."""
+    return name in columns and bool(np.isfinite(columns[name]).any())
+
+
+def marks(values) -> dict:
+    """A few points are drawn as points too, many as a line."""
+    return {"marker": "o", "markersize": 3} if np.isfinite(values).sum() < 20 else {}
+
+
+def legend(axis) -> None:
+    """A small legend, if there is something in it."""
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(fontsize=7)
 
 
 def save(figure, path: Path) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from common import figures
-from common.bilevel_figures import axes_for
 
 BEST = {"marker": "*", "color": "red", "markersize": 12, "linestyle": "none"}
 FIRST = {"marker": "s", "markerfacecolor": "none", "markeredgecolor": "black", "markersize": 13}
@@ -37,7 +36,7 @@ def plot_trials(path: Path, rows: list[dict], names: list[str], first: str) -> N
     values = np.array([row["objective"] for row in rows])
     xs = {"trial": [row["trial"] for row in rows]}
     xs |= {name: [row["parameters"][name] for row in rows] for name in names}
-    figure, axes = axes_for(len(xs))
+    figure, axes = figures.wrapped_axes(len(xs))
     for axis, (name, x) in zip(axes, xs.items(), strict=True):
         axis.plot(x, values, "o", color="C0", label="a trial")
         if name == "trial":

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from common import figures
-from common.bilevel_figures import has, legend, marks, plot_paths, plot_slopes
+from common.bilevel_figures import plot_paths, plot_slopes
 from common.compare.records import Columns, ComparedRun, parameters_of
 from common.compare.samples import plot_samples
 from common.errors import Stop
+from common.figures import has, legend, marks
 from common.run import forward_passes
 from scheduler import Schedule
 

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from common import figures
-from common.bilevel_figures import axes_for
 from common.compare.records import ComparedRun
 from common.errors import Stop, read_json
 from common.locate import find_trained
@@ -63,7 +62,7 @@ def plot_samples(
         return False
     if len(shapes) > 1:
         notes.append("the noise is the same only for images of the same size")
-    figure, axes = axes_for(len(grids))
+    figure, axes = figures.wrapped_axes(len(grids))
     for axis, (name, grid) in zip(axes, grids.items(), strict=True):
         axis.imshow(grid)
         axis.set_title(name, fontsize=10)
