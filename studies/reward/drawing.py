@@ -74,14 +74,10 @@ class DigitModel:
         if reward is not None:
             net = Guided(self.net, self.sampler.process, reward, lam)
         with torch.no_grad():
-            images = sampled(self.sampler, net, noise, poll)
+            images = self.sampler(net, noise, on_step=lambda _: poll())
         if isinstance(net, Guided):
             self.sizes.append((net.mean_size(), len(noise)))
         return images
-
-
-def sampled(sampler: Sampler, net: nn.Module, noise: Tensor, poll: Poll) -> Tensor:
-    return sampler(net, noise, on_step=lambda _: poll())
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,16 @@ class Sampling:
     def samples(self, n: int, purpose: str, seed: int | None = None) -> tuple[Tensor, float]:
         """n images without guidance on the CPU, and the CPU seconds of drawing them."""
         seed = self.seed if seed is None else seed
-        return bank(self.model, n, seed, purpose, self.folder, self.chunk, self.poll, self.log)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        parts, seconds, count = [], 0.0, min(CHUNK, n)
+        for i in range(-(-n // count)):
+            facts = f"{self.model.identity} {seed} {purpose} {i} {count}"
+            path = self.folder / f"samples-{hashlib.sha256(facts.encode()).hexdigest()[:20]}.pt"
+            of_chunk = (self.model, seed, purpose, i, count, self.chunk, self.poll)
+            state = kept(path, partial(drawn, *of_chunk), self.log)
+            parts.append(state["images"])
+            seconds += state["cpu_seconds"]
+        return torch.cat(parts)[:n], seconds
 
     def noise(self, n: int, purpose: str) -> Tensor:
         """The noise that `samples` of this purpose start from."""
@@ -122,21 +127,6 @@ class Sampling:
         return self.lower_level.evaluations(self.model.passes)
 
 
-def bank(
-    model: Model, n: int, seed: int, purpose: str, folder: Path, size: int, poll: Poll, log=print
-) -> tuple[Tensor, float]:
-    """n images without guidance on the CPU, and the CPU seconds of drawing them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts, seconds, count = [], 0.0, min(CHUNK, n)
-    for i in range(-(-n // count)):
-        facts = f"{model.identity} {seed} {purpose} {i} {count}"
-        path = folder / f"samples-{hashlib.sha256(facts.encode()).hexdigest()[:20]}.pt"
-        state = kept(path, partial(drawn, model, seed, purpose, i, count, size, poll), log)
-        parts.append(state["images"])
-        seconds += state["cpu_seconds"]
-    return torch.cat(parts)[:n], seconds
-
-
 def kept(path: Path, draw: Callable[[], dict], log) -> dict:
     """What a file of the cache holds; drawn by one process if it is missing or damaged."""
     with open(path.with_suffix(".lock"), "w") as lock:
@@ -152,7 +142,7 @@ def kept(path: Path, draw: Callable[[], dict], log) -> dict:
 
 
 def drawn(model: Model, seed: int, purpose: str, i: int, count: int, size: int, poll: Poll) -> dict:
-    """Chunk i of a bank."""
+    """Chunk i of the samples."""
     began = time.process_time()  # the load of the machine is none of the method's cost
     noise = model.noise(count, seed, purpose, i)
     parts = [model.draw(part, None, 1.0, poll).cpu() for part in noise.split(size)]

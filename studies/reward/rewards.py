@@ -134,3 +134,9 @@ def values(reward: Reward, images: Tensor, device, size: int = 250) -> Tensor:
     """The reward of many images, (N,) float64 on the CPU."""
     with torch.no_grad():
         return torch.cat([reward(x.to(device)).cpu().double() for x in images.split(size)])
+
+
+def mean_and_error_of(rewards: Tensor) -> tuple[float, float]:
+    """The mean and its standard error."""
+    rewards = rewards.double()
+    return float(rewards.mean()), float(rewards.std() / len(rewards) ** 0.5)

@@ -14,6 +14,7 @@ from common.run import Run
 from common.tables import write_csv
 from search.ledger import Ledger
 from search.points import Points
+from studies.reward.rewards import mean_and_error_of
 
 N_INITIAL = 4  # random points of the Bayesian search
 STRATEGY = {"grid": "grid", "random": "random", "bayesian": "bayesian", "weighted_sum": "grid"}
@@ -69,7 +70,7 @@ def tried(run: Run, trial: Trial, lam: float, weight: float) -> dict:
     began, cpu = time.monotonic(), time.process_time()
     images = trial.images(lam, weight)
     with torch.no_grad():
-        r1, r2 = mean_and_error(trial.upper(images)), mean_and_error(trial.lower(images))
+        r1, r2 = (mean_and_error_of(reward(images)) for reward in (trial.upper, trial.lower))
     if not math.isfinite(r1[0]):
         raise Stop(f"{run.folder}: the mean reward is {r1[0]}")
     return {
@@ -81,9 +82,3 @@ def tried(run: Run, trial: Trial, lam: float, weight: float) -> dict:
         "network_evaluations": {"guidance": trial.evaluations},
         "peak_memory": peak_memory(run.device),
     }  # fmt: skip
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean and its standard error."""
-    values = values.double()
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)

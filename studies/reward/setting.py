@@ -12,8 +12,7 @@ from studies.reward import choice
 from studies.reward.drawing import Sampling
 from studies.reward.estimator import Values
 from studies.reward.guidance import Reward
-from studies.reward.rewards import Checked, LogProbability, loaded, values
-from studies.reward.search import mean_and_error
+from studies.reward.rewards import Checked, LogProbability, loaded, mean_and_error_of, values
 
 CHOICE_SEED = 0  # the choice is the same for all seeds
 # Extractors: of r2, of r1, and of the judge, whose features no reward uses.
@@ -90,8 +89,8 @@ def bank(sampling: Sampling, rewards: Rewards, n: int) -> tuple[Values, Values, 
 
 def scores(images: Tensor, rewards: Rewards, judge: Judge | None) -> dict:
     """Means of both rewards with their standard errors; of digits also what the judge says."""
-    r1, r1_se = mean_and_error(values(rewards.upper, images, images.device))
-    r2, r2_se = mean_and_error(values(rewards.lower, images, images.device))
+    r1, r1_se = mean_and_error_of(values(rewards.upper, images, images.device))
+    r2, r2_se = mean_and_error_of(values(rewards.lower, images, images.device))
     row = {"r1": r1, "r1_se": r1_se, "r2": r2, "r2_se": r2_se, "n": len(images)}
     if judge is None:
         return row
