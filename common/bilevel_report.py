@@ -24,8 +24,8 @@ def report(
     q: ScheduleOptimizer | SteadySteps,
     fid_n: int,
     warnings: "Warnings",
-    penalty: Penalty | Uncoupled | None = None,
-    echo: bool = True,
+    penalty: Penalty | Uncoupled,
+    echo: bool,
 ) -> None:
     """The row, the line, and a warning where a flag may need another value."""
     values, bounds, slopes = q.schedule.values(), q.schedule.to_bounds(), q.slopes()

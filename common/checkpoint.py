@@ -105,7 +105,7 @@ def load_newest(folder: Path, warn=print) -> tuple[dict, Path] | None:
     return None
 
 
-def save_numbered(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
+def save_numbered(folder: Path, step: int, state: dict) -> Path:
     """Save as step_NNNNNNNN.pt and keep the last two; newer ones, once refused, are deleted."""
     folder.mkdir(exist_ok=True)
     path = folder / f"step_{step:08d}.pt"
@@ -113,6 +113,6 @@ def save_numbered(folder: Path, step: int, state: dict, keep: int = 2) -> Path:
         torn.unlink()
     save(path, state)
     there = set(folder.glob("step_*.pt"))
-    for other in there - set(sorted(name for name in there if name <= path)[-keep:]):
+    for other in there - set(sorted(name for name in there if name <= path)[-2:]):
         other.unlink()
     return path

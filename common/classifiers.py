@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 class Convolutional(Classifier):
     """Five convolutions and two linear layers."""
 
-    def __init__(self, size: int = 28, channels=(16, 32, 48, 48, 48), dim: int = 64):
+    def __init__(self, size: int, channels=(16, 32, 48, 48, 48), dim: int = 64):
         super().__init__(size, dim)
         self.body = nn.Sequential()
         c_in = 1
@@ -79,13 +79,14 @@ class Mix(nn.Module):
 class Mixer(Classifier):
     """Four layers of mixing over 4x4 patches; the features are the mean over the patches."""
 
-    def __init__(self, size: int = 28, dim: int = 64, hidden: int = 32, layers: int = 4):
+    def __init__(self, size: int):
+        dim = 64
         super().__init__(size, dim)
         self.patch = PATCHES[size]
         patches = (size // self.patch) ** 2
         self.embed = nn.Linear(self.patch**2, dim)
         self.places = nn.Parameter(torch.zeros(patches, dim))
-        self.body = nn.Sequential(*(Mix(patches, dim, hidden) for _ in range(layers)))
+        self.body = nn.Sequential(*(Mix(patches, dim, hidden=32) for _ in range(4)))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, 10)
 

@@ -65,9 +65,9 @@ def mean_and_error(values: list[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) / n**0.5 if n > 1 else None
 
 
-def plus_minus(values: list[float], form: str, absent: str = "–") -> str:
+def plus_minus(values: list[float], form: str) -> str:
     """Mean ± standard error as a cell of a table, in a number's format such as `.2f` or `+.1f`."""
-    return with_error(*mean_and_error(values), form) if values else absent
+    return with_error(*mean_and_error(values), form) if values else "–"
 
 
 def with_error(value: float, error: float | None, form: str) -> str:

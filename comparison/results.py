@@ -94,12 +94,12 @@ def network_of(cell: Cell) -> tuple[Path, dict, dict]:
     return checkpoint.newest(folder), arguments, changes
 
 
-def samples_of(cell: Cell, n: int = 36) -> Tensor:
-    """A cell's first images, from the noise that every picture begins with."""
+def samples_of(cell: Cell) -> Tensor:
+    """A cell's first 36 images, from the noise that every picture begins with."""
     network, arguments, changes = network_of(cell)
     settings = SamplerSettings.from_flags(**arguments | {"no_clip": not clips(cell)})
     net, sampler = load_sampler(network, "cpu", settings, **changes)
-    return torch.cat([x.clone() for x in sampler.many(net, n, "picture")])
+    return torch.cat([x.clone() for x in sampler.many(net, 36, "picture")])
 
 
 def clips(cell: Cell) -> bool:

@@ -106,11 +106,11 @@ def ending(lines: list[str]) -> list[str]:
     return [last, *(line for line in lines if "noise alone" in line)]
 
 
-def wrapped(command: str, width: int = 100) -> str:
+def wrapped(command: str) -> str:
     """A command as lines that a shell continues."""
     lines = [""]
     for part in re.split(" (?=--)", command):  # a flag and its values stay together
-        if len(lines[-1]) + len(part) > width:
+        if len(lines[-1]) + len(part) > 100:
             lines.append("   ")
         lines[-1] += f" {part}" if lines[-1] else part
     return " \\\n".join(lines)

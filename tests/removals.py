@@ -73,7 +73,7 @@ LISTED = [
             "        temporary.unlink(missing_ok=True)  # of a killed process, or a link to somewhere "
             "else\n        with open(temporary, \"xb\")", "        with open(temporary, \"wb\")",
             f"{FOREIGN} -k temporary_file"),
-    Removal("two checkpoints kept", "common/checkpoint.py", "keep: int = 2", "keep: int = 1",
+    Removal("two checkpoints kept", "common/checkpoint.py", "[-2:]", "[-1:]",
             f"{CHECKPOINT} -k last_two"),
     Removal("fallback to the one before", "common/checkpoint.py", "if path == paths[-1]:",
             "if path:", f"{CHECKPOINT} -k last_two"),

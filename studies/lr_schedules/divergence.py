@@ -4,12 +4,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import digamma
 
-NEIGHBOURS = 5
+K = 5  # the neighbour whose distance counts
 # SciPy's trees run on their own threads: one, so that --threads is what a run uses
 WORKERS = 1
 
 
-def kl_divergence(p: np.ndarray, q: np.ndarray, k: int = NEIGHBOURS) -> float:
+def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
     """KL(P || Q) in nats from samples p (n,d) and q (m,d), by the k-th nearest neighbours.
 
     A point of p has its k-th neighbour in p at rho and in q at nu: the densities there are about
@@ -17,11 +17,11 @@ def kl_divergence(p: np.ndarray, q: np.ndarray, k: int = NEIGHBOURS) -> float:
     neighbours within the larger of the two are counted instead: an atom has a mass, no density.
     """
     for name, x in (("p", p), ("q", q)):
-        if len(x) <= k or not np.isfinite(x).all():
-            raise ValueError(f"{name}: {len(x)} points; more than {k} finite ones are needed")
+        if len(x) <= K or not np.isfinite(x).all():
+            raise ValueError(f"{name}: {len(x)} points; more than {K} finite ones are needed")
     in_p, in_q = cKDTree(p), cKDTree(q)
-    rho = in_p.query(p, [k + 1], workers=WORKERS)[0][:, 0]  # the first neighbour is itself
-    nu = in_q.query(p, [k], workers=WORKERS)[0][:, 0]
+    rho = in_p.query(p, [K + 1], workers=WORKERS)[0][:, 0]  # the first neighbour is itself
+    nu = in_q.query(p, [K], workers=WORKERS)[0][:, 0]
     usual = (rho > 0) & (nu > 0)
     ratio = np.empty(len(p))
     ratio[usual] = p.shape[1] * np.log(nu[usual] / rho[usual])

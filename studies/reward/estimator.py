@@ -55,12 +55,6 @@ def penalised(r1: ArrayLike, r2: ArrayLike, gamma: float) -> Values:
     return np.asarray(r2, np.float64) + np.asarray(r1, np.float64) / gamma
 
 
-def penalty(r1: ArrayLike, r2: ArrayLike, lam: float, gamma: float) -> float:
-    """L_gamma(lambda); it tends to -E[r1] under p_lambda as gamma grows."""
-    s = np.asarray(r2, np.float64) / lam
-    return gamma * lam * (log_mean_exp(s) - log_mean_exp(penalised(r1, r2, gamma) / lam))
-
-
 def weighted_gradient(r1: ArrayLike, r2: ArrayLike, lam: float, gamma: float) -> float:
     """dL_gamma/dlambda = gamma [KL(p_gamma || p_data) - KL(p_lambda || p_data)] (Danskin)."""
     s = np.asarray(r2, np.float64) / lam

@@ -71,11 +71,6 @@ def penalty_gradient(lam: float, gamma: float) -> float:
     return gamma * (tilted(lam, gamma).kl(DATA) - tilted(lam).kl(DATA))
 
 
-def published_gradient(lam: float, gamma: float) -> float:
-    """gamma [KL(p_data || p_gamma) - KL(p_data || p_lambda)]."""
-    return gamma * (DATA.kl(tilted(lam, gamma)) - DATA.kl(tilted(lam)))
-
-
 def zero_of(f: Callable[[float], float], low: float = 0.05, high: float = 50.0) -> float:
     """Where f, negative below and positive above or the reverse, is 0: log-interval halving."""
     sign = f(high) > 0
