@@ -64,7 +64,7 @@ SEALED = (".pt", ".json", ".png", ".gif")
 def ship(run: Path, assets: Path) -> None:
     """A run's averaged network as a checkpoint of its own, and how it was made."""
     path = checkpoint.newest(run)
-    if not path or not (run / "summary.json").exists():
+    if not (run / "summary.json").exists():
         raise Stop(f"--run {run}: not the folder of a finished run", code=2)
     state = checkpoint.load(path)
     about = json.loads((run / "args.json").read_text())
@@ -189,7 +189,7 @@ def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent) -> None:
     if args.run or args.gif:
         draw_gif(assets)
     if args.schedules:
-        write_schedules(RESULTS, assets)
+        write_schedules(docs / "results", assets)
     seal(assets)
 
 

@@ -136,12 +136,10 @@ def guarded(main, args, prog: str) -> int:
     try:
         main(args)
         return 0
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if (code := explained(prog, error, args)) is None:
             raise
         return code
-    except KeyboardInterrupt as error:
-        return explained(prog, error) or 130
 
 
 def explained(prog: str, error: BaseException, args=None) -> int | None:

@@ -63,13 +63,12 @@ UNSET = {"data_dir": "data", "extractor": None, "inception_weights": None}
 def judge_again(args) -> None:
     """FID and IS of a run's newest whole checkpoint, added to its summary.json if there is one."""
     folder = run_folder(args.run)
-    state, path = checkpoint.load_newest(folder / "checkpoints", log) or ({}, None)
-    if not path:
-        raise Stop(f"--run {folder}: no checkpoint in it", code=2)
+    # there is one: find_trained has looked
+    state, path = checkpoint.load_newest(folder / "checkpoints", log)  # type: ignore[misc]
     given = {name: value for name, value in vars(args).items() if value is not None}
     network_in(state, "cpu", str(path))  # refuses what is not a checkpoint of a run
-    # not the run's cache: a folder from someone else does not say where to write
-    flags = {**UNSET, **state["args"], "cache_dir": "cache", **given}
+    # --cache_dir is always given: a folder from someone else does not say where to write
+    flags = {**UNSET, **state["args"], **given}
     if args.inception_weights and flags["extractor"] != "inception":
         raise Stop("--inception_weights requires --extractor inception", code=2)
     if "data_dir" not in given:

@@ -60,7 +60,5 @@ def check(args) -> None:
     check_device(args)
     if args.report is not None and args.resume:
         raise ValueError("--report and --resume contradict each other")
-    if args.digits and args.sweep:
-        raise ValueError("--digits and --sweep contradict each other")
     if args.digits and args.resume:
         raise ValueError("--digits starts runs of train_mnist.py; resume them with that script")
