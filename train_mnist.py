@@ -192,10 +192,10 @@ def sample_only(args, device) -> None:
 def planned(args, images) -> dict[str, int]:
     """Images through the network: forward and backward in training, forward in sampling."""
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
-    chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
+    steps = SamplerSettings.from_flags(**vars(args)).steps
     drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
     trained = args.epochs * batches.steps * batches.batch_size
-    return {"training": trained, "sampling": drawn * chain}
+    return {"training": trained, "sampling": drawn * steps}
 
 
 def print_plan(args, images) -> dict[str, int]:

@@ -248,12 +248,10 @@ def planned(args, images) -> dict[str, int]:
     batches = Batches(images, args.batch_size, args.seed, args.limit_batches)
     moving = max(0, args.epochs - args.initial_epoch) * batches.steps
     steps, fids = cost_from_flags(moving, **vars(args))
-    chain = args.timesteps if args.sampler == "ddpm" else args.backward_steps
-    drawn = args.epochs * (args.n_samples + args.fid_samples) + args.eval_samples
     return {
         "training": (args.epochs * batches.steps * args.inner_loop + steps) * batches.batch_size,
         "upper": fids * args.zo_samples * args.backward_steps,
-        "sampling": drawn * chain,
+        "sampling": train_mnist.planned(args, images)["sampling"],
     }
 
 
