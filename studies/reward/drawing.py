@@ -22,6 +22,7 @@ from common.networks import load_network
 from common.sampling import Sampler, SamplerSettings, process_of
 from studies.reward.guidance import Guided, LowerLevel, Reward
 
+DIGITS = (1, 28, 28)
 CHUNK = 256  # images in a file of the cache
 Poll = Callable[[], None]
 
@@ -43,16 +44,13 @@ class Model(Protocol):
         ...
 
 
-DIGITS = (1, 28, 28)
-
-
 class DigitModel:
     """A checkpoint of this project, sampled by DDIM."""
 
     def __init__(self, path: str, settings: SamplerSettings, device: torch.device):
         self.net, state = load_network(path, device)
         self.sampler = Sampler(process_of(state, device), settings, state["shape"])
-        self.draws_digits = state["args"]["dataset"] == "mnist" and state["shape"] == DIGITS
+        self.draws_digits = state["args"]["dataset"] == "mnist" and tuple(state["shape"]) == DIGITS
         if settings.steps > self.sampler.process.schedule.timesteps:
             limit = self.sampler.process.schedule.timesteps
             raise Stop(f"--backward_steps {settings.steps} exceeds T = {limit} of {path}", code=2)
