@@ -62,10 +62,9 @@ import torch
 
 import train_mnist
 from common import checkpoint
-from common.data import Source
-from common.errors import guarded
+from common.errors import guarded, read_json
 from common.judge_files import warn_of_one_judge
-from common.judging import Judges, reference_name
+from common.judging import Judges
 from common.loop import run_script
 from common.machine import gpus_to_share, progress_bar
 from common.processes import refuse
@@ -208,14 +207,13 @@ def conclude(args, run: Run, device, ledger: Ledger, optimizer_seconds: float) -
     run.log(f"to train with it: {retraining(args, run.folder / 'schedule.json')}")
     for row in rows:
         run.evaluations.update(row["network_evaluations"])
-    source = Source.from_flags(**vars(args))
-    count = len(source.images(args.reference))
+    judged = read_json(results.trial_folder(run, best["trial"]) / "summary.json")
     summary = {
         "strategy": args.strategy,
         **results.totals(rows),
         "best": best["trial"],
         "objective": best["objective"],
-        "upper_reference": reference_name(source, args.reference, count),
+        "upper_reference": judged["reference"],
         **schedule.values(),
         **scores["best"],
         "default": scores.get("default"),

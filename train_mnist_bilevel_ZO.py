@@ -211,7 +211,7 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
     if args.theta_z != "coupled":
         run.log(
             "theta_z takes steps of its own, and the difference of the two losses measures them "
-            "too; --theta_z coupled avoids this"
+            "too; --recipe exact avoids this"
         )
     if isinstance(q, SteadySteps) and q.updates < FEWEST:
         run.log(
@@ -309,6 +309,7 @@ def freeze_network(args) -> None:
             eval_samples=args.eval_samples, log_freq=args.log_freq,
         )  # fmt: skip
         path = run.folder / "schedule.json"
+        warn_of_one_judge(args.extractor, state["args"]["dataset"], state["shape"][-1], run.log)
         run.log(f"wrote {path}, and its times and sigmas in steps.json; to use it:")
         use = {"sample_only": True, "ckpt": args.ckpt, "sampling_schedule": str(path)}
         use |= {name: getattr(args, name) for name in drawn_by}

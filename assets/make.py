@@ -41,7 +41,7 @@ from common import checkpoint, figures, portable
 from common.errors import Stop, guarded
 from common.sampling import load_sampler
 from common.tables import fill_file, markdown, read_text_csv
-from comparison.cells import slug
+from comparison.jobs import slug
 from comparison.scales import SCALES
 from scheduler import Schedule
 

@@ -130,7 +130,7 @@ class ExactGradients(Objective):
         return "the features of --extractor are the same for all these images; train for longer"
 
 
-def exact_gradient(zo_samples: int, batch_size: int) -> int:
+def samplings_of_gradient(zo_samples: int, batch_size: int) -> int:
     """Samplings that a gradient in reverse mode costs; two of them are the backward pass's."""
     return 4 if zo_samples <= batch_size else 5  # in parts, whose FID is computed first
 

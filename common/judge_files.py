@@ -60,7 +60,7 @@ def warn_of_one_judge(
     if name == "pixels" and not any(is_made(other, dataset, side) for other in NETWORKS):
         log(
             "warning: `pixels`, which is optimised, is also the only judge of such images, so that "
-            "no other confirms a lower FID; with --extractor inception `pixels` would be another"
+            "nothing confirms a lower FID; with --extractor inception, `pixels` is not optimised"
         )
 
 

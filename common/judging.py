@@ -162,11 +162,6 @@ def real_batches(
         yield to_unit(part.to(device))
 
 
-def reference_name(source: Source, split: str, images: int) -> str:
-    """What results say of the images that they were measured against."""
-    return f"{source.name} {split}, {images} images"
-
-
 def reference_statistics(
     source: Source,
     split: str,
@@ -196,6 +191,6 @@ def reference_statistics(
         arrays = tuple(part.cpu().numpy() for part in tensors)
         write_statistics(path, key, *arrays)
     mean, cov, sample = (torch.from_numpy(part).to(float64_home(device)) for part in arrays)
-    label = reference_name(source, split, len(pixels))
+    label = f"{source.name} {split}, {len(pixels)} images"
     made_by = extractor.name, extractor.weights_hash
     return Reference(mean, cov, len(pixels), label, *made_by, sample)

@@ -26,12 +26,17 @@ def null_band(
     updates: int,
     runs: int = 200,
     seed: int = 0,
+    made: int | None = None,
 ) -> Band:
-    """`updates` and, of each parameter that moves, NAME_low and NAME_high after so many of them."""
+    """`updates` and, of each parameter that moves, NAME_low and NAME_high after so many of them.
+
+    The rule is set for `updates`, of which only the first were `made` where it ended early.
+    """
     moving = [name for name, rate in rule.rates.items() if rate > 0]
-    if not (updates and moving):
+    made = updates if made is None else made
+    if not (made and moving):
         return {}
-    kept = np.unique(np.linspace(0, updates, POINTS + 1).round().astype(int))
+    kept = np.unique(np.linspace(0, made, POINTS + 1).round().astype(int))
     random = torch.Generator().manual_seed(seed)
     if isinstance(rule, SteadySteps):
         r = rule.moments.correlation().item()

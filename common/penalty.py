@@ -158,7 +158,7 @@ class Penalty:
         return chosen and self.distance() > PARTED
 
     def distance(self) -> float:
-        """|theta_z - theta_y|/|theta_y|, without the weights that L is blind to."""
+        """|theta_z - theta_y|/|theta_y|, the difference without what L is blind to."""
         ours, theirs = flat(self.theta_z.net), flat(self.theta_y.net)
         return ((ours - theirs).mul_(self.seen).norm() / theirs.norm()).item()
 

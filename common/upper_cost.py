@@ -1,6 +1,6 @@
 """What a moving schedule costs, from the flags alone: for --dry_run."""
 
-from common.exact_gradients import exact_gradient
+from common.exact_gradients import samplings_of_gradient
 from common.families import knots_table, table_of
 from common.penalty import STATISTICS_BATCHES, PenaltySettings
 
@@ -10,7 +10,7 @@ def cost_from_flags(
     zo_directions, ZO_type, scheduler, knots, **flags,
 ) -> tuple[int, int]:  # fmt: skip
     """Training steps and samplings that the schedule costs in so many iterations."""
-    exact = exact_gradient(zo_samples, batch_size)
+    exact = samplings_of_gradient(zo_samples, batch_size)
     if theta_z == "coupled":
         settings, steps = PenaltySettings.from_flags(**flags), moving * inner_loop
         compared = 2 * settings.updates(moving, inner_loop) * settings.batches

@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from common import processes
 from common.errors import Stop, at, check_finite
-from common.exact_gradients import ExactGradients, exact_gradient
+from common.exact_gradients import ExactGradients, samplings_of_gradient
 from common.families import box_of, scales_of
 from common.machine import stream
 from common.processes import agree, in_turn
@@ -96,7 +96,7 @@ class UpperLevel(ExactGradients):
         agree(net, self.schedule)
         noise = self.noises(1, name, step)[0]
         # the first sampling is counted with its noise
-        self.count(len(noise) * (exact_gradient(len(noise), self.settings.at_once) - 1))
+        self.count(len(noise) * (samplings_of_gradient(len(noise), self.settings.at_once) - 1))
         with evaluating(net):
             slopes = self.reverse_slopes(net, self.schedule.vector(), noise, weights)
         return self._checked(slopes, net, noise)

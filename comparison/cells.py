@@ -1,18 +1,17 @@
 """The cells of the comparison: one method and seed each, its command, its folder, its budget."""
 
 import importlib
-import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import checkpoint, cli
-from common.exact_gradients import exact_gradient
+from common.exact_gradients import samplings_of_gradient
 from common.locate import ROOT
 from common.run import forward_passes
 from common.training import EmaRule
-from comparison.jobs import Job
+from comparison.jobs import Job, slug
 from comparison.scales import BILEVEL, EXACT, METHODS, NEW_SEED, SCALES, merge
 
 SCRIPTS = {
@@ -110,7 +109,7 @@ class Cell(Job):
         """Images through the network, as the flags say."""
         args = self.parsed()
         if self.network:
-            drawn = args.frozen_updates * exact_gradient(args.zo_samples, args.batch_size)
+            drawn = args.frozen_updates * samplings_of_gradient(args.zo_samples, args.batch_size)
             drawn *= args.zo_samples
             counts = {"upper": drawn, "sampling": 2 * args.eval_samples}
             return {name: count * args.backward_steps for name, count in counts.items()}
@@ -123,11 +122,6 @@ class Cell(Job):
 def script_of(kind: str):
     """The module of a script; its parser and its plan are the cell's."""
     return importlib.import_module(SCRIPTS[kind])
-
-
-def slug(method: str) -> str:
-    """A method's name as a part of a file's."""
-    return re.sub(r"\W+", "-", method)
 
 
 def shipped_schedule(source: Cell) -> str:

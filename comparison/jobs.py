@@ -1,6 +1,7 @@
 """A command with a folder of its own, of which comparison/running.py runs what is missing."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,11 @@ from common.errors import Stop, read_json
 
 # arguments in which a run may differ from its job
 MAY_DIFFER = {"device", "data_dir", "runs_dir", "threads", "resume", "dry_run"}
+
+
+def slug(method: str) -> str:
+    """A method's name as a part of a file's."""
+    return re.sub(r"\W+", "-", method)
 
 
 class Job:

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import train_mnist_bayesian
 import train_mnist_bilevel_ZO
+from common import cli
 from common.bilevel_report import Warnings
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps
@@ -91,9 +93,23 @@ def test_updates_that_share_an_exact_gradient_are_warned_of(theta_z, every, shar
     lines = []
     run, upper = SimpleNamespace(log=lines.append), SimpleNamespace(left_out=list)
     args = SimpleNamespace(
-        recipe="exact", theta_z=theta_z, upper_gradient="exact", update_every=every, exact_every=10
-    )
+        recipe="exact", theta_z=theta_z, upper_gradient="exact", update_every=every, exact_every=10,
+        extractor=None, dataset="mnist", image_size=None,
+    )  # fmt: skip
     train_mnist_bilevel_ZO.log_hints(args, run, upper, None)
     warnings = [line for line in lines if "share one exact gradient" in line]
     assert warnings == [line for line in lines if f"up to {shared} updates share" in line]
     assert len(warnings) == bool(shared)
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "folder"])
+def test_both_scripts_warn_where_nothing_else_judges(dataset):
+    lines = []
+    run, upper = SimpleNamespace(log=lines.append), SimpleNamespace(left_out=list)
+    for script, kind, parts in (
+        (train_mnist_bilevel_ZO, "bilevel", (upper, None)),
+        (train_mnist_bayesian, "search", ()),
+    ):
+        args = cli.parse(script.make_parser(), kind, script.check, ["--dataset", dataset])
+        script.log_hints(args, run, *parts)
+    assert sum("the only judge" in line for line in lines) == (2 if dataset == "folder" else 0)

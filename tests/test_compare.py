@@ -301,9 +301,14 @@ def test_trials_of_odd_content_are_left_out(tmp_path):
 
 
 def test_pictures_of_something_else_are_not_deleted(at, tmp_path):
-    other = tmp_path / "figures" / "scores.png"
-    other.parent.mkdir()
+    other = tmp_path / "run" / "samples" / "samples.png"
+    other.parent.mkdir(parents=True)
     other.touch()
+    (tmp_path / "run" / "args.json").touch()
+    with pytest.raises(Stop, match="belongs to a run"):
+        at(0, "--out", other.parent)
+    (tmp_path / "run" / "args.json").unlink()
+    other.with_name("scores.png").touch()
     with pytest.raises(Stop, match="scores"):
         at(0, "--out", other.parent)
     assert other.exists()

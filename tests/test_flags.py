@@ -332,7 +332,8 @@ def test_every_flag_is_read_and_explained(script):
 @pytest.mark.parametrize("script", [
     "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "common/evaluate", "reproduce",
     "finetune_reward",
-    "common/export",
+    "common/export", "studies/reward/__main__", "studies/lr_schedules/__main__",
+    "studies/noise_schedules/__main__",
 ])  # fmt: skip
 def test_help_and_errors_do_not_import_torch(script):
     code = (

@@ -12,7 +12,7 @@ from conftest import ROOT
 from torch.func import jvp, vmap
 
 import train_mnist_bilevel_ZO
-from common import cli, extractors
+from common import cli, extractors, judge_files
 from common.classifiers import SIZES
 from common.data import Source, fingerprint
 from common.errors import Stop
@@ -175,7 +175,7 @@ def test_a_damaged_network_is_one_line_with_the_command_that_makes_it(
     damage, tmp_path, monkeypatch
 ):
     shutil.copytree(FOLDER, tmp_path / "judges")
-    monkeypatch.setattr(extractors, "ASSETS", tmp_path)
+    monkeypatch.setattr(judge_files, "ASSETS", tmp_path)
     load_extractor("second", "cpu", None, "mnist", 8)
     path = tmp_path / "judges" / f"mnist-8-second.{'pt' if damage == 'weights' else 'json'}"
     path.write_bytes(path.read_bytes()[:-9])

@@ -24,8 +24,8 @@ from comparison.cells import (
     make_cells,
     memory_of,
     script_of,
-    slug,
 )
+from comparison.jobs import slug
 from comparison.kept import Kept, read_tables, results_path
 from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
 

@@ -32,7 +32,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from common.compare.figures import draw
+from common.compare.figures import draw, drawn_before
 from common.compare.page import page
 from common.compare.records import ComparedRun, read_record
 from common.compare.tables import all_tables
@@ -46,6 +46,7 @@ LEAST_WIDTH = 100
 def main(args) -> None:
     """Print the tables, draw the figures, write the page."""
     device = setup(args.device, threads=args.threads)
+    drawn_before(Path(args.out))  # or a Stop, before there is output
     records = records_of(args.runs, args.runs_dir)
     tables = all_tables(records)
     width = max(LEAST_WIDTH, shutil.get_terminal_size().columns)

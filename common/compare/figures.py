@@ -38,6 +38,17 @@ class Curve(NamedTuple):
 DRAWN = "fid", "loss", "paths*", "slopes*", "schedules", "samples"
 
 
+def drawn_before(folder: Path) -> set[Path]:
+    """Another comparison's pictures; a Stop where the folder is a run's, or holds other ones."""
+    if any((place / "args.json").exists() for place in (folder, folder.parent)):
+        raise Stop(f"--out {folder}: belongs to a run", code=2)
+    drawn = {path for name in DRAWN for path in folder.glob(f"{name}.png")}
+    if other := set(folder.glob("*.png")) - drawn:
+        name = min(other).name
+        raise Stop(f"--out {folder}: holds pictures that are no comparison's, {name}", code=2)
+    return drawn
+
+
 class Figures:
     """The figures of a comparison in a folder, and a note for each that nothing is there for."""
 
@@ -46,11 +57,7 @@ class Figures:
         self.pictures: list[Picture] = []
         self.notes: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = {path for name in DRAWN for path in folder.glob(f"{name}.png")}
-        if other := set(folder.glob("*.png")) - earlier:
-            name = min(other).name
-            raise Stop(f"--out {folder}: holds pictures that are no comparison's, {name}", code=2)
-        for picture in earlier:
+        for picture in drawn_before(folder):
             picture.unlink()
 
     def path(self, name: str) -> Path:

@@ -14,7 +14,7 @@ from common.sampling import SAMPLED_BY
 from common.tables import mean_and_error
 
 # flags and facts that change no number, and those that belong to another row
-BOOKKEEPING = MAY_CHANGE | {"jobs", *NAMES}
+BOOKKEEPING = MAY_CHANGE - {"inception_weights"} | {"jobs", *NAMES}
 FACTS = ("commit", "device", "threads", "data")
 # of summary.json: neither a score nor what a score was measured with
 COSTS = {

@@ -88,22 +88,11 @@ def rows_of(folder: Path) -> dict[str, list[dict]]:
 
     Of a study that is not finished, the seeds whose runs are all judged.
     """
-    rows = read_rows(folder)
-    if any("schedule" in row for of_file in rows.values() for row in of_file):
-        raise Stop(
-            f"--report {folder}: written by an earlier version; in its CSV files the column "
-            "schedule has to be renamed to lr_schedule", code=2
-        )  # fmt: skip
-    return rows
-
-
-def read_rows(folder: Path) -> dict[str, list[dict]]:
-    """The rows as they are in the folder."""
     try:
         about = read_json(folder / "args.json")
         kind, arguments = about["kind"], JsonObject(about["arguments"], folder / "args.json")
         if kind == "lr_schedules" and not arguments["sweep"]:
-            rows = {name: read_csv(folder / f"{source}.csv") for source, name in OF_A_STUDY.items()}
+            rows = {name: read_rows(folder / f"{file}.csv") for file, name in OF_A_STUDY.items()}
             finished = (folder / "summary.json").exists()
             return rows_of_a_study(rows, arguments, finished)
         summary = read_json(folder / "summary.json")
@@ -113,7 +102,16 @@ def read_rows(folder: Path) -> dict[str, list[dict]]:
         return {"lr_digits": [row_of_digits(folder, arguments, summary)]}
     if kind != "lr_schedules":
         raise Stop(f"--report {folder}: a {kind} run has no place in this report", code=2)
-    return {name: read_csv(folder / f"{source}.csv") for source, name in OF_A_SWEEP.items()}
+    return {name: read_rows(folder / f"{file}.csv") for file, name in OF_A_SWEEP.items()}
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a run's file, whose column lr_schedule was once called schedule."""
+    rows = read_csv(path)
+    for row in rows:
+        if "schedule" in row:
+            row["lr_schedule"] = row.pop("schedule")
+    return rows
 
 
 def rows_of_a_study(

@@ -8,8 +8,8 @@ import train_mnist
 from common import cli
 from common.data import Source
 from common.locate import ROOT
-from comparison.cells import Places, slug
-from comparison.jobs import Job
+from comparison.cells import Places
+from comparison.jobs import Job, slug
 from comparison.scales import merge
 from studies.noise_schedules.plan import CROSSED, RECIPES, SHARED
 

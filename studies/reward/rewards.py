@@ -138,5 +138,5 @@ def values(reward: Reward, images: Tensor, device, size: int = 250) -> Tensor:
 
 def mean_and_error_of(rewards: Tensor) -> tuple[float, float]:
     """The mean and its standard error."""
-    rewards = rewards.double()
+    rewards = rewards.cpu().double()
     return float(rewards.mean()), float(rewards.std() / len(rewards) ** 0.5)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from common import cli
 from common.locate import ROOT
-from comparison.cells import slug
-from comparison.jobs import Job
+from comparison.jobs import Job, slug
 from comparison.scales import merge
 from studies.reward.options import KIND, check, make_parser
 
