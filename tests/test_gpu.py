@@ -67,7 +67,7 @@ def test_a_hot_path_stays_on_its_device_and_keeps_its_budget(paths, path):
     assert (sum(waits.values()), sum(copies.values())) == BUDGETS[path], (waits, copies)
 
 
-def test_every_path_has_a_budget_and_a_published_iteration_waits_twelve_times(paths):
+def test_every_path_has_a_budget_and_an_iteration_of_one_step_waits_twelve_times(paths):
     assert set(paths) == {*BUDGETS, "launches", "table"}
     assert sum(BUDGETS[path][0] for path in ITERATION) <= 12
 
