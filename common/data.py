@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.datasets import DATASETS, idx_file
+from common.datasets import DATASETS, idx_file, side_of
 from common.errors import Stop
 from common.machine import stream
 
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
     @property
     def size(self) -> int:
-        return self.image_size or DATASETS[self.dataset].sizes[0]
+        return side_of(self.dataset, self.image_size)
 
     @property
     def name(self) -> str:

@@ -67,6 +67,11 @@ def idx_file(split: str, what: str) -> str:
     return f"{prefix}-{what}-idx{DIMENSIONS[what]}-ubyte"
 
 
+def side_of(dataset: str, image_size: int | None) -> int:
+    """The side of its images in pixels: --image_size, or the data set's own."""
+    return image_size or DATASETS[dataset].sizes[0]
+
+
 def check_size(dataset: str, image_size: int | None) -> None:
     """ValueError where a data set does not come in a size."""
     sizes = DATASETS[dataset].sizes

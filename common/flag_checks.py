@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from common.datasets import DATASETS, check_size, idx_file
+from common.datasets import DATASETS, check_size, idx_file, side_of
 from common.families import (
     FAMILIES,
     KNOTS,
@@ -39,8 +39,7 @@ def check_common(args) -> None:
         if getattr(args, flag) == 1:
             raise ValueError(f"--{flag} 1: an FID needs at least 2 images; 0 skips it")
     if args.extractor:
-        side = args.image_size or DATASETS[args.dataset].sizes[0]
-        check_made(args.extractor, args.dataset, side)
+        check_made(args.extractor, args.dataset, side_of(args.dataset, args.image_size))
     if args.inception_weights and args.extractor != "inception":
         raise ValueError("--inception_weights requires --extractor inception")
     if args.resume:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from common.datasets import DATASETS, FRAME_SIDE, MNIST_SIDE
+from common.datasets import FRAME_SIDE, MNIST_SIDE, side_of
 from common.locate import ROOT
 
 ASSETS = ROOT / "assets"
@@ -55,7 +55,7 @@ def warn_of_one_judge(
     name: str | None, dataset: str, image_size: int | None, log: Callable[[str], None]
 ) -> None:
     """Say so where the extractor that is optimised is also the only judge of the final images."""
-    side = image_size or DATASETS[dataset].sizes[0]
+    side = side_of(dataset, image_size)
     name = name or default_extractor(dataset, side)
     if name == "pixels" and not any(is_made(other, dataset, side) for other in NETWORKS):
         log(

@@ -21,6 +21,13 @@ def band_of(rule, first, rates=RATES, updates=UPDATES, **options):
     return null_band(rule(schedule, rates, updates), first, rates, updates, **options)
 
 
+def test_a_band_that_ends_early_is_the_beginning_of_the_whole_one():
+    first = Schedule("cosine", 20, **INSIDE)
+    whole, early = (band_of(ScheduleOptimizer, first, runs=20, made=n) for n in (None, 25))
+    assert early == {name: values[:26] for name, values in whole.items()}
+    assert band_of(ScheduleOptimizer, first, runs=20, made=0) == {}
+
+
 def test_the_steady_rule_hardly_moves_and_adamw_does():
     first = Schedule("cosine", 20, **INSIDE)
     for rule, low, high in ((SteadySteps, 0, 0.2), (ScheduleOptimizer, 0.2, 1)):

@@ -195,6 +195,20 @@ def test_weights_that_the_loss_is_blind_to_are_not_pulled(network):
     assert moved < set(parameters)
 
 
+def test_weights_that_the_loss_is_blind_to_part_nothing():
+    """A card's rounding moves them by themselves."""
+    penalty, *_ = in_a_network(FastUNet, None)
+    z, y = (dict(learner.net.named_parameters()) for learner in (penalty.theta_z, penalty.theta_y))
+    sizes = [p.numel() for p in z.values()]
+    blind = [not part.any() for part in seen_by_loss(penalty.theta_z.net).split(sizes)]
+    with torch.no_grad():
+        for name, is_blind in zip(z, blind, strict=True):
+            z[name].copy_(y[name] + is_blind)
+        assert any(blind) and penalty.distance() == 0
+        z[list(z)[blind.index(False)]].add_(1)
+        assert penalty.distance() > 0
+
+
 def test_the_pull_follows_statistics_and_leaves_alone_what_the_loss_is_blind_to(monkeypatch):
     """dF/dtheta goes through batch norm's statistics, of the batches of the next steps."""
     penalty, process, levels = in_a_network(FastUNet, None)
