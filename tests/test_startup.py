@@ -1,4 +1,4 @@
-"""Faults of the machine are one line: limits, locales, closed output, Ctrl-C amid an import."""
+"""A command starts quickly, and faults of the machine are one line: limits, locales, Ctrl-C."""
 
 import errno
 import io
@@ -151,3 +151,20 @@ def test_guarded_takes_the_interrupt_over(monkeypatch, capsys):
         assert capsys.readouterr().err == "prog: interrupted\n"
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("script", [
+    "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "common/evaluate", "reproduce",
+    "finetune_reward",
+    "common/export", "studies/reward/__main__", "studies/lr_schedules/__main__",
+    "studies/noise_schedules/__main__",
+])  # fmt: skip
+def test_help_and_errors_do_not_import_torch(script):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{script}.py', '--no_such_flag']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stopped: code = stopped.code\n"
+        "assert code == 2 and not {'torch', 'numpy', 'sklearn'} & set(sys.modules), code\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
