@@ -102,6 +102,7 @@ def main(args) -> None:
         if kept.changed:
             text = f"{counted(kept.changed, 'cell')} with rows made with other flags"
             print(f"{path} has {text}, which go when it is written")
+        kept.lend_schedules(cells)
         missing = kept.missing(chosen(cells, args.cell))
         if args.dry_run:
             numbers = {place(cell): number for number, cell in enumerate(cells)}

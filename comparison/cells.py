@@ -1,6 +1,7 @@
 """The cells of the comparison: one method and seed each, its command, its folder, its budget."""
 
 import importlib
+import json
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Cell(Job):
         self.flags = flags
         super().__init__(Path(places.runs_dir) / scale / f"{slug(method)}-seed{seed}")
         self.source: Cell | None = None  # the cell whose schedule this one trains with
+        self.source_row: dict[str, str] | None = None  # its row, where its run is not at hand
         self.network: Cell | None = None  # the cell whose network this one leaves as it is
 
     @property
@@ -57,8 +59,9 @@ class Cell(Job):
 
     @property
     def begins_with(self) -> list["Cell"]:
-        """The cells whose schedule or network it needs."""
-        return [cell for cell in (self.source, self.network) if cell]
+        """The cells whose runs it needs, for a schedule or a network."""
+        source = None if self.source_row else self.source
+        return [cell for cell in (source, self.network) if cell]
 
     @property
     def place_flags(self) -> list[str]:
@@ -83,10 +86,18 @@ class Cell(Job):
             return [script, "--resume", "latest", *places]
         flags = [*self.flags, *places]
         if self.source:
-            flags += ["--schedule_from", str(self.source.folder / "schedule.json")]
+            flags += ["--schedule_from", str(self.schedule_of_source())]
         if self.network:
             flags += ["--freeze_network", "--ckpt", str(checkpoint.newest(self.network.folder))]
         return [script, *flags]
+
+    def schedule_of_source(self) -> Path:
+        """The file that its run left, or one with the schedule of its row."""
+        if not self.source_row:
+            return self.source.folder / "schedule.json"
+        path = self.root / "schedule_from.json"
+        checkpoint.write_json(path, json.loads(self.source_row["schedule"]))
+        return path
 
     @property
     def command(self) -> str:

@@ -52,6 +52,13 @@ class Kept:
                     needed.setdefault(place(other), other)
         return list(needed.values())
 
+    def lend_schedules(self, cells: list[Cell]) -> None:
+        """A cell whose source has kept rows trains with the schedule in them."""
+        rows = {_place(row): row for row in self.tables["runs"]}
+        for cell in cells:
+            if cell.source and self.holds(cell.source):
+                cell.source_row = rows[place(cell.source)]
+
     def replace(self, cells: list[Cell]) -> None:
         """The rows of these cells are written anew: none of theirs is kept, in any table."""
         self.places -= set(map(place, cells))

@@ -124,10 +124,18 @@ def spent_of(cell: Cell) -> dict:
     # theta_y's, or those of all trials
     steps = summary.get("steps") or cost["training"] // cell.parsed().batch_size
     spent = {"seconds": summary["seconds"], "cost": cost, "steps": steps}
-    for earlier in cell.begins_with:
-        before = spent_of(earlier)
-        spent = {name: value + before[name] for name, value in spent.items()}
+    before = [spent_of(earlier) for earlier in cell.begins_with]
+    if cell.source_row:
+        before.append(spent_in(cell.source_row))
+    for earlier in before:
+        spent = {name: value + earlier[name] for name, value in spent.items()}
     return spent
+
+
+def spent_in(row: dict[str, str]) -> dict:
+    """The same of a run that is not at hand, from its row."""
+    cost = Counter({name: int(row[name]) for name in COSTS})
+    return {"seconds": float(row["seconds"]), "cost": cost, "steps": int(row["gradient_steps"])}
 
 
 def run_row(cell: Cell, jobs: int) -> dict:

@@ -1,6 +1,7 @@
 """The comparison, end to end at a tiny scale, and what its page says."""
 
 import csv
+import itertools
 import json
 import re
 import shlex
@@ -27,6 +28,7 @@ from comparison.cells import (
 )
 from comparison.jobs import slug
 from comparison.kept import Kept, read_tables, results_path
+from comparison.results import spent_of
 from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -299,10 +301,39 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
 def test_a_plan_has_the_runs_that_a_method_begins_with(tmp_path, capsys):
     """Here the one that learns the schedule, which --methods does not name: it has no number."""
     words = ["--dry_run", "--seeds", "1", "--device", "cpu", "--runs_dir", str(tmp_path)]
+    words += ["--results_dir", str(tmp_path)]
     method = "exact's schedule, anew"
     reproduce.main(reproduce.make_parser().parse_args([*words, "--methods", method]))
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("cell   –  exact ") and second.startswith(f"cell   0  {method} ")
+
+
+def test_a_schedule_in_a_kept_row_is_trained_with_where_its_run_is_not_at_hand(tmp_path):
+    """And what that run cost is counted."""
+    path, images = tmp_path / "reproduce_quick.csv", torch.zeros(50, 1, 8, 8)
+    places = Places(runs_dir=str(tmp_path / "runs"))
+    source, cell = make_cells("quick", places, ["exact", "exact's schedule, anew"], [0], images)
+    place = {"method": "exact", "seed": "0"}
+    schedule = {"family": "cosine", "timesteps": 100, "end": 0.7}
+    cost = {"seconds": "3.5", "training": "8", "upper": "5", "sampling": "2", "gradient_steps": "4"}
+    row = {**place, **cost, "schedule": json.dumps(schedule), "command": source.command}
+    write_csv(path, [place])
+    write_csv(results_path(path, "runs"), [row])
+    kept = Kept(path, [source, cell], [cell])
+    assert [c.method for c in kept.missing([cell])] == ["exact", "exact's schedule, anew"]
+    kept.lend_schedules([cell])
+    assert kept.missing([cell]) == [cell] and cell.ready
+    cell.root.mkdir(parents=True)
+    flags = dict(itertools.pairwise(cell.argv()))
+    assert json.loads(Path(flags["--schedule_from"]).read_text()) == schedule
+
+    folder = cell.root / "00000-train-seed0"
+    folder.mkdir()
+    summary = {"seconds": 1.5, "network_evaluations": {"training": 6, "sampling": 1}, "steps": 3}
+    for name, content in (("args", {}), ("summary", summary)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    spent = {"training": 14, "upper": 5, "sampling": 3}
+    assert spent_of(cell) == {"seconds": 5.0, "cost": spent, "steps": 7}
 
 
 def test_a_report_without_results_is_one_line(tiny):
