@@ -22,7 +22,8 @@ def make_parser() -> cli.Parser:
     add("scale", "quick", f"size of the comparison. {text}", choices=list(SCALES))
     text = "number of seeds, counted from 0 (default: set by --scale)"
     add("seeds", None, text, type=cli.number(int, 1, 1000))
-    text = f"run only these methods (default: all); one or more of: {'; '.join(METHODS)}"
+    names = "; ".join(METHODS)
+    text = f"run only these methods (default: those of the scale); one or more of: {names}"
     add("methods", None, text, nargs="+", choices=list(METHODS), metavar="METHOD")
     text = (
         "run only this cell, a number of the list that --dry_run prints; --collect writes the table"
@@ -190,7 +191,7 @@ def places_of(args) -> Places:
 
 def cells_of(args, places: Places, images) -> list[Cell]:
     """The cells of --methods, for --seeds."""
-    methods = args.methods or list(METHODS)
+    methods = args.methods or SCALES[args.scale].rows or list(METHODS)
     seeds = range(args.seeds or SCALES[args.scale].seeds)
     return make_cells(args.scale, places, methods, seeds, images)
 

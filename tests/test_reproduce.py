@@ -29,7 +29,7 @@ from comparison.cells import (
 from comparison.jobs import slug
 from comparison.kept import Kept, read_tables, results_path
 from comparison.results import spent_of
-from comparison.scales import BILEVEL, METHODS, SCALES, Scale, merge
+from comparison.scales import BILEVEL, KEY_ROWS, METHODS, SCALES, Scale, merge
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("reproduce_*.md"))
@@ -178,6 +178,19 @@ def test_rows_of_more_seeds_than_the_scale_has_are_kept(tmp_path):
         write_csv(results_path(path, name), rows)
     kept = Kept(path, reproduce.every_cell("quick", Places(), path, images), cells[:1])
     assert not kept.changed and kept.merged("runs", []) == rows
+
+
+def test_a_scale_runs_its_own_rows_unless_others_are_named():
+    images = torch.zeros(50, 1, 8, 8)
+
+    def asked(*words):
+        args = reproduce.make_parser().parse_args(["--seeds", "1", *words])
+        cells = reproduce.cells_of(args, reproduce.places_of(args), images)
+        return tuple(cell.method for cell in cells)
+
+    assert asked("--scale", "fashion") == KEY_ROWS
+    assert asked("--scale", "fashion", "--methods", "tau 2") == ("tau 2",)
+    assert asked("--scale", "cpu") == tuple(METHODS)
 
 
 def test_a_report_takes_no_flag_of_a_run(tmp_path):
