@@ -113,8 +113,10 @@ def main(args) -> None:
             ]
             device = setup(first.device, first.cpu, first.threads)
             size = first.model_base_dim, first.timesteps, first.batch_size
-            rate = estimate.measure(images, *size, device, first.amp).passes
-            report.print_plan(costs, rate, torch.get_num_threads())
+            rate, projected = estimate.measure(images, *size, device, first.amp).passes, None
+            if SCALES[args.scale].for_gpu:
+                projected = estimate.H100 / estimate.operations_of_pass(images, *size[:2])
+            report.print_plan(costs, rate, torch.get_num_threads(), projected)
             return
         if not args.collect:
             ended = run_all(missing, args.jobs, passes, gpus_to_share(args.device))

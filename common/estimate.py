@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.data import to_unit
 from common.fast_layers import frozen
@@ -15,7 +16,10 @@ from common.tables import counted
 from common.training import denoising_step, make_optimizer
 from model import Diffusion
 from scheduler import Schedule
+from unet import UNet
 
+# float32 operations a second: a third of the peak without TF32, as small layers leave it
+H100 = 67e12 / 3
 LARGEST = 128 * 28 * 28 * 64  # pixels times channels of a timed batch: the published one
 STEPS = 2  # timed, after one that allocates
 
@@ -61,6 +65,14 @@ def measure(
             net(x0, torch.ones(1, dtype=torch.long, device=device)).sum().item()
 
     return Rates(*(seconds_of(work) / count for work in (train, sample)))
+
+
+def operations_of_pass(images: Tensor, base: int, timesteps: int) -> float:
+    """Floating-point operations of a forward pass, counted without computing one."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        net = UNet(base, timesteps=timesteps)
+        net(torch.zeros(1, 1, *images.shape[-2:]), torch.ones(1, dtype=torch.long))
+    return counter.get_total_flops()
 
 
 def seconds_of(work: Callable[[int], None]) -> float:

@@ -41,11 +41,15 @@ CAPTIONS = {
 
 
 def print_plan(
-    costs: list[tuple[int | None, str, int, int, bool]], rate: float, threads: int
+    costs: list[tuple[int | None, str, int, int, bool]],
+    rate: float,
+    threads: int,
+    projected: float | None = None,
 ) -> None:
     """The runs and how long each should take at `rate` forward passes a second.
 
-    Some have rows: they are made again where another cell begins with what they leave.
+    Some have rows: they are made again where another cell begins with what they leave. `projected`
+    is a rate on an H100.
     """
     for cell, method, seed, passes, has_rows in costs:
         cost = f"{passes:14,d} forward passes  {passes / rate / 60:8.1f} min"
@@ -55,6 +59,11 @@ def print_plan(
     hours = total / rate / 3600
     print(f"{len(costs)} runs, {total:,} forward passes, {hours:.1f} hours one after the other")
     print(f"at the rate of a few training steps timed here; threads of a run: {threads}")
+    if projected:
+        hours = total / projected / 3600
+        print(
+            f"projected for an H100 at a third of its float32 peak, not measured: {hours:.0f} hours"
+        )
 
 
 def write_page(csv_path: Path, page: str) -> Path:

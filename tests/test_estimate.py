@@ -3,8 +3,10 @@
 import pytest
 import torch
 from harness import Script
+from torch import nn
 
-from common.estimate import Rates, duration, measure, text
+from common.estimate import Rates, duration, measure, operations_of_pass, text
+from unet import UNet
 
 CPU = torch.device("cpu")
 
@@ -32,6 +34,24 @@ def test_a_training_step_costs_more_than_a_forward_pass():
 def test_a_huge_batch_of_a_wide_network_is_timed_on_a_part_of_it():
     images = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
     assert measure(images, 64, 10, 10**9, CPU, amp=False).training > 0
+
+
+def test_operations_are_twice_the_products_of_all_layers():
+    products = 0
+
+    def add(layer, inputs, output):
+        nonlocal products
+        if isinstance(layer, nn.ConvTranspose2d):
+            products += inputs[0].numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            products += output.numel() * layer.weight[0].numel()
+
+    net = UNet(8, timesteps=10).eval()
+    for layer in net.modules():
+        layer.register_forward_hook(add)
+    net(torch.zeros(1, 1, 16, 16), torch.ones(1, dtype=torch.long))
+    images = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
+    assert operations_of_pass(images, 8, 10) == 2 * products > 1e6
 
 
 def test_the_line_names_the_device_and_says_that_it_was_timed():

@@ -191,6 +191,8 @@ def test_a_scale_runs_its_own_rows_unless_others_are_named():
     assert asked("--scale", "fashion") == KEY_ROWS
     assert asked("--scale", "fashion", "--methods", "tau 2") == ("tau 2",)
     assert asked("--scale", "cpu") == tuple(METHODS)
+    left_out = set(METHODS) - set(asked("--scale", "paper"))  # its default has a hundred epochs
+    assert left_out == {f"{x}, 30 epochs" for x in ("default", "end 0.9", "schedule alone")}
 
 
 def test_a_report_takes_no_flag_of_a_run(tmp_path):
