@@ -19,11 +19,14 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser("Run the paper's comparison and write its table.")
     add = cli.adder(parser)
     text = "; ".join(f"{name}: {scale.meaning}" for name, scale in SCALES.items())
-    add("scale", "quick", f"size of the comparison. {text}", choices=list(SCALES))
+    add("scale", "quick", f"data and sizes of the comparison. {text}", choices=list(SCALES))
     text = "number of seeds, counted from 0 (default: set by --scale)"
     add("seeds", None, text, type=cli.number(int, 1, 1000))
     names = "; ".join(METHODS)
-    text = f"run only these methods (default: those of the scale); one or more of: {names}"
+    text = (
+        "run only these methods (default: those of the scale; with --collect, all); one or more "
+        f"of: {names}"
+    )
     add("methods", None, text, nargs="+", choices=list(METHODS), metavar="METHOD")
     text = (
         "run only this cell, a number of the list that --dry_run prints; --collect writes the table"
@@ -33,7 +36,8 @@ def make_parser() -> cli.Parser:
     text = "CPU threads of each run; 0: torch's default (default: set by --scale)"
     add("threads", None, text, type=cli.threads)
     add("device", "auto", "device of every run: auto, cpu, mps, cuda or cuda:N", type=cli.device)
-    add("data_dir", "data", "folder that contains MNIST/raw; MNIST is downloaded if it is missing")
+    text = "folder that contains MNIST/raw or FashionMNIST/raw; what is missing is downloaded"
+    add("data_dir", "data", text)
     add("runs_dir", "runs/reproduce", "folder for the runs of the comparison")
     text = "folder for the CSV file; the page and the figures are written next to it"
     add("results_dir", "docs/results", text)
@@ -103,7 +107,7 @@ def main(args) -> None:
         if kept.changed:
             text = f"{counted(kept.changed, 'cell')} with rows made with other flags"
             print(f"{path} has {text}, which go when it is written")
-        kept.lend_schedules(cells)
+        kept.offer_schedules(cells)
         missing = kept.missing(chosen(cells, args.cell))
         if args.dry_run:
             numbers = {place(cell): number for number, cell in enumerate(cells)}
@@ -115,7 +119,7 @@ def main(args) -> None:
             size = first.model_base_dim, first.timesteps, first.batch_size
             rate, projected = estimate.measure(images, *size, device, first.amp).passes, None
             if SCALES[args.scale].for_gpu:
-                projected = estimate.H100 / estimate.operations_of_pass(images, *size[:2])
+                projected = estimate.H100_ASSUMED / estimate.operations_of_pass(images, *size[:2])
             report.print_plan(costs, rate, torch.get_num_threads(), projected)
             return
         if not args.collect:
@@ -193,7 +197,8 @@ def places_of(args) -> Places:
 
 def cells_of(args, places: Places, images) -> list[Cell]:
     """The cells of --methods, for --seeds."""
-    methods = args.methods or SCALES[args.scale].rows or list(METHODS)
+    of_scale = not args.collect and SCALES[args.scale].rows
+    methods = args.methods or of_scale or list(METHODS)
     seeds = range(args.seeds or SCALES[args.scale].seeds)
     return make_cells(args.scale, places, methods, seeds, images)
 

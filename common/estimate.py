@@ -18,8 +18,8 @@ from model import Diffusion
 from scheduler import Schedule
 from unet import UNet
 
-# float32 operations a second: a third of the peak without TF32, as small layers leave it
-H100 = 67e12 / 3
+# float32 operations a second: a third of the peak without TF32, which no run has confirmed
+H100_ASSUMED = 67e12 / 3
 LARGEST = 128 * 28 * 28 * 64  # pixels times channels of a timed batch: the published one
 STEPS = 2  # timed, after one that allocates
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import checkpoint, cli
+from common.errors import read_json
 from common.exact_gradients import samplings_of_gradient
 from common.locate import ROOT
 from common.run import forward_passes
@@ -21,6 +22,7 @@ SCRIPTS = {
     "frozen": "train_mnist_bilevel_ZO",
     "search": "train_mnist_bayesian",
 }
+LENT_SCHEDULE = "lent_schedule.json"  # in a cell's folder, for the script to read
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,26 @@ class Cell(Job):
         self.flags = flags
         super().__init__(Path(places.runs_dir) / scale / f"{slug(method)}-seed{seed}")
         self.source: Cell | None = None  # the cell whose schedule this one trains with
-        self.source_row: dict[str, str] | None = None  # its row, where its run is not at hand
+        self.offered: dict[str, str] | None = None  # its row, where its run is not to be made
         self.network: Cell | None = None  # the cell whose network this one leaves as it is
 
     @property
     def kind(self) -> str:
         return METHODS[self.method].kind
+
+    @property
+    def source_row(self) -> dict[str, str] | None:
+        """The row whose schedule it trains with, in place of a run of `source`.
+
+        Once it has begun, its folder says so, whatever rows there are by then.
+        """
+        if not self.folder:
+            return self.offered
+        return read_json(self.lent) if self.lent.exists() else None
+
+    @property
+    def lent(self) -> Path:
+        return self.root / "lent_row.json"
 
     @property
     def begins_with(self) -> list["Cell"]:
@@ -86,25 +102,31 @@ class Cell(Job):
             return [script, "--resume", "latest", *places]
         flags = [*self.flags, *places]
         if self.source:
-            flags += ["--schedule_from", str(self.schedule_of_source())]
+            lent = self.root / LENT_SCHEDULE
+            file = lent if self.source_row else self.source.folder / "schedule.json"
+            flags += ["--schedule_from", str(file)]
         if self.network:
             flags += ["--freeze_network", "--ckpt", str(checkpoint.newest(self.network.folder))]
         return [script, *flags]
 
-    def schedule_of_source(self) -> Path:
-        """The file that its run left, or one with the schedule of its row."""
-        if not self.source_row:
-            return self.source.folder / "schedule.json"
-        path = self.root / "schedule_from.json"
-        checkpoint.write_json(path, json.loads(self.source_row["schedule"]))
-        return path
+    def prepare(self) -> None:
+        if self.folder:
+            return
+        if self.offered:
+            schedule = json.loads(self.offered["schedule"])
+            checkpoint.write_json(self.root / LENT_SCHEDULE, schedule)
+            checkpoint.write_json(self.lent, self.offered)
+        else:
+            self.lent.unlink(missing_ok=True)  # of a run that was moved away
 
     @property
     def command(self) -> str:
         """The command to paste into a shell, without the places of this machine."""
         flags = list(self.flags)
         if self.source:
-            flags += ["--schedule_from", shipped_schedule(self.source)]
+            # among the assets once `python -m assets.make --schedules` has shipped it
+            name = f"{self.source.scale}-{self.source.root.name}.json"
+            flags += ["--schedule_from", f"assets/schedules/{name}"]
         if self.network:
             flags += ["--freeze_network", "--ckpt", left_by(self.network)]
         return shlex.join(["python", f"{SCRIPTS[self.kind]}.py", *flags])
@@ -133,12 +155,6 @@ class Cell(Job):
 def script_of(kind: str):
     """The module of a script; its parser and its plan are the cell's."""
     return importlib.import_module(SCRIPTS[kind])
-
-
-def shipped_schedule(source: Cell) -> str:
-    """A schedule among the assets, or where a run of `source` leaves it."""
-    path = f"assets/schedules/{source.scale}-{source.root.name}.json"
-    return path if (ROOT / path).exists() else f"{left_by(source)}/schedule.json"
 
 
 def left_by(cell: Cell) -> str:

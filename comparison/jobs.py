@@ -30,6 +30,9 @@ class Job:
         """The jobs that must be done before it."""
         return ()
 
+    def prepare(self) -> None:
+        """Write what its command reads; called before it is run."""
+
     def argv(self) -> list[str]:
         """The script and its flags: a new run, or the one that was interrupted."""
         raise NotImplementedError

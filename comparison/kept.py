@@ -52,12 +52,12 @@ class Kept:
                     needed.setdefault(place(other), other)
         return list(needed.values())
 
-    def lend_schedules(self, cells: list[Cell]) -> None:
-        """A cell whose source has kept rows trains with the schedule in them."""
+    def offer_schedules(self, cells: list[Cell]) -> None:
+        """A cell whose source has kept rows trains with the schedule in them, if it is new."""
         rows = {_place(row): row for row in self.tables["runs"]}
         for cell in cells:
             if cell.source and self.holds(cell.source):
-                cell.source_row = rows[place(cell.source)]
+                cell.offered = rows[place(cell.source)]
 
     def replace(self, cells: list[Cell]) -> None:
         """The rows of these cells are written anew: none of theirs is kept, in any table."""

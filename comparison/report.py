@@ -6,7 +6,7 @@ from pathlib import Path
 from scipy.stats import ttest_rel, wilcoxon
 
 from common.families import NAMES
-from common.tables import fill, markdown, plus_minus
+from common.tables import counted, fill, markdown, plus_minus
 from comparison.kept import figure_path
 from comparison.learned import noise_table, terms_table
 from comparison.repeats import Pairs, drift_lines, pairs_of, repeats_table
@@ -49,7 +49,7 @@ def print_plan(
     """The runs and how long each should take at `rate` forward passes a second.
 
     Some have rows: they are made again where another cell begins with what they leave. `projected`
-    is a rate on an H100.
+    is the rate that an H100 may have.
     """
     for cell, method, seed, passes, has_rows in costs:
         cost = f"{passes:14,d} forward passes  {passes / rate / 60:8.1f} min"
@@ -57,12 +57,14 @@ def print_plan(
         print(f"cell {'–' if cell is None else cell:>3}  {method:36s} seed {seed}  {cost}{note}")
     total = sum(passes for *_, passes, _ in costs)
     hours = total / rate / 3600
-    print(f"{len(costs)} runs, {total:,} forward passes, {hours:.1f} hours one after the other")
+    runs = counted(len(costs), "run")
+    print(f"{runs}, {total:,} forward passes, {hours:.1f} hours one after the other")
     print(f"at the rate of a few training steps timed here; threads of a run: {threads}")
     if projected:
         hours = total / projected / 3600
         print(
-            f"projected for an H100 at a third of its float32 peak, not measured: {hours:.0f} hours"
+            f"on an H100, if it runs at a third of its float32 peak: {hours:.0f} hours, without "
+            "the judging; a projection, which no run has confirmed"
         )
 
 

@@ -114,6 +114,13 @@ def check_same(cell: Cell) -> dict:
     from_elsewhere |= {"ckpt"} if cell.network else set()
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
+    if cell.source and not cell.source_row:
+        schedules = (read_json(c.folder / "schedule.json") for c in (cell, cell.source))
+        if len({json.dumps(schedule) for schedule in schedules}) > 1:
+            raise Stop(
+                f"{cell.folder}: trained with another schedule than {cell.source.folder} has; move "
+                "it away, and the same command makes it anew"
+            )
     return about
 
 

@@ -97,6 +97,7 @@ class Runs:
         refuse_links(cell.root)
         _wait_until_free(cell)
         child = str(ROOT / "comparison" / "child.py")
+        cell.prepare()
         command = [sys.executable, child, str(os.getpid()), *cell.argv()]
         gpu, environment = self.free_gpu(), dict(os.environ)
         if gpu is not None:

@@ -96,7 +96,7 @@ METHODS = {
     ),
 }
 
-# the rows that answer the plan's questions, on images on which not all can be run
+# the rows behind the main results, for images on which not all can be run
 KEY_ROWS = (
     "default",
     "end 0.98",
@@ -106,8 +106,8 @@ KEY_ROWS = (
     "exact, late, no clipping",
 )
 
-# the rows of as many epochs as the scale has, where thirty are not many
-OF_ITS_EPOCHS = tuple(name for name in METHODS if not name.endswith("30 epochs"))
+# where the scale's own epochs are no fewer, or nearly as many
+WITHOUT_30_EPOCHS = tuple(name for name in METHODS if not name.endswith("30 epochs"))
 
 CPU = Scale(
     "MNIST at 8x8, 16 channels, six epochs: minutes a run on a core",
@@ -136,7 +136,7 @@ SCALES = {
     ),
     "cpu": CPU,
     "cpu16": CPU._replace(
-        meaning="MNIST at 16x16, ten epochs, otherwise as cpu: a quarter of an hour a run",
+        meaning="MNIST at 16x16, ten epochs, otherwise as cpu: half an hour a run on a core",
         seeds=3,
         shared=f"{CPU.shared} --image_size 16",
         train=f"{CPU.train} --epochs 10",
@@ -151,7 +151,7 @@ SCALES = {
         rows=KEY_ROWS,
     ),
     "gpu": Scale(
-        "MNIST, the whole network, fewer epochs than the paper: hours on a GPU",
+        "MNIST, the whole network, fewer epochs than the paper, for a GPU",
         seeds=3,
         shared="",
         train="--epochs 20 --fid_samples 0",
@@ -160,11 +160,11 @@ SCALES = {
         coupled="--update_every 100",
         late="--initial_epoch 16 --zo_samples 256",
         chains=(5, 10, 20, 50, 100),
-        rows=OF_ITS_EPOCHS,
+        rows=WITHOUT_30_EPOCHS,
         for_gpu=True,
     ),
     "paper": Scale(
-        "MNIST, the published epochs and flags: days on a GPU",
+        "MNIST, the published epochs and flags, for a GPU",
         seeds=3,
         shared="",
         train="--fid_samples 0",
@@ -173,7 +173,7 @@ SCALES = {
         late="--zo_samples 256",
         trials=15,  # the published number, whatever the bilevel run costs
         chains=(5, 10, 20, 50, 100),
-        rows=OF_ITS_EPOCHS,
+        rows=WITHOUT_30_EPOCHS,
         for_gpu=True,
     ),
 }

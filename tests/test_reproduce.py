@@ -28,7 +28,7 @@ from comparison.cells import (
 )
 from comparison.jobs import slug
 from comparison.kept import Kept, read_tables, results_path
-from comparison.results import spent_of
+from comparison.results import check_same, spent_of
 from comparison.scales import BILEVEL, KEY_ROWS, METHODS, SCALES, Scale, merge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,8 +86,8 @@ def check_command(command):
     assert python == "python" and len(set(flags)) == len(flags), command
     for flag in {"--schedule_from", "--ckpt"} & set(flags):
         i = tokens.index(flag)
-        if not (ROOT / tokens[i + 1]).exists():  # only a run of the comparison leaves it
-            assert tokens[i + 1].startswith("runs/reproduce/"), command
+        if not (ROOT / tokens[i + 1]).exists():  # a run of the comparison leaves it, or its row
+            assert tokens[i + 1].startswith(("runs/reproduce/", "assets/schedules/")), command
             tokens[i : i + 2] = [flag, str(ROOT / "assets/mnist.pt")] if flag == "--ckpt" else []
     kind = {f"{name}.py": kind for kind, name in SCRIPTS.items()}[script]
     module = script_of(kind)
@@ -102,6 +102,8 @@ def test_every_command_of_a_page_can_be_pasted_into_a_shell(page):
     assert len(commands) == len(read_text_csv(ROOT / "docs" / "results" / f"{page.stem}_runs.csv"))
     for command in commands:
         check_command(command)
+        schedules = re.findall(r"--schedule_from (\S+)", command)
+        assert all((ROOT / schedule).exists() for schedule in schedules)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,7 @@ def test_a_scale_runs_its_own_rows_unless_others_are_named():
 
     assert asked("--scale", "fashion") == KEY_ROWS
     assert asked("--scale", "fashion", "--methods", "tau 2") == ("tau 2",)
+    assert asked("--scale", "fashion", "--collect") == tuple(METHODS)  # of what has been run
     assert asked("--scale", "cpu") == tuple(METHODS)
     left_out = set(METHODS) - set(asked("--scale", "paper"))  # its default has a hundred epochs
     assert left_out == {f"{x}, 30 epochs" for x in ("default", "end 0.9", "schedule alone")}
@@ -336,19 +339,52 @@ def test_a_schedule_in_a_kept_row_is_trained_with_where_its_run_is_not_at_hand(t
     write_csv(results_path(path, "runs"), [row])
     kept = Kept(path, [source, cell], [cell])
     assert [c.method for c in kept.missing([cell])] == ["exact", "exact's schedule, anew"]
-    kept.lend_schedules([cell])
+    kept.offer_schedules([cell])
     assert kept.missing([cell]) == [cell] and cell.ready
     cell.root.mkdir(parents=True)
+    cell.prepare()
     flags = dict(itertools.pairwise(cell.argv()))
     assert json.loads(Path(flags["--schedule_from"]).read_text()) == schedule
 
-    folder = cell.root / "00000-train-seed0"
-    folder.mkdir()
-    summary = {"seconds": 1.5, "network_evaluations": {"training": 6, "sampling": 1}, "steps": 3}
-    for name, content in (("args", {}), ("summary", summary)):
+    # once it is done, whatever rows there are
+    leave_run(cell, {"seconds": 1.5, "network_evaluations": {"training": 6}, "steps": 3})
+    results_path(path, "runs").unlink()
+    (again,) = make_cells("quick", places, ["exact's schedule, anew"], [0], images)
+    spent = {"training": 14, "upper": 5, "sampling": 2}
+    assert spent_of(again) == {"seconds": 5.0, "cost": spent, "steps": 7} and again.ready
+
+
+def leave_run(cell, summary, **files):
+    folder = cell.root / f"00000-{cell.kind}-seed{cell.seed}"
+    folder.mkdir(parents=True)
+    for name, content in {"args": {}, "summary": summary, **files}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    spent = {"training": 14, "upper": 5, "sampling": 3}
-    assert spent_of(cell) == {"seconds": 5.0, "cost": spent, "steps": 7}
+
+
+def test_a_run_with_a_schedule_that_its_source_no_longer_has_is_refused(tmp_path):
+    images, places = torch.zeros(50, 1, 8, 8), Places(runs_dir=str(tmp_path))
+    (cell,) = make_cells("quick", places, ["exact's schedule, anew"], [0], images)
+    leave_run(cell, {}, args={"arguments": {}}, schedule={"end": 0.7})
+    leave_run(cell.source, {}, schedule={"end": 0.7})
+    assert check_same(cell) == {"arguments": {}}
+    (cell.source.folder / "schedule.json").write_text('{"end": 0.8}')
+    with pytest.raises(errors.Stop, match=r"another schedule than .*exact-seed0"):
+        check_same(cell)
+
+
+def test_a_plan_leaves_out_a_source_whose_rows_are_kept(tmp_path, capsys):
+    """But for --fresh, which takes none of the rows that it makes anew."""
+    places, images = Places(device="cpu"), torch.zeros(50, 1, 8, 8)
+    (source,) = make_cells("quick", places, ["exact"], [0], images)
+    place = {"method": "exact", "seed": "0"}
+    write_csv(tmp_path / "reproduce_quick.csv", [place])
+    write_csv(tmp_path / "reproduce_quick_runs.csv", [{**place, "command": source.command}])
+    words = ["--dry_run", "--seeds", "1", "--device", "cpu", "--results_dir", str(tmp_path)]
+    words += ["--runs_dir", str(tmp_path / "runs")]
+    method = "exact's schedule, anew"
+    for asked, planned in (([method], "1 run"), (["exact", method, "--fresh"], "2 runs")):
+        reproduce.main(reproduce.make_parser().parse_args([*words, "--methods", *asked]))
+        assert f"\n{planned}, " in capsys.readouterr().out
 
 
 def test_a_report_without_results_is_one_line(tiny):
