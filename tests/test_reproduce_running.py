@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ import torch
 from common import machine
 from common.tables import read_text_csv
 from comparison import running
+from comparison.jobs import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG = """
@@ -157,10 +157,12 @@ def test_runs_share_the_cards_of_a_machine(monkeypatch, tmp_path):
             return None
 
     monkeypatch.setattr(running.subprocess, "Popen", Process)
-    cells = [
-        SimpleNamespace(root=tmp_path / str(i), folder=None, argv=list, done=False)
-        for i in range(4)
-    ]
+
+    class Nothing(Job):
+        def argv(self):
+            return []
+
+    cells = [Nothing(tmp_path / str(i)) for i in range(4)]
     runs = running.Runs(["2", "5"])
     for cell in cells[:3]:
         runs.start(cell)
