@@ -4,10 +4,12 @@ Shape contract: images are (N, 1, S, S), uint8 in 0..255 at rest and float32 in 
 else; `to_unit` and `to_pixels` are the only two places that convert.
 """
 
+import gzip
 import hashlib
 import shutil
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -103,13 +105,16 @@ def to_pixels(x: torch.Tensor) -> torch.Tensor:
 def _read_idx(dataset, data_dir, split, what):
     entry = DATASETS[dataset]
     path = Path(data_dir) / entry.folder / "raw" / idx_file(split, what)
+    expected = entry.sha256[split, what]
     if not path.is_file():
+        raw = _unpacked(path.with_name(f"{path.name}.gz"))
+        if raw is not None and hashlib.sha256(raw).hexdigest() == expected:
+            return raw
         _download(dataset, data_dir, path)
     try:
         raw = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise Stop(f"{path}: cannot be read ({error.strerror}); see --data_dir") from None
-    expected = entry.sha256[split, what]
     if hashlib.sha256(raw).hexdigest() != expected:
         raise Stop(
             f"{path}: not the file of {entry.folder}, whose SHA-256 is {expected[:16]}…: damaged, "
@@ -117,6 +122,13 @@ def _read_idx(dataset, data_dir, split, what):
             "files of your own with --dataset folder"
         )
     return raw
+
+
+def _unpacked(archive):
+    try:
+        return np.frombuffer(bytearray(gzip.decompress(archive.read_bytes())), dtype=np.uint8)
+    except (OSError, EOFError, zlib.error):  # none there, or a damaged one
+        return None
 
 
 def _download(dataset, data_dir, path):

@@ -1,5 +1,6 @@
 """The data: whole or refused, split without overlap, dealt out in batches without a state."""
 
+import gzip
 import random
 import shutil
 from http.client import IncompleteRead
@@ -118,6 +119,22 @@ def test_a_download_is_put_in_its_place_file_by_file(mnist_dir, tmp_path, monkey
     assert len(Source("mnist", str(tmp_path / "new")).labels("test")) == 10000
     assert seen == [["some.gz"], False]
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["MNIST"]
+
+
+def test_an_archive_is_read_where_it_lies_unless_it_is_damaged(mnist_dir, tmp_path, monkeypatch):
+    content = (Path(mnist_dir) / "MNIST" / "raw" / LABELS).read_bytes()
+    archive = folder_with(tmp_path, mnist_dir) / f"{LABELS}.gz"
+    source = Source("mnist", str(tmp_path))
+    archive.write_bytes(gzip.compress(content))
+    assert torch.equal(source.labels("test"), Source("mnist", str(mnist_dir)).labels("test"))
+    assert not archive.with_suffix("").exists()
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda *_, **__: None)
+    packed = archive.read_bytes()
+    for damaged in (packed[:-100], packed[:50] + b"x" + packed[51:], gzip.compress(bytes(9)), b""):
+        archive.write_bytes(damaged)
+        with pytest.raises(Stop, match=rf"{LABELS}: still missing"):
+            source.labels("test")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
