@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.datasets import DATASETS, idx_file, side_of
+from common.datasets import DATASETS, archive_of, idx_file, side_of
 from common.errors import Stop
 from common.machine import stream
 
@@ -107,7 +107,7 @@ def _read_idx(dataset, data_dir, split, what):
     path = Path(data_dir) / entry.folder / "raw" / idx_file(split, what)
     expected = entry.sha256[split, what]
     if not path.is_file():
-        raw = _unpacked(path.with_name(f"{path.name}.gz"))
+        raw = _unpacked(archive_of(path))
         if raw is not None and hashlib.sha256(raw).hexdigest() == expected:
             return raw
         _download(dataset, data_dir, path)

@@ -4,6 +4,7 @@ Plain Python, for -h to answer at once; common/data.py reads the files.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -65,6 +66,11 @@ def idx_file(split: str, what: str) -> str:
     """The name of an IDX file, the same for every data set of that form."""
     prefix = "train" if split == "train" else "t10k"
     return f"{prefix}-{what}-idx{DIMENSIONS[what]}-ubyte"
+
+
+def archive_of(file: Path) -> Path:
+    """The packed file beside it, which is read where the file itself is missing."""
+    return file.with_name(f"{file.name}.gz")
 
 
 def side_of(dataset: str, image_size: int | None) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from common.datasets import DATASETS, check_size, idx_file, side_of
+from common.datasets import DATASETS, archive_of, check_size, idx_file, side_of
 from common.families import (
     FAMILIES,
     KNOTS,
@@ -69,7 +69,7 @@ def check_data(args) -> None:
         return
     for split, what in DATASETS[args.dataset].sha256:
         path = Path(args.data_dir) / name / "raw" / idx_file(split, what)
-        if not path.is_file():
+        if not (path.is_file() or archive_of(path).is_file()):
             raise ValueError(f"{path}: no such file; --data_dir names the folder with {name}/raw")
 
 

@@ -114,7 +114,7 @@ def check_same(cell: Cell) -> dict:
     from_elsewhere |= {"ckpt"} if cell.network else set()
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
-    if cell.source and not cell.source_row:
+    if cell.source and cell.source.done:  # which may have been made anew since
         schedules = (read_json(c.folder / "schedule.json") for c in (cell, cell.source))
         if len({json.dumps(schedule) for schedule in schedules}) > 1:
             raise Stop(

@@ -136,7 +136,7 @@ SCALES = {
     ),
     "cpu": CPU,
     "cpu16": CPU._replace(
-        meaning="MNIST at 16x16, ten epochs, otherwise as cpu: half an hour a run on a core",
+        meaning="MNIST at 16x16, ten epochs, otherwise as cpu: fifteen minutes or more a run",
         seeds=3,
         shared=f"{CPU.shared} --image_size 16",
         train=f"{CPU.train} --epochs 10",

@@ -313,11 +313,11 @@ def moved(tmp_path, monkeypatch):
     (folder / "args.json").write_text(json.dumps({**content, "arguments": {"data_dir": "data"}}))
     monkeypatch.chdir(tmp_path)
 
-    def parse(place, *argv):
+    def parse(place, *argv, ending=""):
         raw = tmp_path / place / "MNIST" / "raw"
         raw.mkdir(parents=True)
         for split, what in product(("train", "test"), ("images", "labels")):
-            (raw / idx_file(split, what)).touch()
+            (raw / f"{idx_file(split, what)}{ending}").touch()
         return cli.parse(make_parser(), "train", check, ["--resume", str(folder), *argv]).data_dir
 
     return parse
@@ -329,6 +329,7 @@ def test_data_are_found_from_another_folder(moved, tmp_path):
 
 def test_data_may_have_moved(moved, capsys):
     assert moved("new", "--data_dir", "new") == "new"
+    assert moved("packed", "--data_dir", "packed", ending=".gz") == "packed"
     with pytest.raises(SystemExit):
         moved("third")
     assert "--data_dir names the folder" in capsys.readouterr().err
