@@ -22,7 +22,8 @@ SCRIPTS = {
     "frozen": "train_mnist_bilevel_ZO",
     "search": "train_mnist_bayesian",
 }
-LENT_SCHEDULE = "lent_schedule.json"  # in a cell's folder, for the script to read
+# in a cell's folder: the row of another whose schedule it trains with, and for the script that
+LENT_ROW, LENT_SCHEDULE = "lent_row.json", "lent_schedule.json"
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,8 @@ class Cell(Job):
         """
         if not self.folder:
             return self.offered
-        return read_json(self.lent) if self.lent.exists() else None
-
-    @property
-    def lent(self) -> Path:
-        return self.root / "lent_row.json"
+        lent = self.root / LENT_ROW
+        return read_json(lent) if lent.exists() else None
 
     @property
     def begins_with(self) -> list["Cell"]:
@@ -115,9 +113,9 @@ class Cell(Job):
         if self.offered:
             schedule = json.loads(self.offered["schedule"])
             checkpoint.write_json(self.root / LENT_SCHEDULE, schedule)
-            checkpoint.write_json(self.lent, self.offered)
+            checkpoint.write_json(self.root / LENT_ROW, self.offered)
         else:
-            self.lent.unlink(missing_ok=True)  # of a run that was moved away
+            (self.root / LENT_ROW).unlink(missing_ok=True)  # of a run that was moved away
 
     @property
     def command(self) -> str:

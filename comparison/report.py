@@ -5,6 +5,7 @@ from pathlib import Path
 
 from scipy.stats import ttest_rel, wilcoxon
 
+from common.estimate import duration
 from common.families import NAMES
 from common.tables import counted, fill, markdown, plus_minus
 from comparison.kept import figure_path
@@ -61,10 +62,9 @@ def print_plan(
     print(f"{runs}, {total:,} forward passes, {hours:.1f} hours one after the other")
     print(f"at the rate of a few training steps timed here; threads of a run: {threads}")
     if projected:
-        hours = total / projected / 3600
         print(
-            f"on an H100, if it runs at a third of its float32 peak: {hours:.0f} hours, without "
-            "the judging; a projection, which no run has confirmed"
+            f"on an H100, if it runs at a third of its float32 peak: {duration(total / projected)}, "
+            "without the judging; a projection, which no run has confirmed"
         )
 
 

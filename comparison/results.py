@@ -115,8 +115,8 @@ def check_same(cell: Cell) -> dict:
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
     if cell.source and cell.source.done:  # which may have been made anew since
-        schedules = (read_json(c.folder / "schedule.json") for c in (cell, cell.source))
-        if len({json.dumps(schedule) for schedule in schedules}) > 1:
+        own, learned = (read_json(c.folder / "schedule.json") for c in (cell, cell.source))
+        if own != learned:
             raise Stop(
                 f"{cell.folder}: trained with another schedule than {cell.source.folder} has; move "
                 "it away, and the same command makes it anew"
@@ -132,8 +132,7 @@ def spent_of(cell: Cell) -> dict:
     steps = summary.get("steps") or cost["training"] // cell.parsed().batch_size
     spent = {"seconds": summary["seconds"], "cost": cost, "steps": steps}
     before = [spent_of(earlier) for earlier in cell.begins_with]
-    if cell.source_row:
-        before.append(spent_in(cell.source_row))
+    before += [spent_in(cell.source_row)] if cell.source_row else []
     for earlier in before:
         spent = {name: value + earlier[name] for name, value in spent.items()}
     return spent

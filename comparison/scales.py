@@ -20,7 +20,7 @@ class Scale(NamedTuple):
     chains: tuple[int, ...] = ()  # DDIM steps in which it is judged too
     chain_images: int = 2000  # on so many images
     rows: tuple[str, ...] = ()  # the methods that are run unless others are named; (): all
-    for_gpu: bool = False
+    for_gpu: bool = False  # its plan projects the hours of an H100
 
 
 class Method(NamedTuple):
