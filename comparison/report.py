@@ -62,8 +62,9 @@ def print_plan(
     print(f"{runs}, {total:,} forward passes, {hours:.1f} hours one after the other")
     print(f"at the rate of a few training steps timed here; threads of a run: {threads}")
     if projected:
+        length = duration(total / projected)
         print(
-            f"on an H100, if it runs at a third of its float32 peak: {duration(total / projected)}, "
+            f"on an H100, if it runs at a third of its float32 peak: {length}, "
             "without the judging; a projection, which no run has confirmed"
         )
 

@@ -115,8 +115,8 @@ def check_same(cell: Cell) -> dict:
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
     if cell.source and cell.source.done:  # which may have been made anew since
-        own, learned = (read_json(c.folder / "schedule.json") for c in (cell, cell.source))
-        if own != learned:
+        trained, learned = (read_json(c.folder / "schedule.json") for c in (cell, cell.source))
+        if trained != learned:
             raise Stop(
                 f"{cell.folder}: trained with another schedule than {cell.source.folder} has; move "
                 "it away, and the same command makes it anew"
