@@ -103,17 +103,23 @@ def main(args) -> None:
         def passes(cell: Cell) -> int:
             return forward_passes(cell.cost(images))
 
-        kept = Kept(path, every_cell(args.scale, places, path, images), cells, args.fresh)
+        def kept_now() -> Kept:
+            return Kept(path, every_cell(args.scale, places, path, images), cells, args.fresh)
+
+        kept = kept_now()
         if kept.changed:
             text = f"{counted(kept.changed, 'cell')} with rows made with other flags"
             print(f"{path} has {text}, which go when it is written")
         kept.offer_schedules(cells)
-        missing = kept.missing(chosen(cells, args.cell))
+        asked = chosen(cells, args.cell)
+        missing = kept.missing(asked)
         if args.dry_run:
             numbers = {place(cell): number for number, cell in enumerate(cells)}
             # what a cell of --methods begins with may be none of them, and has no number
             costs = [
-                (numbers.get(place(c)), c.method, c.seed, passes(c), kept.holds(c)) for c in missing
+                (numbers.get(place(c)), c.method, c.seed, passes(c), kept.holds(c))
+                for c in missing
+                if not c.done
             ]
             device = setup(first.device, first.cpu, first.threads)
             size = first.model_base_dim, first.timesteps, first.batch_size
@@ -127,10 +133,12 @@ def main(args) -> None:
             failed = ended.failed
             if ended.taken or args.cell is not None:
                 report_missing(failed)
-                print(why_not_judged(len(ended.taken), path if not missing else None))
+                known = all(map(kept.has_rows, asked))
+                print(why_not_judged(len(ended.taken), path if known else None))
                 return
         with judging_alone(Path(places.runs_dir) / args.scale):
-            write_results(args, path, cells, kept)
+            # other processes may have added rows to the files since
+            write_results(args, path, cells, kept_now())
     if not first_path.exists():
         raise Stop(f"{first_path}: no results yet; run without --report first", code=2)
     write_report(args.scale, first_path)
@@ -167,7 +175,7 @@ def chosen(cells: list[Cell], number: int | None) -> list[Cell]:
 def why_not_judged(taken: int, path: Path | None) -> str:
     """What a process says that leaves the judging to another; `path` has all that it was to run."""
     if path:
-        return f"nothing to run: {path} has the rows; --fresh runs the cell again"
+        return f"nothing to run: {path} has the rows; --fresh makes them anew"
     if taken:
         return f"not judged yet; cells that other processes run: {taken}"
     return "not judged yet; --collect judges the runs and writes the table"
@@ -205,12 +213,16 @@ def cells_of(args, places: Places, images) -> list[Cell]:
 
 def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     """A row a cell, a row a point of the curves, and the samples of one seed."""
-    done = [cell for cell in cells if cell.done]
+    # with the run that it begins with at hand, whose cost is a part of its own
+    done = [cell for cell in cells if cell.done and cell.ready]
+    for cell in cells:
+        if cell.done and not cell.ready:
+            print(f"{cell.folder}: not judged, since the run that it begins with is not at hand")
     kept.replace(done)
     if not done and not kept.places:
         folder = f"{places_of(args).runs_dir}/{args.scale}"
         raise Stop(f"no run came to its end; see {folder}/*/output.txt")
-    runs, scores = results.rows_of(done, args.jobs)
+    runs, scores = results.rows_of(done)
     tables = {"": scores, "runs": runs}
     if not args.again:
         tables |= {"curves": results.curves(done), "slopes": results.slopes(done)}
@@ -241,6 +253,8 @@ def write_report(scale: str, path: Path) -> None:
     for name, plot in (("curves", pictures.plot_curves), ("slopes", pictures.plot_slopes)):
         if tables[name]:
             plot(figure_path(path, name), tables[name])
+        else:  # one that is there is of runs that have been replaced
+            figure_path(path, name).unlink(missing_ok=True)
     if SCALES[scale].chains:
         pictures.plot_steps(figure_path(path, "steps"), tables[""])
     pictures.plot_learned(figure_path(path, "schedules"), tables["runs"])

@@ -33,7 +33,7 @@ def make_parser() -> cli.Parser:
     add("weight_decay", 0.02, "weight decay of AdamW", type=cli.number(float, 0))
     add = cli.adder(parser, "runtime")
     add("seed", 0, "seed of weights, order and distortions", type=int)
-    add("device", "cpu", "cpu or cuda", type=cli.device)
+    add("device", "cpu", "cpu or cuda", type=cli.named_device)
     add("threads", 0, "CPU threads; 0: torch's default", type=cli.threads)
     text = "path to write, without .pt and .json (default: where the judges look for it)"
     cli.adder(parser, "output")("out", None, text)

@@ -17,7 +17,7 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m benchmarks.bench"
     add = cli.adder(parser)
-    add("device", "cpu", "cpu or cuda", type=cli.device)
+    add("device", "cpu", "cpu or cuda", type=cli.named_device)
     add("threads", 1, "CPU threads", type=cli.threads_given)
     add("repeats", 3, "measurements of each side, in turn", type=cli.count)
     add("base", 64, "channels of the network", type=cli.count)

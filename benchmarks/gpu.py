@@ -17,7 +17,7 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m benchmarks.gpu"
     add = cli.adder(parser)
-    add("device", "cuda", "cuda or cuda:N", type=cli.device)
+    add("device", "cuda", "cuda or cuda:N", type=cli.named_device)
     add("seconds", SECONDS, "no setting is begun later than this", type=cli.count)
     add("rehearse", False, "run the same code, tiny, on the CPU", action="store_true")
     return parser

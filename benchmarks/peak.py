@@ -16,7 +16,7 @@ def make_parser() -> cli.Parser:
     parser.prog = "python -m benchmarks.peak"
     parser.add_argument("kind", choices=KINDS, help="what to run twice")
     add = cli.adder(parser)
-    add("device", "cpu", "cpu or cuda", type=cli.device)
+    add("device", "cpu", "cpu or cuda", type=cli.named_device)
     add("threads", 1, "CPU threads", type=cli.threads_given)
     add("base", 64, "channels of the network", type=cli.count)
     add("batch_size", 128, "images per training step", type=cli.count)

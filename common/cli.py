@@ -136,6 +136,13 @@ def device(text):
     return text
 
 
+def named_device(text):
+    """An argparse type: a torch device that is not left to the machine."""
+    if device(text) == "auto":
+        raise argparse.ArgumentTypeError("name one device: cpu, mps, cuda or cuda:N")
+    return text
+
+
 MANY = 10**9  # a larger count is a slip, and no memory or loop is made for it
 count = number(int, 1, MANY)
 count_or_none = number(int, 0, MANY)

@@ -73,8 +73,9 @@ def judge_again(args) -> None:
         raise Stop("--inception_weights requires --extractor inception", code=2)
     if "data_dir" not in given:
         check_place(flags)
-    if "eta" in given and flags["sampler"] == "ddpm":
-        raise Stop("--eta: the run samples with --sampler ddpm, whose eta is 1", code=2)
+    for name, fixed in (("eta", "eta is 1"), ("backward_steps", "steps are all T")):
+        if name in given and flags["sampler"] == "ddpm":
+            raise Stop(f"--{name}: the run samples with --sampler ddpm, whose {fixed}", code=2)
     if flags["backward_steps"] > flags["timesteps"]:
         raise Stop(
             f"--backward_steps {flags['backward_steps']} exceeds the run's T = "

@@ -66,6 +66,8 @@ def export_schedule(args) -> None:
         schedule = Schedule.load(args.run)
     except ValueError as error:
         raise Stop(str(error), code=2) from None
+    if args.folder and (Path(args.folder) / portable.CONFIG).exists():
+        raise Stop(f"{args.folder}: the export of a network; name another folder", code=2)
     settings = args.steps or min(DEFAULT_STEPS, schedule.timesteps), args.tau_type or "linear"
     write_steps(args.folder, Diffusion(schedule), *settings, clip=True)
 

@@ -1,5 +1,6 @@
 """Where a run comes from: arguments, command, commit, versions, machine. It is written first."""
 
+import hashlib
 import os
 import platform
 import shlex
@@ -79,3 +80,8 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return head.strip() + ("+" if dirty.strip() else "")
+
+
+def digest(path: Path) -> str:
+    """To know a file again."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,6 +11,7 @@ from common import checkpoint, cli
 from common.errors import read_json
 from common.exact_gradients import samplings_of_gradient
 from common.locate import ROOT
+from common.provenance import digest
 from common.run import forward_passes
 from common.training import EmaRule
 from comparison.jobs import Job, slug
@@ -24,6 +25,7 @@ SCRIPTS = {
 }
 # in a cell's folder: the row of another whose schedule it trains with, and for the script that
 LENT_ROW, LENT_SCHEDULE = "lent_row.json", "lent_schedule.json"
+NETWORK = "network.json"  # in a frozen run's: which network it leaves as it is
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,21 @@ class Cell(Job):
         return [script, *flags]
 
     def prepare(self) -> None:
-        if self.folder:
+        if self.network:
+            checkpoint.write_json(self.root / NETWORK, self.network_now)
+        elif self.folder:
             return
-        if self.offered:
+        elif self.offered:
             schedule = json.loads(self.offered["schedule"])
             checkpoint.write_json(self.root / LENT_SCHEDULE, schedule)
             checkpoint.write_json(self.root / LENT_ROW, self.offered)
         else:
             (self.root / LENT_ROW).unlink(missing_ok=True)  # of a run that was moved away
+
+    @property
+    def network_now(self) -> dict[str, str]:
+        """The network that it leaves as it is, to know it again."""
+        return {"sha256": digest(checkpoint.newest(self.network.folder))}
 
     @property
     def command(self) -> str:
@@ -181,8 +190,6 @@ def make_cell(
         parts.append(f"--search_seed {seed + 42}")
     if budget and method.equal == "passes":
         parts.append(f"--epochs {budget.epochs}")
-    if places.threads is not None:
-        parts.append(f"--threads {places.threads}")
     of_search = method.schedule_from and METHODS[method.schedule_from].kind == "search"
     # the seed of the search would make the chosen trial again
     own_seed = seed + NEW_SEED if of_search else seed

@@ -33,15 +33,24 @@ class Kept:
         judged = {_place(row) for row in self.tables[""]}
         commands = {_place(row): row["command"] for row in self.tables["runs"]}
         known = {place(cell): cell for cell in scale if place(cell) in judged & set(commands)}
-        self.places = {p for p, cell in known.items() if commands[p] == cell.command}
+
+        def as_made(cell: Cell | None) -> bool:
+            """Whether its row, if it has one, was made with its flags."""
+            return not cell or commands.get(place(cell), cell.command) == cell.command
+
+        # a row is no longer of its cell, either, when what the cell begins with has other flags
+        self.places = {p for p, c in known.items() if all(map(as_made, (c, c.source, c.network)))}
         done = {place(cell) for cell in asked if cell.done}
         of_other_flags = (judged | set(commands)) - self.places - done
         self.changed = len(of_other_flags)
         every = dict.fromkeys(map(place, [*scale, *asked]))
         self.order = {cell: i for i, cell in enumerate(every)}
 
+    def has_rows(self, cell: Cell) -> bool:
+        return place(cell) in self.places - self.unwanted
+
     def holds(self, cell: Cell) -> bool:
-        return place(cell) in self.places - self.unwanted and not cell.done
+        return self.has_rows(cell) and not cell.done
 
     def missing(self, cells: list[Cell]) -> list[Cell]:
         """The cells to run, with those that they begin with."""

@@ -135,9 +135,7 @@ def facts(scale: str, meaning: str, runs: list[dict], scores: list[dict]) -> str
         return "; ".join(sorted({row[column] for row in rows}))
 
     machines = sorted({
-        f"{r['device']} ({r['processor']}), threads of a run: {r['threads']}, "
-        f"runs in parallel: {r['jobs']}"
-        for r in runs
+        f"{r['device']} ({r['processor']}), threads of a run: {r['threads']}" for r in runs
     })  # fmt: skip
     most = max(int(row["n"]) for row in scores)
     first = [row for row in scores if int(row["n"]) == most]

@@ -17,7 +17,7 @@ from common.run import forward_passes
 from common.sampling import SamplerSettings, load_sampler
 from common.scores import COLUMNS, JUDGES_COLUMNS
 from common.tables import read_text_csv
-from comparison.cells import Cell
+from comparison.cells import NETWORK, Cell
 from comparison.jobs import check_flags
 from comparison.scales import SCALES
 from search.ledger import Ledger
@@ -114,6 +114,12 @@ def check_same(cell: Cell) -> dict:
     from_elsewhere |= {"ckpt"} if cell.network else set()
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
+    noted = cell.root / NETWORK
+    if cell.network and noted.exists() and read_json(noted) != cell.network_now:
+        raise Stop(
+            f"{cell.folder}: learned for another network than {cell.network.folder} has; move it "
+            "away, and the same command makes it anew"
+        )
     if cell.source and cell.source.done:  # which may have been made anew since
         trained, learned = (read_json(c.folder / "schedule.json") for c in (cell, cell.source))
         if trained != learned:
@@ -144,7 +150,7 @@ def spent_in(row: dict[str, str]) -> dict:
     return {"seconds": float(row["seconds"]), "cost": cost, "steps": int(row["gradient_steps"])}
 
 
-def run_row(cell: Cell, jobs: int) -> dict:
+def run_row(cell: Cell) -> dict:
     """What a cell's run cost, what it learned and where it ran."""
     about, summary, spent = check_same(cell), cell.summary, spent_of(cell)
     peak = {k.removeprefix("trials_peak_"): v for k, v in summary.items() if "_peak_" in k}
@@ -160,17 +166,17 @@ def run_row(cell: Cell, jobs: int) -> dict:
         **{name: schedule.get(name) for name in SCHEDULE},
         "schedule": json.dumps(schedule, separators=(",", ":")),
         "host": about.get("host"), "device": about["device"], "threads": about["threads"],
-        "jobs": jobs, "processor": about.get("processor"), "python": versions.get("python"),
+        "processor": about.get("processor"), "python": versions.get("python"),
         "torch": versions.get("torch"), "commit": about["commit"], "command": cell.command,
     }  # fmt: skip
 
 
-def rows_of(cells: list[Cell], jobs: int) -> tuple[list[dict], list[dict]]:
+def rows_of(cells: list[Cell]) -> tuple[list[dict], list[dict]]:
     """A row a cell, and a row a cell and regime, in their order."""
     runs, scores = [], []
     with progress_bar(total=len(cells), desc="judging") as bar:
         for cell in cells:
-            runs.append(run_row(cell, jobs))
+            runs.append(run_row(cell))
             for row in judged(cell):
                 place = {"method": cell.method, "seed": cell.seed}
                 measured = {name: row.get(name) for name in SCORES}

@@ -140,7 +140,7 @@ def _wait_until_free(cell: Job) -> None:
     if not path or not path.exists():
         return
     until = time.monotonic() + PATIENCE
-    with open(path) as lock:
+    with open(path, "a") as lock:  # NFS locks what is open for writing
         while time.monotonic() < until:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -77,6 +77,9 @@ def test_an_export_overwrites_its_own_files_alone(tmp_path, capsys):
     assert stop.value.code == 2 and [*note.parent.iterdir()] == [note]
     for _ in range(2):  # a folder of its own may be written again
         exported_to(tmp_path / "new")
+    (tmp_path / "new" / "config.json").write_text("{}")  # but not beside a network
+    with pytest.raises(Stop, match="new: the export of a network"):
+        exported_to(tmp_path / "new")
 
 
 def test_safetensors_reads_back_the_averaged_network(run, exported):

@@ -196,9 +196,11 @@ def test_sampling_is_as_asked(trained, judge):
     assert code == 2 and "--backward_steps 99999 exceeds" in stderr
 
 
-def test_ddpm_has_an_eta_of_its_own(trained, judge, tmp_path):
-    code, said = judge("--run", with_flags(trained, tmp_path, sampler="ddpm"), "--eta", 0.5)
-    assert code == 2 and "--eta: the run samples with --sampler ddpm" in said
+def test_ddpm_has_an_eta_and_steps_of_its_own(trained, judge, tmp_path):
+    run = with_flags(trained, tmp_path, sampler="ddpm")
+    for name, value in (("--eta", 0.5), ("--backward_steps", 2)):
+        code, said = judge("--run", run, name, value)
+        assert code == 2 and f"{name}: the run samples with --sampler ddpm" in said
 
 
 def test_latest_is_the_newest_run_with_a_checkpoint(trained, judge, monkeypatch):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import reproduce
-from common import errors
-from common.tables import write_csv
+from common import checkpoint, errors
+from common.tables import read_text_csv, write_csv
 from comparison import report
 from comparison.cells import Places, make_cells
 from comparison.kept import Kept, results_path
@@ -87,6 +87,48 @@ def test_a_run_with_a_schedule_that_its_source_no_longer_has_is_refused(tmp_path
     (cell.source.folder / "schedule.json").write_text('{"end": 0.8}')
     with pytest.raises(errors.Stop, match=r"another schedule than .*exact-seed0"):
         check_same(cell)
+
+
+def test_a_schedule_learned_for_another_network_is_refused(tmp_path):
+    images, places = torch.zeros(50, 1, 8, 8), Places(runs_dir=str(tmp_path))
+    (cell,) = make_cells("quick", places, ["schedule alone"], [0], images)
+    leave_run(cell.network, {})
+    weights = cell.network.folder / "checkpoints"
+    checkpoint.save_numbered(weights, 1, {"seed": 0})
+    cell.root.mkdir(parents=True)
+    cell.prepare()
+    leave_run(cell, {}, args={"arguments": {}})
+    assert check_same(cell) == {"arguments": {}}
+    checkpoint.save_numbered(weights, 1, {"seed": 1})
+    with pytest.raises(errors.Stop, match=r"another network than .*default-seed0"):
+        check_same(cell)
+
+
+def test_a_row_goes_when_what_it_begins_with_has_other_flags(tmp_path):
+    path, images = tmp_path / "reproduce_quick.csv", torch.zeros(50, 1, 8, 8)
+    methods = ["default", "schedule alone", "end 0.9"]
+    cells = make_cells("quick", Places(runs_dir=str(tmp_path)), methods, [0], images)
+    rows = [{"method": c.method, "seed": "0", "command": c.command} for c in cells]
+    for changed, held in (("", [True, True, True]), (" --epochs 9", [False, False, True])):
+        rows[0]["command"] += changed
+        for name in ("", "runs"):
+            write_csv(results_path(path, name), rows)
+        kept = Kept(path, cells, cells)
+        assert [kept.holds(cell) for cell in cells] == held
+
+
+def test_a_run_is_not_judged_without_the_one_that_it_begins_with(tmp_path, capsys):
+    """Its cost would be told without that of the other; rows that there are stay."""
+    path, images = tmp_path / "reproduce_quick.csv", torch.zeros(50, 1, 8, 8)
+    (cell,) = make_cells("quick", Places(runs_dir=str(tmp_path)), ["schedule alone"], [0], images)
+    row = {"method": cell.method, "seed": "0", "command": cell.command}
+    for name in ("", "runs"):
+        write_csv(results_path(path, name), [row])
+    leave_run(cell, {})
+    args = reproduce.make_parser().parse_args(["--runs_dir", str(tmp_path)])
+    reproduce.write_results(args, path, [cell], Kept(path, [cell], [cell]))
+    assert "not judged, since the run that it begins with" in capsys.readouterr().out
+    assert read_text_csv(path) == [row]
 
 
 def test_a_plan_leaves_out_a_source_whose_rows_are_kept(tmp_path, capsys):
