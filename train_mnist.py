@@ -183,7 +183,7 @@ def sample_only(args, device) -> None:
     with Run.open("sample", vars(args), device) as run:
         if line := without_graphs(args.compile, device):
             run.log(line)
-        frames = sampler.film(net, args.n_samples)
+        frames = sampler.film(net, args.n_samples, poll=run.poll)
         figures.save_grid(run.folder / "samples" / "samples.png", frames[-1])
         figures.save_gif(run.folder / "figures" / "denoising.gif", frames)
         run.log(f"wrote {run.folder}/samples/samples.png and {run.folder}/figures/denoising.gif")

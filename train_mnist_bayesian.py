@@ -73,17 +73,24 @@ from common.sampling import SamplerSettings
 from scheduler import Schedule
 from search import results
 from search.asynchronous import search_asynchronously
+from search.clock import clock
 from search.executors import ENGINES, Elsewhere
-from search.ledger import Ledger, best_row, median_at_half
-from search.points import Points, grid_plan
+from search.ledger import Ledger, best_row, median_at_half, trial_folder
+from search.points import Points, grid_plan, grid_trials
 from search.trials import Workers
 
 
 def search(args, run: Run, images: torch.Tensor) -> dict:
     """Ask, try, tell, until the budget is spent; from wherever the ledger ends."""
+    ledger = Ledger(run.folder / "search.jsonl", run.log, ranges_of(args))
+    with clock(run, ledger):
+        seconds = make_trials(args, run, ledger)
+        return conclude(args, run, images.device, ledger, seconds)
+
+
+def make_trials(args, run: Run, ledger: Ledger) -> float:
+    """All that the ledger lacks; returns the seconds spent on proposing their points."""
     space, first = ranges_of(args), first_points(args)
-    ledger = Ledger(run.folder / "search.jsonl", run.log, space)
-    run.elapsed = max((row["at"] for row in ledger.rows.values()), default=0.0)
     points = Points(args.strategy, args.n_calls, args.n_initial, args.search_seed, space, first)
     log_hints(args, run)
     if args.strategy == "grid":
@@ -102,7 +109,7 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
 
         def task_of(number: int, point: dict, rows: list[dict]) -> tuple:
             limit = median_at_half(rows) if args.prune else None
-            folder = results.trial_folder(run, number)
+            folder = trial_folder(run.folder, number)
             run.log(f"trial {number} of 0 to {args.n_calls - 1}; its log is {folder}/log.txt")
             return folder, trial_arguments(args, point), limit
 
@@ -114,14 +121,15 @@ def search(args, run: Run, images: torch.Tensor) -> dict:
         done, reason = how(points, ledger, workers, *sizes, task_of, record, stop)
     if reason:
         run.log(f"stopped after {done} of {args.n_calls} trials: {reason}")
-    return conclude(args, run, images.device, ledger, points.seconds)
+    return points.seconds
 
 
 def log_hints(args, run: Run) -> None:
     """What is minimised, and what a user should know before the first trial."""
+    steps = SamplerSettings.from_flags(**vars(args)).steps
     against = "training" if args.reference == "train" else "test"
     run.log(
-        f"objective: the FID of {args.eval_samples} images in {args.backward_steps} DDIM steps "
+        f"objective: the FID of {args.eval_samples} images in {steps} {args.sampler.upper()} steps "
         f"against {against} images"
     )
     warn_of_one_judge(args.extractor, args.dataset, args.image_size, run.log)
@@ -144,6 +152,8 @@ def search_in_batches(
         if not asked:
             return done, "the grid has no more points"
         batch = {done + i: ledger.known(done + i, point) for i, point in enumerate(asked)}
+        for number, point in batch.items():
+            points.replace(number, point)
         rows = ledger.before(done)
         missing = {i: point for i, point in batch.items() if i not in ledger.rows}
         for i, result in workers({i: task_of(i, point, rows) for i, point in missing.items()}):
@@ -168,11 +178,16 @@ def first_points(args) -> list[dict]:
 
 
 def why_stop(args, run: Run, rows: list[dict], recorded: int) -> str:
-    """Why no further trial should begin, or nothing; `rows` are those told so far, in order."""
+    """Why no further trial should begin, or nothing; `rows` are those told so far, in order.
+
+    Where there are rows, they decide: a resumed search, which reads all those that were `recorded`
+    again, stops where it did before.
+    """
     top = best_row(rows)
     if args.patience and top and len(rows) - 1 - rows.index(top) >= args.patience:
         return f"{args.patience} trials in a row brought no improvement (--patience)"
-    if args.deadline and run.seconds() >= args.deadline and len(rows) >= recorded:
+    now = max((row["at"] for row in rows), default=0.0 if recorded else run.seconds())
+    if args.deadline and now >= args.deadline:
         return f"{args.deadline:g} seconds have passed (--deadline)"
     return ""
 
@@ -203,11 +218,12 @@ def conclude(args, run: Run, device, ledger: Ledger, optimizer_seconds: float) -
     values = among(vars(args)) | best["parameters"]
     schedule = Schedule(args.scheduler_type, args.timesteps, **values)
     first = Schedule(args.scheduler_type, args.timesteps, **among(vars(args)))
-    results.save_best(run, first, schedule, ranges_of(args), args.search_seed, rows)
+    tried = None if args.no_warm_start else first
+    results.save_best(run, tried, schedule, ranges_of(args), args.search_seed, rows)
     run.log(f"to train with it: {retraining(args, run.folder / 'schedule.json')}")
     for row in rows:
         run.evaluations.update(row["network_evaluations"])
-    judged = read_json(results.trial_folder(run, best["trial"]) / "summary.json")
+    judged = read_json(trial_folder(run.folder, best["trial"]) / "summary.json")
     summary = {
         "strategy": args.strategy,
         **results.totals(rows),
@@ -240,12 +256,14 @@ def print_plan(args, images) -> dict[str, int]:
     print(f"{args.strategy}, {args.n_calls} trials, {args.jobs} in parallel, over")
     for name, (low, high) in ranges_of(args).items():
         print(f"  {name} in [{low:g}, {high:g}]")
+    trials = args.n_calls
     if args.strategy == "grid":
         print(grid_plan(ranges_of(args), args.n_calls, first_points(args)))
+        trials = grid_trials(ranges_of(args), args.n_calls, first_points(args))
     print("a trial:")
     one = train_mnist.print_plan(trial_arguments(args, {}), images)
     print("all trials, one after the other:")
-    return {name: args.n_calls * count for name, count in one.items()}
+    return {name: trials * count for name, count in one.items()}
 
 
 def main(args) -> None:

@@ -277,7 +277,9 @@ def freeze_network(args) -> None:
     """Learn how to sample from a trained network; the last line is the schedule's path."""
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     net, state = load_network(args.ckpt, device)
-    refuse_others(args, cli.parse(make_parser(), "bilevel", check, []), facts_of(state))
+    facts = facts_of(state)
+    refuse_others(args, cli.parse(make_parser(), "bilevel", check, []), facts)
+    vars(args).update(facts)
     trained, told = process_of(state, device), args.told or "visited"
     timesteps = trained.sampling_schedule.timesteps
     if args.backward_steps > timesteps:

@@ -125,7 +125,7 @@ def of_cleaned(rows: list[dict]) -> str:
         if cells[0]:
             cells[0] = f"{min(r['least_cosine'] for r in run):.3f}"
         lines.append([weights, len(run), *cells])
-    head = ["weights of the examples", "seeds", "least cosine on the way", "F1", "AUC"]
+    head = ["weights of the examples", "seeds", "least of four cosines on the way", "F1", "AUC"]
     return markdown([*head, "test accuracy"], lines)
 
 

@@ -178,7 +178,8 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
                     f"--{other[0]} differs from the value in {folder}/args.json; start a new run "
                     "to change it"
                 )
-            if "executor" in given:  # the options were the other one's
+            if given.get("executor", stored.get("executor")) != stored.get("executor"):
+                # the options were the other one's
                 stored.pop("executor_options", None)
             check_code(folder, stored, given)
             if {"device", "cpu"} & set(given):  # one choice in two flags: the new one replaces both

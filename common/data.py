@@ -107,8 +107,10 @@ def _read_idx(dataset, data_dir, split, what):
     path = Path(data_dir) / entry.folder / "raw" / idx_file(split, what)
     expected = entry.sha256[split, what]
     if not path.is_file():
-        raw = _unpacked(archive_of(path))
-        if raw is not None and hashlib.sha256(raw).hexdigest() == expected:
+        if (archive := archive_of(path)).is_file():
+            raw = _unpacked(archive)
+            if raw is None or hashlib.sha256(raw).hexdigest() != expected:
+                raise Stop(f"{archive}: damaged, or not the file of {entry.folder}; delete it")
             return raw
         _download(dataset, data_dir, path)
     try:

@@ -137,12 +137,23 @@ class Sampler:
         with progress_bar(total=count * self.steps, desc=f"{n} images", unit="step") as bar:
             yield from processes.in_turn(chunks(), draw, self.device)
 
-    def film(self, net: nn.Module, n: int, frames: int = 24) -> list[Tensor]:
-        """The way of n images from noise to data: evenly spaced steps, the end last."""
+    def film(
+        self, net: nn.Module, n: int, frames: int = 24, poll: Callable[[], None] | None = None
+    ) -> list[Tensor]:
+        """The way of n images from noise to data: evenly spaced steps, the end last.
+
+        `poll` is called after each step.
+        """
         noise, scale = self.noise(n, EVAL_SEED, *PICTURE, device="cpu"), self.process.b
         seen = [noise / scale]
+
+        def on_step(x):
+            seen.append(x.float() / scale)
+            if poll:
+                poll()
+
         with torch.inference_mode():
-            self(net, noise, on_step=lambda x: seen.append(x.float() / scale))
+            self(net, noise, on_step=on_step)
         return seen[:: -max(1, self.steps // frames)][::-1]
 
 

@@ -2,10 +2,11 @@
 
 import statistics
 
-from common.families import NAMES
+from common.families import FAMILIES, NAMES, knots_table
 from common.tables import markdown
 from comparison.rows import grouped, numbers
 
+OUTER = 0.05  # the share of noise beyond either end of a band
 NONE = "No bilevel run whose schedule moved has left its log here."
 
 
@@ -32,10 +33,19 @@ def noise_table(rows: list[dict]) -> str:
     if not lines:
         return NONE
     counts = "; ".join(
-        f"{method} {sum(map(is_outside, of_method))} of {len(of_method)}"
+        f"{method} {sum(map(is_outside, of_method))} of {len(of_method)} "
+        f"(by chance at most {sum(map(chance, of_method)):.1f})"
         for (method,), of_method in grouped(rows, "method").items()
     )
     return f"{markdown(['method', 'seed', *NAMES], lines)}\n\nOutside: {counts}."
+
+
+def chance(row: dict) -> float:
+    """How likely noise leaves a value outside: beyond an end that is a bound there is nothing."""
+    family = knots_table(1) if "knots" in row["method"] else FAMILIES["cosine"]
+    bounds = family[row["parameter"]]
+    _, low, high = ends_of(row)
+    return OUTER * ((low > bounds.low) + (high < bounds.high))
 
 
 def ends_of(row: dict) -> tuple[float, float, float]:

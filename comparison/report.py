@@ -184,7 +184,8 @@ def costs_table(runs: list[dict]) -> str:
 def differences(rows: list[dict]) -> str:
     """Each method less the rows that it is compared with, paired by seed, by three judges.
 
-    p is that of a paired t test after Holm's correction over the table, and Wilcoxon's beside it.
+    p is that of a paired t test after Holm's correction over the table; beside it Wilcoxon's,
+    which is not corrected.
     """
     groups = by_method(rows)
     compared = []  # method, base, judge, paired values
@@ -208,7 +209,7 @@ def differences(rows: list[dict]) -> str:
     if not lines:
         return "No difference has three seeds."
     head = ["method", "compared with", "judge", "lower in", "difference"]
-    return markdown([*head, "p (t, Holm)", "p (Wilcoxon)", "verdict"], lines)
+    return markdown([*head, "p (t, Holm)", "p (Wilcoxon, not corrected)", "verdict"], lines)
 
 
 def signs(values: list[float]) -> str:

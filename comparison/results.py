@@ -111,7 +111,7 @@ def check_same(cell: Cell) -> dict:
     """The content of a run's args.json; a Stop if its flags are no longer the cell's."""
     about, asked = read_json(cell.folder / "args.json"), vars(cell.parsed())
     from_elsewhere = {*among(asked), "schedule_from", "scheduler_type"} if cell.source else set()
-    from_elsewhere |= {"ckpt"} if cell.network else set()
+    from_elsewhere |= {"ckpt", "image_size"} if cell.network else set()  # the network's
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
     noted = cell.root / NETWORK

@@ -39,6 +39,7 @@ BILEVEL = "exact"  # the method whose cost is every other method's budget
 EXACT = "--recipe exact"
 HELD = "default", "held"  # in equal epochs the same training, bit for bit
 BEGUN = "default", "end 0.98"  # the second is where a run without clipping begins, held there
+DRAWN = "end 0.98 in sampling"  # the default's network, drawn with that schedule
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
@@ -49,8 +50,16 @@ NEW_SEED = 1000  # added to the seed of a training with a search's schedule
 METHODS = {
     "default": Method("train"),
     "schedule alone": Method("frozen", KNOTS, network_from="default"),
+    DRAWN: Method(
+        "frozen",
+        f"{KNOTS} {NO_CLIP} --initial_end 0.98 --lr_beta 0 0 0 0 --frozen_updates 1",
+        network_from="default",
+    ),
     "schedule alone, no clipping": Method(
-        "frozen", f"{KNOTS} {NO_CLIP} --initial_end 0.98", network_from="default", controls=BEGUN
+        "frozen",
+        f"{KNOTS} {NO_CLIP} --initial_end 0.98",
+        network_from="default",
+        controls=(*BEGUN, DRAWN),
     ),
     "end 0.9": Method("train", "--end 0.9"),
     "end 0.98": Method("train", "--end 0.98"),
@@ -101,6 +110,7 @@ KEY_ROWS = (
     "default",
     "end 0.98",
     "schedule alone",
+    DRAWN,
     "schedule alone, no clipping",
     "exact, late",
     "exact, late, no clipping",

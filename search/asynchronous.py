@@ -34,6 +34,7 @@ def search_asynchronously(
         for point in points.ask(k):
             number = len(asked)
             asked[number] = ledger.known(number, point)
+            points.replace(number, asked[number])
             if number not in ledger.rows:
                 tasks[number] = task_of(number, asked[number], list(ledger.rows.values())[:told])
 

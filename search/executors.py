@@ -69,7 +69,7 @@ class Submitit:
     """SLURM where there is one, else processes on this machine."""
 
     def __init__(self, folder: Path, jobs: int, options: dict):
-        self.submitit = optional("submitit", "--executor submitit")
+        self.submitit, self.folder = optional("submitit", "--executor submitit"), folder
         options = {"timeout_min": TIMEOUT_MIN} | options
         options |= {name: [value] for name, value in options.items() if name.endswith(LISTS)}
         first = {name: options.pop(name) for name in self.of_constructor() & options.keys()}
@@ -89,9 +89,13 @@ class Submitit:
         errors = self.submitit.core.utils
         try:
             with importable():
-                return self.executor.submit(Resumable(JOB), *task)
+                job = self.executor.submit(Resumable(JOB), *task)
         except (errors.FailedJobError, errors.FailedSubmissionError) as error:  # of sbatch
             raise Stop(f"--executor submitit: no job was queued ({first_line(error)})") from None
+        for path in self.folder.glob(".submission_file_*"):
+            if path.is_symlink():  # to the script that sbatch has read; a run's folder has no link
+                path.unlink()
+        return job
 
     def done(self, job) -> bool:
         return job.done()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import Stop, first_line, parse_json
+from common.errors import Stop, first_line, parse_json, read_json
 
 # of a line of the ledger: what is in each column, and whether it may be empty
 COLUMNS = {
@@ -25,6 +25,11 @@ COLUMNS = {
     "peak_memory": (dict, False),
 }
 MIN_TO_PRUNE = 3  # whole trials that a median needs
+
+
+def trial_folder(search: Path, number: int) -> Path:
+    """runs/00003-search-seed0/trials/007"""
+    return search / "trials" / f"{number:03d}"
 
 
 class Ledger:
@@ -57,17 +62,28 @@ class Ledger:
             os.fsync(file.fileno())
 
     def known(self, trial: int, point: dict) -> dict:
-        """The point of a trial: as the ledger has it, or as it was asked for."""
-        row = self.rows.get(trial)
-        if not row or row["parameters"] == point:
+        """The point of a trial: as the ledger has it, as its run began, or as it was asked for."""
+        tried = self.tried(trial, point)
+        if tried == point:
             return point
         space = self.space or {name: (-math.inf, math.inf) for name in point}
-        if set(row["parameters"]) != set(space) or not all(
-            low <= row["parameters"][name] <= high for name, (low, high) in space.items()
+        if set(tried) != set(space) or not all(
+            _is(float, tried[name]) and low <= tried[name] <= high
+            for name, (low, high) in space.items()
         ):
             raise Stop(f"{self.path}: trial {trial} is outside the ranges of this search")
         self.warn(f"warning: trial {trial} was another point than this version asks for")
-        return row["parameters"]
+        return tried
+
+    def tried(self, trial: int, point: dict) -> dict:
+        """The parameters of a recorded trial, or of one that began; else those of `point`."""
+        if trial in self.rows:
+            return self.rows[trial]["parameters"]
+        begun = trial_folder(self.path.parent, trial) / "args.json"
+        arguments = read_json(begun).get("arguments") if begun.exists() else point
+        if not isinstance(arguments, dict):
+            raise Stop(f"{begun}: damaged (arguments)")
+        return {name: arguments.get(name) for name in point}
 
     def before(self, trial: float = math.inf) -> list[dict]:
         """The rows of the trials before this one, by number."""

@@ -24,6 +24,12 @@ class OptunaSampler:
             self.running[tuple(points[-1])] = trial.number
         return points
 
+    def drop(self, x: list[float]) -> None:
+        """A point that is not tried after all."""
+        if tuple(x) in self.running:
+            failed = self.optuna.trial.TrialState.FAIL
+            self.study.tell(self.running.pop(tuple(x)), state=failed)
+
     def tell(self, xs: list[list[float]], values: list[float]) -> None:
         """What the points gave; among them may be points that were not asked for."""
         for x, value in zip(xs, values, strict=True):

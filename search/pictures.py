@@ -11,8 +11,11 @@ FIRST = {"marker": "s", "markerfacecolor": "none", "markeredgecolor": "black", "
 FIRST |= {"linestyle": "none"}
 
 
-def plot_search(folder: Path, result, rows: list[dict], first: str) -> None:
-    """All of them; `first` says what schedule trial 0 has, such as "cosine's default"."""
+def plot_search(folder: Path, result, rows: list[dict], first: str | None) -> None:
+    """All of them; `first` says what schedule trial 0 has, such as "cosine's default".
+
+    It is None where trial 0 is one like the others, which is not marked then.
+    """
     names = [dimension.name for dimension in result.space.dimensions]
     plot_trials(folder / "convergence.png", rows, names, first)
     if len(names) == 1:  # what follows are matrices of plots of pairs
@@ -20,7 +23,7 @@ def plot_search(folder: Path, result, rows: list[dict], first: str) -> None:
     from skopt import plots  # slow to import
 
     trial_0 = next((row["parameters"] for row in rows if row["trial"] == 0), None)
-    marked = [trial_0[name] for name in names] if trial_0 else None
+    marked = [trial_0[name] for name in names] if trial_0 and first else None
     plots.plot_evaluations(result)
     title = "where the search looked: the first trials are dark, the last ones bright"
     save_matrix(folder / "evaluations.png", marked, first, title, "trials")
@@ -30,7 +33,7 @@ def plot_search(folder: Path, result, rows: list[dict], first: str) -> None:
         save_matrix(folder / "objective.png", marked, first, title, "FID, mean over the rest")
 
 
-def plot_trials(path: Path, rows: list[dict], names: list[str], first: str) -> None:
+def plot_trials(path: Path, rows: list[dict], names: list[str], first: str | None) -> None:
     """The FID of each trial, in order and against each parameter."""
     rows = sorted((r for r in rows if r["objective"] is not None), key=lambda row: row["trial"])
     values = np.array([row["objective"] for row in rows])
@@ -42,7 +45,7 @@ def plot_trials(path: Path, rows: list[dict], names: list[str], first: str) -> N
         if name == "trial":
             axis.step(x, np.minimum.accumulate(values), where="post", label="best so far")
             axis.xaxis.get_major_locator().set_params(integer=True)
-        if rows[0]["trial"] == 0:
+        if first and rows[0]["trial"] == 0:
             axis.plot(x[0], values[0], **FIRST, label=f"trial 0: {first}")
         axis.plot(x[values.argmin()], values.min(), **BEST, label="best")
         axis.set(xlabel=name, title=f"FID of {rows[0]['n']} images")
@@ -52,7 +55,7 @@ def plot_trials(path: Path, rows: list[dict], names: list[str], first: str) -> N
 
 
 def save_matrix(
-    path: Path, marked: list[float] | None, first: str, title: str, ylabel: str
+    path: Path, marked: list[float] | None, first: str | None, title: str, ylabel: str
 ) -> None:
     """The matrix that scikit-optimize has drawn, with legible numbers, and trial 0 marked."""
     figure, places = figures.current(), {}

@@ -53,6 +53,13 @@ class Points:
             self.asked.append(points[i])
         return points
 
+    def replace(self, trial: int, point: dict) -> None:
+        """What a trial has tried, which may be another point than was asked for."""
+        if point != self.asked[trial]:
+            if isinstance(self.optimizer, OptunaSampler):
+                self.optimizer.drop([self.asked[trial][name] for name in self.ranges])
+            self.asked[trial] = point
+
     def tell(self, points: list[dict], values: list[float | None]) -> None:
         """What the points gave; None, a failure, counts as the worst value there is."""
         self.values += [value for value in values if value is not None]
@@ -132,23 +139,29 @@ def grid(ranges: dict[str, tuple], budget: int) -> list[dict]:
     return [dict(zip(ranges, x, strict=True)) for x in combinations][:budget]
 
 
+def grid_trials(ranges: dict[str, tuple], n_calls: int, first: list[dict]) -> int:
+    """How many trials a grid makes, `first` among them."""
+    points = grid(ranges, n_calls - len(first))
+    return len(first) + sum(point not in first for point in points)
+
+
 def grid_plan(ranges: dict[str, tuple], n_calls: int, first: list[dict]) -> str:
     """Which points a grid tries, and why they are fewer than --n_calls."""
     budget = n_calls - len(first)
     levels = grid_levels(ranges, budget)
-    points = [point for point in grid(ranges, budget) if point not in first]
-    trials = len(first) + len(points)
+    trials = grid_trials(ranges, n_calls, first)
+    points = trials - len(first)
     lines = ["the grid has every combination of"]
     lines += [
         f"  {name} {', '.join(f'{value:.5g}' for value in values)}"
         for name, values in levels.items()
     ]
     default = " beside the schedule of trial 0" if first else ""
-    lines.append(f"which makes {len(points)} points{default}: {trials} trials")
+    lines.append(f"which makes {points} points{default}: {trials} trials")
     if trials < n_calls:
         lines[-1] += (
             f" of --n_calls {n_calls}, since another level of any parameter would exceed it"
-            if len(points) == len(grid(ranges, budget))
+            if points == len(grid(ranges, budget))
             else f" of --n_calls {n_calls}, since the schedule of trial 0 is one of the grid's"
         )
     return "\n".join(lines)

@@ -1,7 +1,6 @@
 """What a search found: the table of trials, the best schedule, both judged on held-out noise."""
 
 from collections import Counter
-from pathlib import Path
 
 from common import checkpoint, figures
 from common.errors import Stop
@@ -10,13 +9,8 @@ from common.run import Run
 from common.sampling import SamplerSettings
 from scheduler import Schedule
 from search import pictures
-from search.ledger import Ledger
+from search.ledger import Ledger, trial_folder
 from search.points import fitted
-
-
-def trial_folder(run: Run, number: int) -> Path:
-    """runs/00003-search-seed0/trials/007"""
-    return run.folder / "trials" / f"{number:03d}"
 
 
 def trial_line(row: dict) -> str:
@@ -60,7 +54,7 @@ def judge_on_held_out_noise(
     for row in rows.values():
         number = row["trial"]
         if number not in known:
-            path = checkpoint.newest(trial_folder(run, number))
+            path = checkpoint.newest(trial_folder(run.folder, number))
             known[number] = judge_checkpoint(path, judges, device, n, settings, "fresh noise", run)
     scores = {name: known[row["trial"]] for name, row in rows.items()}
     fids = (
@@ -71,19 +65,25 @@ def judge_on_held_out_noise(
 
 
 def save_best(
-    run: Run, first: Schedule, best: Schedule, space: dict, search_seed: int, rows: list[dict]
+    run: Run,
+    first: Schedule | None,
+    best: Schedule,
+    space: dict,
+    search_seed: int,
+    rows: list[dict],
 ) -> None:
-    """schedule.json, and the figures of the search; `first` is the schedule of trial 0."""
+    """schedule.json, and the figures of the search; `first` is trial 0's where that is a given."""
     run.write_json("schedule.json", best.to_dict())
     folder = run.folder / "figures"
-    default = Schedule(first.family, first.timesteps)
-    name = f"{first.family}'s default"
+    default = Schedule(best.family, best.timesteps)
+    name = f"{best.family}'s default"
     lines = {name: default, "best": best}
-    if first.values() != default.values():
+    if first and first.values() != default.values():
         name = "as given"
         lines["trial 0, as given"] = first
     figures.plot_schedules(folder / "schedule.png", lines)
-    pictures.plot_search(folder, fitted(space, search_seed, rows), rows, name)
+    marked = name if first else None
+    pictures.plot_search(folder, fitted(space, search_seed, rows), rows, marked)
     run.log(f"pictures: {', '.join(map(str, sorted(folder.iterdir())))}")
 
 

@@ -41,10 +41,11 @@ def check_space(family: str, values: dict, space: dict, default_is_tried: bool) 
         if not low < high:
             raise ValueError(f"--{name}_range {low:g} {high:g}: the first must be below the second")
         if default_is_tried and not low <= values[name] <= high:
-            raise ValueError(
-                f"trial 0 has {name} {values[name]:g}, outside --{name}_range {low:g} {high:g}: "
-                "change one of them or give --no_warm_start"
-            )
+            text = f"trial 0 has {name} {values[name]:g}, outside"
+            if name not in NAMES:  # a knot, whose range has no flag
+                raise ValueError(f"{text} {low:g} to {high:g}: give --no_warm_start")
+            text += f" --{name}_range {low:g} {high:g}: change one of them or give"
+            raise ValueError(f"{text} --no_warm_start")
     limits = {name: pair for name, pair in space.items() if name in NAMES}
     for corner in product(*limits.values()):  # valid at the corners implies valid inside
         complete(family, values | dict(zip(limits, corner, strict=True)))

@@ -18,6 +18,7 @@ from pathlib import Path
 import train_mnist
 from common.data import Source, fingerprint
 from common.errors import Stop, of_the_card, read_json
+from common.judging import Judges
 from common.machine import peak_memory, setup
 from common.run import Run
 
@@ -75,6 +76,8 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     images = _training_images(Source.from_flags(**vars(args))).to(device)
+    # what is missing or damaged on this machine ends the search: it is no schedule's failure
+    Judges.from_flags(device, split=args.reference, **vars(args))
     with (
         open(os.devnull, "w") as nowhere,  # the trial's log.txt has it all
         redirect_stdout(nowhere),

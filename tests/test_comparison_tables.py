@@ -37,7 +37,11 @@ def test_a_learned_value_that_noise_does_not_explain_is_bold():
         line = f"| exact | 0 | – | {text} (0.9 to 1) | – | – |"
         assert line in learned.noise_table([found])
     others = [{**rows[1], "method": "held", "seed": seed} for seed in ("0", "1")]
-    assert learned.noise_table([*rows, *others]).endswith("Outside: exact 1 of 2; held 2 of 2.")
+    chance = "(by chance at most 0.1)"  # 1 is the bound of end: two values have one side each
+    line = f"Outside: exact 1 of 2 {chance}; held 2 of 2 {chance}."
+    assert learned.noise_table([*rows, *others]).endswith(line)
+    inside = {**rows[0], "high": "0.99"}
+    assert [learned.chance(r) for r in (rows[0], inside)] == [0.05, 0.1]
     assert learned.noise_table([]) == learned.NONE
 
 

@@ -251,6 +251,7 @@ def test_what_slurm_is_asked_for(monkeypatch, tmp_path):
     )  # fmt: skip
     engine = executors.Submitit(tmp_path / "jobs", 1, dict(map(parse_option, words)))
     job = engine.submit("home", "folder", "args", None)
+    assert not any(path.is_symlink() for path in (tmp_path / "jobs").rglob("*"))  # or no resume
     lines = (tmp_path / "job.sh").read_text().splitlines()
     assert {"#SBATCH --partition=gpu", "#SBATCH --time=600", "#SBATCH --exclusive"} <= {*lines}
     assert "module load cuda" in lines and not any(line.startswith("srun") for line in lines)

@@ -267,7 +267,11 @@ def test_code_that_a_run_folder_names_is_run_if_the_command_line_names_it(
     assert stopped.value.code == 2 and said.count("\n") == 1
     assert f"if you trust it, add --{name} {shlex.join(words)}" in said
     assert getattr(parse(*others, f"--{name}", *words), name) == stored[name]
-    if kind == "search":  # the options were those of another executor
+    if kind == "search":
+        with pytest.raises(SystemExit):  # the same engine as before has the same options
+            parse("--executor", "submitit")
+        capsys.readouterr()
+        # another one does not
         assert parse("--executor", "local").executor_options is None
 
 

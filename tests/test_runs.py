@@ -13,9 +13,10 @@ import torch
 from harness import Script, TwoLayers, killed_twice
 from test_checkpoint import same
 
-from common import checkpoint, networks, provenance, run
+from common import checkpoint, networks, provenance, run, sampling
 from common.compare.records import read_record
 from common.compare.samples import sampler_of
+from common.locate import ROOT
 
 # a run of ten steps
 TINY = """
@@ -269,6 +270,32 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path, monkeypatch):
     drawn = read_record(max((tmp_path / "runs").glob("*-sample-*")))
     assert sampler_of(drawn, "cpu")[1].process.sampling_schedule.family == "linear"
     assert script.run(*draw, "--image_size", "16") == 2
+
+
+def interrupted_while_drawing():
+    real = sampling.Sampler.film
+
+    def film(*rest, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*rest, **options)
+
+    sampling.Sampler.film = film
+
+
+def test_an_interrupt_ends_the_drawing_of_samples(tmp_path):
+    script = Script(tmp_path)
+    words = [
+        "--sample_only",
+        "--ckpt",
+        ROOT / "assets" / "mnist.pt",
+        "--backward_steps",
+        2,
+        "--n_samples",
+        4,
+    ]
+    code = script.run(*words, "--cpu", sabotage=interrupted_while_drawing, real=True)
+    assert code == 130 and script.last_line() == "train_mnist.py: interrupted", script.said()
+    assert not list(tmp_path.rglob("*.png"))
 
 
 @pytest.mark.parametrize("flags", [

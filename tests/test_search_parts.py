@@ -2,11 +2,14 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
+import train_mnist_bayesian
 from common.errors import Stop
 from search import ledger
+from search.clock import clock
 from search.ledger import Ledger, median_at_half
 from search.points import Points, grid, grid_plan
 
@@ -73,6 +76,17 @@ def test_the_gaussian_process_beats_chance_on_a_known_function():
             seen.append(asked(points, lambda p, _: off(p), [1] * 8))
         best[strategy] = sum(min(map(off, points)) for points in seen)
     assert best["bayesian"] < 0.1 * best["random"]
+
+
+def test_what_a_trial_has_tried_takes_the_place_of_what_was_asked_for():
+    """So that nothing stays under way for ever."""
+    points, near = make_points(RANGES, [DEFAULT]), {**DEFAULT, "tau": 1.1}
+    asked(points, lambda p, _: bowl(p), [1, 1, 1])
+    (point,) = points.ask(1)
+    points.replace(3, near)
+    assert points.asked[3] == near and point not in points.asked
+    points.tell([near], [1.0])
+    assert points._beside_the_pending() is points.optimizer
 
 
 def test_a_failure_is_told_as_the_worst_value():
@@ -177,6 +191,46 @@ def test_the_point_of_a_trial_is_the_ledgers_unless_it_lies_outside(tmp_path):
     for trial in (1, 2):
         with pytest.raises(Stop, match="outside the ranges"):
             known.known(trial, {"tau": 1.5})
+
+
+def test_the_point_of_a_trial_that_began_is_the_one_that_it_began_with(tmp_path):
+    """Its checkpoint, or its result, is of no other."""
+    said = []
+    known = Ledger(tmp_path / "search.jsonl", said.append, {"tau": (1, 4)})
+    for trial, arguments in ((2, {"tau": 2.0, "end": 1.0}), (3, {"tau": None}), (4, [])):
+        folder = ledger.trial_folder(tmp_path, trial)
+        folder.mkdir(parents=True)
+        (folder / "args.json").write_text(json.dumps({"arguments": arguments}))
+    assert known.known(2, {"tau": 2.0}) == {"tau": 2.0} and not said
+    assert known.known(2, {"tau": 1.5}) == {"tau": 2.0} and len(said) == 1
+    for trial, match in ((3, "outside the ranges"), (4, "004/args.json: damaged")):
+        with pytest.raises(Stop, match=match):
+            known.known(trial, {"tau": 1.5})
+
+
+def test_a_deadline_is_judged_by_the_times_in_the_rows_alone():
+    """So that a resumed search, which is older by then, tries no more and no fewer points."""
+    args, rows = SimpleNamespace(patience=0, deadline=10), [row(0, at=4.0), row(1, at=11.0)]
+    run = SimpleNamespace(seconds=lambda: 99.0)
+    assert "10 seconds have passed" in train_mnist_bayesian.why_stop(args, run, rows, 3)
+    assert not train_mnist_bayesian.why_stop(args, run, rows[:1], 3)
+    assert not train_mnist_bayesian.why_stop(args, run, [], 3)
+    assert "10 seconds" in train_mnist_bayesian.why_stop(args, run, [], 0)
+
+
+def test_the_clock_goes_on_where_a_search_was_stopped(tmp_path):
+    run = SimpleNamespace(folder=tmp_path, elapsed=0.0, seconds=lambda: 50.0)
+    run.write_json = lambda name, content: (tmp_path / name).write_text(json.dumps(content))
+    lines = Ledger(tmp_path / "search.jsonl")
+    with pytest.raises(KeyboardInterrupt), clock(run, lines):
+        assert run.elapsed == 0
+        raise KeyboardInterrupt  # in the first trial
+    lines.add(row(0, at=7.0))
+    with clock(run, lines):
+        assert run.elapsed == 50
+    (tmp_path / "clock.json").write_text('{"seconds": null}')
+    with pytest.raises(Stop, match=r"clock\.json: damaged"), clock(run, lines):
+        pass
 
 
 def test_the_limit_is_the_median_of_elder_whole_trials(tmp_path):

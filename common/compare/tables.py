@@ -112,7 +112,7 @@ def error_of(part: dict[str, Any], name: str) -> float | None:
         and isinstance(splits, int)
         and splits > 1
     ):
-        return std / math.sqrt(splits)
+        return std / math.sqrt(splits - 1)  # it is the deviation of all splits
     return None
 
 
