@@ -10,6 +10,8 @@ from pathlib import Path
 from common import errors, locate
 from common.families import from_content
 
+# flags that name a file or a run; args.json has what was found there
+OF_FILES = {"ckpt", "schedule_from", "sampling_schedule"}
 # a resumed run takes its arguments from its folder; only these may be given with --resume
 MAY_CHANGE_RATES = {"lr", "lr_z"}  # where the run has ended with a number that is not finite
 MAY_CHANGE = {
@@ -173,6 +175,8 @@ def parse(parser: Parser, kind: str, check=lambda args: None, argv=None) -> argp
                 MAY_CHANGE_RATES if (folder / errors.NOT_FINITE).exists() else set()
             )
             other = [n for n in given if n not in may and given[n] != stored.get(n)]
+            if other and other[0] in OF_FILES:
+                raise ValueError(f"--{other[0]} is left out with --resume: the run keeps its own")
             if other:
                 raise ValueError(
                     f"--{other[0]} differs from the value in {folder}/args.json; start a new run "

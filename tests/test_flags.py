@@ -307,6 +307,8 @@ def test_resuming_takes_the_runs_own_arguments(tmp_path, capsys):
     assert again.resume == str(folder)
     assert parse("train", "--resume", folder, "--tau", 2).tau == 2
     assert "--tau" in refused(capsys, "--resume", folder, "--tau", 3)
+    said = refused(capsys, "--resume", folder, "--ckpt", "runs/3")  # it has a path there
+    assert "--ckpt is left out with --resume" in said
     (folder / "args.json").write_text(json.dumps({**content, "kind": "bilevel"}))
     assert "bilevel" in refused(capsys, "--resume", folder)
 
