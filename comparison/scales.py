@@ -52,7 +52,7 @@ METHODS = {
     "schedule alone": Method("frozen", KNOTS, network_from="default"),
     DRAWN: Method(
         "frozen",
-        f"{KNOTS} {NO_CLIP} --initial_end 0.98 --lr_beta 0 0 0 0 --frozen_updates 1",
+        f"{KNOTS} --initial_end 0.98 --lr_beta 0 0 0 0 --frozen_updates 1",
         network_from="default",
     ),
     "schedule alone, no clipping": Method(
