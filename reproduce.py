@@ -52,7 +52,7 @@ def make_parser() -> cli.Parser:
     )
     add("fresh", False, text, action="store_true")
     text = (
-        "run cells once more, beside the rows that there are; the page says how far both are apart"
+        "run cells once more, beside the rows that there are; the page says how far apart they are"
     )
     add("again", False, text, action="store_true")
     return parser
@@ -108,8 +108,10 @@ def main(args) -> None:
 
         kept = kept_now()
         if kept.changed:
-            text = f"{counted(kept.changed, 'cell')} with rows made with other flags"
-            print(f"{path} has {text}, which go when it is written")
+            text = (
+                f"{counted(kept.changed, 'cell')} with rows of other flags, or that began with such"
+            )
+            print(f"{path} has {text}, which the next write drops")
         kept.offer_schedules(cells)
         asked = chosen(cells, args.cell)
         missing = kept.missing(asked)
@@ -158,7 +160,7 @@ def held_alone(cells: list[Cell], tables: dict[str, list[dict]]) -> list[Cell]:
     held = {(row["method"], row["seed"]) for row in tables["runs"]}
     cells = [cell for cell in cells if place(cell) in held and not cell.begins_with]
     if not cells:
-        text = "--again: no such cell has rows; one that begins with another's schedule or network"
+        text = "--again: no cell that can be made again has rows; one that needs another's run"
         raise Stop(f"{text} is not made again", code=2)
     return cells
 
@@ -193,7 +195,7 @@ def judging_alone(folder: Path) -> Iterator[None]:
     """Holds the lock of the results; of processes that end together, one judges."""
     lock = lock_of(folder)
     if not lock:
-        raise Stop(f"{folder}: another process writes the results", code=0)
+        raise Stop(f"{folder}: another process is writing the results", code=0)
     with lock:
         yield
 
@@ -217,7 +219,7 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
     done = [cell for cell in cells if cell.done and cell.ready]
     for cell in cells:
         if cell.done and not cell.ready:
-            print(f"{cell.folder}: not judged, since the run that it begins with is not at hand")
+            print(f"{cell.folder}: not judged, since the run that it needs is missing")
     kept.replace(done)
     if not done and not kept.places:
         folder = f"{places_of(args).runs_dir}/{args.scale}"

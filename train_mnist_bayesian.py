@@ -181,12 +181,12 @@ def why_stop(args, run: Run, rows: list[dict], recorded: int) -> str:
     """Why no further trial should begin, or nothing; `rows` are those told so far, in order.
 
     Where there are rows, they decide: a resumed search, which reads all those that were `recorded`
-    again, stops where it did before.
+    again, stops where it did before. An interrupted first trial may always be finished.
     """
     top = best_row(rows)
     if args.patience and top and len(rows) - 1 - rows.index(top) >= args.patience:
         return f"{args.patience} trials in a row brought no improvement (--patience)"
-    now = max((row["at"] for row in rows), default=0.0 if recorded else run.seconds())
+    now = max((row["at"] for row in rows), default=0.0 if recorded else run.seconds() - run.elapsed)
     if args.deadline and now >= args.deadline:
         return f"{args.deadline:g} seconds have passed (--deadline)"
     return ""
@@ -251,19 +251,24 @@ def retraining(args, schedule: Path) -> str:
     return cli.command("train_mnist.py", train_mnist.make_parser(), vars(one), skip)
 
 
+def trials_of(args) -> int:
+    """How many a search makes that nothing ends early."""
+    if args.strategy != "grid":
+        return args.n_calls
+    return grid_trials(ranges_of(args), args.n_calls, first_points(args))
+
+
 def print_plan(args, images) -> dict[str, int]:
     """What would be tried, what a trial costs and, returned, what all of them cost."""
     print(f"{args.strategy}, {args.n_calls} trials, {args.jobs} in parallel, over")
     for name, (low, high) in ranges_of(args).items():
         print(f"  {name} in [{low:g}, {high:g}]")
-    trials = args.n_calls
     if args.strategy == "grid":
         print(grid_plan(ranges_of(args), args.n_calls, first_points(args)))
-        trials = grid_trials(ranges_of(args), args.n_calls, first_points(args))
     print("a trial:")
     one = train_mnist.print_plan(trial_arguments(args, {}), images)
     print("all trials, one after the other:")
-    return {name: trials * count for name, count in one.items()}
+    return {name: trials_of(args) * count for name, count in one.items()}
 
 
 def main(args) -> None:

@@ -263,7 +263,7 @@ def print_plan(args, images) -> dict[str, int]:
         updates = PenaltySettings.from_flags(**vars(args)).updates(moving, args.inner_loop)
     print(f"recipe {args.recipe}: theta_z {args.theta_z}, gradients {args.upper_gradient}")
     epochs = f"{counted(args.epochs, 'epoch')} of {counted(iterations, 'iteration')}"
-    print(f"{epochs}; the schedule moves {counted(updates, 'time')}")
+    print(f"{epochs}; the schedule is updated {counted(updates, 'time')}")
     steps_z = args.inner_loop_z or args.inner_loop
     print(f"steps of an iteration: {args.inner_loop} of theta_y, {steps_z} of theta_z,")
     print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")

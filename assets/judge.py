@@ -29,11 +29,11 @@ from pathlib import Path
 
 import torch
 
-from assets.make import ASSETS, EPS_SCALE, NETWORK, RESULTS
+from assets.make import ASSETS, EPS_SCALE, NETWORK, RESULTS, digest
 from common.errors import Stop, guarded
 from common.judging import Judges, judge_checkpoint
 from common.machine import setup
-from common.provenance import commit, digest, processor
+from common.provenance import commit, processor
 from common.sampling import SamplerSettings
 from common.tables import fill_file, markdown, read_text_csv, rounded, write_csv
 

@@ -30,6 +30,7 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":  # before torch is imported: -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
+import hashlib
 import json
 import shlex
 
@@ -38,7 +39,6 @@ import torch
 import train_mnist
 from common import checkpoint, figures, portable
 from common.errors import Stop, guarded
-from common.provenance import digest
 from common.sampling import load_sampler
 from common.tables import fill_file, markdown, read_text_csv
 from comparison.jobs import slug
@@ -169,6 +169,10 @@ def write_schedules(results: Path, assets: Path) -> None:
                 schedule = Schedule.from_dict(json.loads(row["schedule"]))
                 method = slug(row["method"])
                 schedule.save(folder / f"{scale}-{method}-seed{row['seed']}.json")
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def seal(assets: Path) -> None:

@@ -164,8 +164,8 @@ def check_frozen(args, defaults) -> None:
             raise ValueError(f"--freeze_network does not read --{name}")
     if args.scheduler in ("linear", "sigmoid"):
         raise ValueError(
-            "--scheduler is not used with --freeze_network, which begins with the schedule of "
-            "--ckpt, as it is or as knots"
+            f"--scheduler {args.scheduler}: --freeze_network begins with the schedule of --ckpt, "
+            "as it is or, with --scheduler knots, as knots"
         )
 
 

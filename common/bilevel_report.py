@@ -127,7 +127,7 @@ class Warnings:
             flag = "--zo_samples" if self.upper_gradient != "zo" else "--zo_directions"
             exact = ", or --upper_gradient exact" if self.upper_gradient == "zo" else ""
             return (
-                f"after {self.q.count} updates no slope of the schedule stands out of its noise: "
+                f"after {self.q.count} updates no slope of the schedule stands out from its noise: "
                 f"give more {flag}{exact}, or the schedule takes a random walk"
             )
         return None
@@ -140,12 +140,12 @@ def log_result(
     run.write_json("null_band.json", band)
     run.log(null_text(schedule, first.values(), band))
     if names := within(schedule, band):
-        reason = "no slope stood out of its noise"
+        reason = "no slope stood out from its noise"
         if schedule.values() != first.values():
             reason = f"noise alone takes {', '.join(names)} as far"
         run.log(
             f"warning: {reason}: more updates (--epochs) or more --zo_samples may show a slope, "
-            "and a rate of 0 in --lr_beta holds what has none"
+            "and a rate of 0 in --lr_beta holds the rest"
         )
     if pictures:
         run.log(f"pictures: {', '.join(map(str, pictures))}")

@@ -128,8 +128,12 @@ def _read_idx(dataset, data_dir, split, what):
 
 def _unpacked(archive):
     try:
-        return np.frombuffer(bytearray(gzip.decompress(archive.read_bytes())), dtype=np.uint8)
-    except (OSError, EOFError, zlib.error):  # none there, or a damaged one
+        packed = archive.read_bytes()
+    except OSError as error:
+        raise Stop(f"{archive}: cannot be read ({error.strerror}); see --data_dir") from None
+    try:
+        return np.frombuffer(bytearray(gzip.decompress(packed)), dtype=np.uint8)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         return None
 
 

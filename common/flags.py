@@ -9,7 +9,7 @@ DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing
 CHUNK = 500  # images sampled at once
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
 EXTRACTORS = ("mnist", "first", "second", "pixels", "inception")
-ETA_TEXT = "noise that each DDIM step adds, from 0, none, to 1, as much as in DDPM"
+ETA_TEXT = "noise that each DDIM step adds, from 0 (none) to 1 (as much as in DDPM)"
 EPS_SCALE_TEXT = (
     "sampling multiplies the predicted noise by this; a little above 1, images are sharper and "
     "vary less"

@@ -1,6 +1,5 @@
 """Where a run comes from: arguments, command, commit, versions, machine. It is written first."""
 
-import hashlib
 import os
 import platform
 import shlex
@@ -80,8 +79,3 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return head.strip() + ("+" if dirty.strip() else "")
-
-
-def digest(path: Path) -> str:
-    """To know a file again."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

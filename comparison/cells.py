@@ -2,16 +2,19 @@
 
 import importlib
 import json
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from common import checkpoint, cli
+from common.data import fingerprint
 from common.errors import read_json
 from common.exact_gradients import samplings_of_gradient
 from common.locate import ROOT
-from common.provenance import digest
 from common.run import forward_passes
 from common.training import EmaRule
 from comparison.jobs import Job, slug
@@ -124,7 +127,8 @@ class Cell(Job):
     @property
     def network_now(self) -> dict[str, str]:
         """The network that it leaves as it is, to know it again."""
-        return {"sha256": digest(checkpoint.newest(self.network.folder))}
+        weights = checkpoint.load(checkpoint.newest(self.network.folder))["ema"].values()
+        return {"weights": fingerprint(torch.cat([w.flatten().float() for w in weights]))}
 
     @property
     def command(self) -> str:
@@ -137,6 +141,10 @@ class Cell(Job):
         if self.network:
             flags += ["--freeze_network", "--ckpt", left_by(self.network)]
         return shlex.join(["python", f"{SCRIPTS[self.kind]}.py", *flags])
+
+    def made_by(self, command: str) -> bool:
+        """Whether a row's command is the cell's, on however many threads it ran."""
+        return without_threads(command) == without_threads(self.command)
 
     @property
     def chosen(self) -> Path:
@@ -155,13 +163,17 @@ class Cell(Job):
             return {name: count * args.backward_steps for name, count in counts.items()}
         if self.kind != "search":
             return script_of(self.kind).planned(args, images)
-        one = script_of("train").planned(args, images)
-        return {name: args.n_calls * count for name, count in one.items()}
+        one, trials = script_of("train").planned(args, images), script_of("search").trials_of(args)
+        return {name: trials * count for name, count in one.items()}
 
 
 def script_of(kind: str):
     """The module of a script; its parser and its plan are the cell's."""
     return importlib.import_module(SCRIPTS[kind])
+
+
+def without_threads(command: str) -> str:
+    return re.sub(r" --threads \d+", "", command)
 
 
 def left_by(cell: Cell) -> str:

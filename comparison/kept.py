@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.tables import read_text_csv
-from comparison.cells import Cell
+from comparison.cells import Cell, without_threads
 
 # the scores, what the runs cost, FID against forward passes, both terms of the gradients, where
 # noise alone would have taken the schedule
@@ -36,7 +36,7 @@ class Kept:
 
         def as_made(cell: Cell | None) -> bool:
             """Whether its row, if it has one, was made with its flags."""
-            return not cell or commands.get(place(cell), cell.command) == cell.command
+            return not cell or cell.made_by(commands.get(place(cell), cell.command))
 
         # a row is no longer of its cell, either, when what the cell begins with has other flags
         self.places = {p for p, c in known.items() if all(map(as_made, (c, c.source, c.network)))}
@@ -75,6 +75,8 @@ class Kept:
     def merged(self, name: str, rows: list[dict]) -> list[dict]:
         """The new rows of a table and the kept ones, in the order of the cells."""
         kept = [row for row in self.tables[name] if _place(row) in self.places]
+        if rows:  # an older file may have other columns
+            kept = [{column: row.get(column, "") for column in rows[0]} for row in kept]
         return sorted([*rows, *kept], key=lambda row: self.order[_place(row)])
 
 
@@ -94,8 +96,12 @@ def read_tables(path: Path) -> dict[str, list[dict]]:
     """The rows of all files by name; of `again` and `again_runs` those of the first runs' flags."""
     names = (*TABLES, "again", "again_runs")
     tables = {name: _rows(results_path(path, name)) for name in names}
-    first = {_place(row): row["command"] for row in tables["runs"]}
-    same = {_place(r) for r in tables["again_runs"] if first.get(_place(r)) == r["command"]}
+    first = {_place(row): without_threads(row["command"]) for row in tables["runs"]}
+    same = {
+        _place(row)
+        for row in tables["again_runs"]
+        if first.get(_place(row)) == without_threads(row["command"])
+    }
     for name in ("again", "again_runs"):
         tables[name] = [row for row in tables[name] if _place(row) in same]
     return tables

@@ -71,7 +71,7 @@ def known_scores(path: Path) -> list[dict]:
                 row[name]
     except (ValueError, TypeError, LookupError) as error:
         raise Stop(
-            f"{path}: damaged ({first_line(error)}); without it the run is judged anew"
+            f"{path}: damaged ({first_line(error)}); delete it to judge the run anew"
         ) from None
     return rows
 
@@ -114,6 +114,14 @@ def check_same(cell: Cell) -> dict:
     from_elsewhere |= {"ckpt", "image_size"} if cell.network else set()  # the network's
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
+    for earlier in cell.begins_with:
+        if earlier.done:
+            check_same(earlier)
+    if (row := cell.source_row) and not cell.source.made_by(row["command"]):
+        raise Stop(
+            f"{cell.folder}: trained with the schedule of a row that was made with other flags; "
+            "move it away, and the same command makes it anew"
+        )
     noted = cell.root / NETWORK
     if cell.network and noted.exists() and read_json(noted) != cell.network_now:
         raise Stop(

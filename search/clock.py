@@ -1,5 +1,6 @@
 """The time that a search has taken: its ledger and, for what came after the last line, a file."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,7 +26,10 @@ def seconds_before(run: Run, ledger: Ledger) -> float:
     path = run.folder / CLOCK
     known = [row["at"] for row in ledger.rows.values()]
     try:
-        known += [float(read_json(path)["seconds"])] if path.exists() else []
+        if path.exists():
+            known.append(float(read_json(path)["seconds"]))
+            if not 0 <= known[-1] < math.inf:
+                raise ValueError
     except (LookupError, TypeError, ValueError):
-        raise Stop(f"{path}: damaged; without it the ledger says how long it took") from None
+        raise Stop(f"{path}: damaged; delete it to use the times of the ledger") from None
     return max(known, default=0.0)

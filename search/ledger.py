@@ -71,7 +71,8 @@ class Ledger:
             _is(float, tried[name]) and low <= tried[name] <= high
             for name, (low, high) in space.items()
         ):
-            raise Stop(f"{self.path}: trial {trial} is outside the ranges of this search")
+            path = self.path if trial in self.rows else trial_folder(self.path.parent, trial)
+            raise Stop(f"{path}: trial {trial} is outside the ranges of this search")
         self.warn(f"warning: trial {trial} was another point than this version asks for")
         return tried
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from itertools import cycle
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from common.run import Run
 
 CONTEXT = multiprocessing.get_context("spawn")
 GRACE_SECONDS = 0.5
+# the flags that choose judges and what they compare with
+JUDGED_BY = ("dataset", "data_dir", "image_size", "extractor", "cache_dir", "inception_weights")
+JUDGED_BY += ("eval_samples",)
 ATTEMPTS = 3  # pools to start for one set of trials
 
 
@@ -71,13 +74,19 @@ def _training_images(source):
     return source.images("train")
 
 
+@functools.lru_cache(maxsize=1)
+def _check_judges(device, split, flags):
+    """What is missing or damaged on this machine ends the search: it is no schedule's failure."""
+    with suppress(RuntimeError):  # of the card: such is a trial's own failure
+        Judges.from_flags(device, split=split, **dict(flags))
+
+
 def run_trial(folder: Path, args, limit: float | None) -> dict:
     """One run of train_mnist.py with its `args`, from wherever it stands; an error is a result."""
     folder.mkdir(parents=True, exist_ok=True)
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     images = _training_images(Source.from_flags(**vars(args))).to(device)
-    # what is missing or damaged on this machine ends the search: it is no schedule's failure
-    Judges.from_flags(device, split=args.reference, **vars(args))
+    _check_judges(device, args.reference, tuple((n, getattr(args, n)) for n in JUDGED_BY))
     with (
         open(os.devnull, "w") as nowhere,  # the trial's log.txt has it all
         redirect_stdout(nowhere),

@@ -210,7 +210,7 @@ LISTED = [
             "        begun = trial_folder(", "        return point\n        begun = trial_folder(",
             f"{PARTS} -k that_began"),
     Removal("bad data are no failed trial", "search/trials.py",
-            "    Judges.from_flags(device, split=args.reference, **vars(args))\n", "",
+            "        Judges.from_flags(device, split=split,", "        dict(",
             f"{SEARCH} -k damaged_data"),
     Removal("a worker lost between trials", "search/trials.py",
             "            except BrokenProcessPool:\n                self._end_pool()\n",

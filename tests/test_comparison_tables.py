@@ -142,7 +142,7 @@ def test_holms_correction_by_its_definition():
 def test_damaged_scores_of_a_cell_are_named(tmp_path, content):
     path = tmp_path / "judged.json"
     path.write_text(content)
-    with pytest.raises(Stop, match=r"judged.json: damaged .*judged anew"):
+    with pytest.raises(Stop, match=r"judged.json: damaged .*judge the run anew"):
         results.known_scores(path)
 
 

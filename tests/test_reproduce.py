@@ -126,7 +126,7 @@ def test_a_run_made_again_on_one_machine_is_the_same_to_the_bit(tiny, tmp_path, 
 
 def test_only_cells_that_have_rows_and_begin_with_no_other_are_made_again(tiny):
     args = tiny("--again")
-    with pytest.raises(errors.Stop, match="no such cell has rows"):
+    with pytest.raises(errors.Stop, match="no cell that can be made again has rows"):
         reproduce.main(args)
     cells = reproduce.cells_of(args, reproduce.places_of(args), torch.zeros(50, 1, 8, 8))
     runs = [{"method": name, "seed": "0"} for name in ("schedule alone", "default", "grid")]
@@ -138,7 +138,13 @@ def test_a_run_made_afresh_replaces_its_rows_in_every_table(tmp_path):
     path = tmp_path / "reproduce_quick.csv"
     cells = [
         SimpleNamespace(
-            method=name, seed=0, command=f"train {name}", done=False, source=None, network=None
+            method=name,
+            seed=0,
+            command=f"train {name}",
+            done=False,
+            source=None,
+            network=None,
+            made_by=f"train {name}".__eq__,
         )
         for name in ("default", "exact")
     ]
@@ -151,12 +157,21 @@ def test_a_run_made_afresh_replaces_its_rows_in_every_table(tmp_path):
     kept.replace(cells[:1])
     new = {**rows[0], "n": "2"}
     assert kept.merged("runs", [new]) == [new, rows[1]] and kept.merged("slopes", []) == rows[1:]
+    kept.tables["runs"][1]["jobs"] = "1"  # a column that an older version wrote
+    assert kept.merged("runs", [new]) == [new, rows[1]]
 
 
 def test_a_table_that_no_run_fills_any_more_goes(tmp_path, monkeypatch):
     path = tmp_path / "reproduce_quick.csv"
     cell = SimpleNamespace(
-        method="default", seed=0, command="train", done=True, ready=True, source=None, network=None
+        method="default",
+        seed=0,
+        command="train",
+        done=True,
+        ready=True,
+        source=None,
+        network=None,
+        made_by="train".__eq__,
     )
     row = {"method": "default", "seed": "0", "command": "train"}
     for name in ("", "runs", "slopes"):

@@ -74,7 +74,7 @@ def test_a_schedule_in_a_kept_row_is_trained_with_where_its_run_is_not_at_hand(t
 def leave_run(cell, summary, **files):
     folder = cell.root / f"00000-{cell.kind}-seed{cell.seed}"
     folder.mkdir(parents=True)
-    for name, content in {"args": {}, "summary": summary, **files}.items():
+    for name, content in {"args": {"arguments": {}}, "summary": summary, **files}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
 
 
@@ -89,17 +89,40 @@ def test_a_run_with_a_schedule_that_its_source_no_longer_has_is_refused(tmp_path
         check_same(cell)
 
 
+def test_what_a_run_begins_with_was_made_with_the_flags_of_now(tmp_path):
+    """Its own run, which another comparison may not look at, or the row that it was lent."""
+    images, places = torch.zeros(50, 1, 8, 8), Places(runs_dir=str(tmp_path))
+    methods = ["schedule alone", "exact's schedule, anew"]
+    alone, anew = make_cells("quick", places, methods, [0], images)
+    leave_run(alone, {})
+    leave_run(alone.network, {}, args={"arguments": {"epochs": 99}})
+    with pytest.raises(errors.Stop, match=r"default-seed0.*ran with --epochs 99"):
+        check_same(alone)
+    leave_run(anew, {})
+    for flags, said in ((" --threads 3", None), (" --epochs 9", "a row that was made with other")):
+        row = {"command": anew.source.command + flags}
+        (anew.root / "lent_row.json").write_text(json.dumps(row))
+        if said:
+            with pytest.raises(errors.Stop, match=said):
+                check_same(anew)
+        else:
+            check_same(anew)
+
+
 def test_a_schedule_learned_for_another_network_is_refused(tmp_path):
     images, places = torch.zeros(50, 1, 8, 8), Places(runs_dir=str(tmp_path))
     (cell,) = make_cells("quick", places, ["schedule alone"], [0], images)
     leave_run(cell.network, {})
     weights = cell.network.folder / "checkpoints"
-    checkpoint.save_numbered(weights, 1, {"seed": 0})
+    checkpoint.save_numbered(weights, 1, {"ema": {"w": torch.zeros(3)}, "elapsed": 1})
     cell.root.mkdir(parents=True)
     cell.prepare()
     leave_run(cell, {}, args={"arguments": {}})
     assert check_same(cell) == {"arguments": {}}
-    checkpoint.save_numbered(weights, 1, {"seed": 1})
+    # the same weights, trained anew, and others
+    checkpoint.save_numbered(weights, 1, {"ema": {"w": torch.zeros(3)}, "elapsed": 2})
+    assert check_same(cell) == {"arguments": {}}
+    checkpoint.save_numbered(weights, 1, {"ema": {"w": torch.ones(3)}, "elapsed": 1})
     with pytest.raises(errors.Stop, match=r"another network than .*default-seed0"):
         check_same(cell)
 
@@ -109,7 +132,10 @@ def test_a_row_goes_when_what_it_begins_with_has_other_flags(tmp_path):
     methods = ["default", "schedule alone", "end 0.9"]
     cells = make_cells("quick", Places(runs_dir=str(tmp_path)), methods, [0], images)
     rows = [{"method": c.method, "seed": "0", "command": c.command} for c in cells]
-    for changed, held in (("", [True, True, True]), (" --epochs 9", [False, False, True])):
+    for changed, held in (
+        (" --threads 4", [True, True, True]),
+        (" --epochs 9", [False, False, True]),
+    ):
         rows[0]["command"] += changed
         for name in ("", "runs"):
             write_csv(results_path(path, name), rows)
@@ -127,7 +153,7 @@ def test_a_run_is_not_judged_without_the_one_that_it_begins_with(tmp_path, capsy
     leave_run(cell, {})
     args = reproduce.make_parser().parse_args(["--runs_dir", str(tmp_path)])
     reproduce.write_results(args, path, [cell], Kept(path, [cell], [cell]))
-    assert "not judged, since the run that it begins with" in capsys.readouterr().out
+    assert "not judged, since the run that it needs" in capsys.readouterr().out
     assert read_text_csv(path) == [row]
 
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import time
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -230,20 +229,17 @@ def test_a_full_disk_ends_the_search_and_is_no_failure(script):
 
 
 def without_test_images():
-    """Patch: in the second trial's process the test images are damaged."""
-    real = trials.Judges.from_flags.__func__
+    """Patch: the test images are damaged."""
 
-    def from_flags(cls, *rest, **flags):
-        if len(list(Path(flags["runs_dir"]).glob("*/trials/*"))) == 2:
-            raise Stop("t10k-images-idx3-ubyte: damaged")
-        return real(cls, *rest, **flags)
+    def from_flags(*_, **flags):
+        raise Stop("t10k-images-idx3-ubyte: damaged")
 
-    trials.Judges.from_flags = classmethod(from_flags)
+    trials.Judges.from_flags = from_flags
 
 
 def test_damaged_data_end_the_search_and_are_no_failure(script):
     assert script.run(*FLAGS, sabotage=without_test_images) == 1
-    assert "t10k-images-idx3-ubyte: damaged" in script.last_line() and len(rows_of(script)) == 1
+    assert "t10k-images-idx3-ubyte: damaged" in script.last_line() and rows_of(script) == []
     assert script.run("--resume", "latest") == 0
     assert {r["status"] for r in rows_of(script)} == {"ok"}
 

@@ -211,10 +211,12 @@ def test_the_point_of_a_trial_that_began_is_the_one_that_it_began_with(tmp_path)
 def test_a_deadline_is_judged_by_the_times_in_the_rows_alone():
     """So that a resumed search, which is older by then, tries no more and no fewer points."""
     args, rows = SimpleNamespace(patience=0, deadline=10), [row(0, at=4.0), row(1, at=11.0)]
-    run = SimpleNamespace(seconds=lambda: 99.0)
+    run = SimpleNamespace(seconds=lambda: 99.0, elapsed=95.0)
     assert "10 seconds have passed" in train_mnist_bayesian.why_stop(args, run, rows, 3)
     assert not train_mnist_bayesian.why_stop(args, run, rows[:1], 3)
     assert not train_mnist_bayesian.why_stop(args, run, [], 3)
+    assert not train_mnist_bayesian.why_stop(args, run, [], 0)  # the first may be finished
+    run.elapsed = 0.0
     assert "10 seconds" in train_mnist_bayesian.why_stop(args, run, [], 0)
 
 
@@ -228,9 +230,10 @@ def test_the_clock_goes_on_where_a_search_was_stopped(tmp_path):
     lines.add(row(0, at=7.0))
     with clock(run, lines):
         assert run.elapsed == 50
-    (tmp_path / "clock.json").write_text('{"seconds": null}')
-    with pytest.raises(Stop, match=r"clock\.json: damaged"), clock(run, lines):
-        pass
+    for damaged in ("null", "1e999", "NaN", "-1"):
+        (tmp_path / "clock.json").write_text(f'{{"seconds": {damaged}}}')
+        with pytest.raises(Stop, match=r"clock\.json: damaged"), clock(run, lines):
+            pass
 
 
 def test_the_limit_is_the_median_of_elder_whole_trials(tmp_path):

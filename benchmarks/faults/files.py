@@ -163,7 +163,7 @@ ROWS = [
     Row("damaged checkpoint", NAMED, damaged_checkpoint, 2000, 300),
     Row("code in a pickle: plain, torch's, sealed", NAMED, pickled_code, 30, 30),
     Row("damaged data", "refused before the first step", damaged_data, 200, 40),
-    Row("damaged ledger", "a torn last line is taken away, another one refused",
+    Row("damaged ledger", "a torn last line is removed, other damage refused",
         damaged_ledger, 600, 150),
     Row("damaged cache", "computed again", damaged_cache, 300, 60),
     Row("`schedule.json` with odd content", "one error that names it, or a sound schedule",

@@ -88,11 +88,11 @@ def _unfinished(record: ComparedRun) -> str:
         row = next((r for r in known if f"{r.get('trial'):03d}" == record.folder.name), {})
         if row.get("status") in ("failed", "pruned"):
             return f"{row['status']} ({row.get('reason')})"
+    if record.kind == "frozen":  # it has updates in place of epochs
+        made = len(record.tables["iterations"].get("iteration", ()))
+        return f"unfinished, {made} of {record.arguments.get('frozen_updates')} updates made"
     epochs = record.arguments.get("epochs")
     done = last_row(record.tables["scores"]).get("epoch", 0)
-    if record.kind == "frozen":  # it has updates in place of epochs
-        made, planned = record.tables["iterations"].get("iteration", ()), "frozen_updates"
-        return f"unfinished, {len(made)} of {record.arguments.get(planned)} updates made"
     if record.trials:
         return f"unfinished, {len(record.trials)} trials done"
     return f"unfinished, {done:.0f} of {epochs} epochs done" if epochs else "unfinished"

@@ -84,7 +84,7 @@ def run_missing(tasks: list[Task], results: Results, args) -> None:
     if failed:
         raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
     if taken:
-        raise Stop(f"{len(taken)} runs are in other processes; the same command goes on then")
+        raise Stop(f"{len(taken)} runs are in other processes; repeat the command after them")
 
 
 def take_done(missing: list[Task], results: Results) -> None:

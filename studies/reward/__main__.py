@@ -74,7 +74,7 @@ def main(args) -> None:
     if failed:
         raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
     if taken:
-        raise Stop(f"{len(taken)} runs are in other processes; the same command goes on then")
+        raise Stop(f"{len(taken)} runs are in other processes; repeat the command after them")
     if whole:
         report.gather(tasks)
         report.write_page()

@@ -54,7 +54,10 @@ def add_model(parser) -> None:
 
 def add_rewards(parser) -> None:
     add = cli.adder(parser, "rewards")
-    text = "digit whose log-probability is r1 (default: chosen by the rule, with the direction)"
+    text = (
+        "digit whose log-probability is r1 (default: chosen by the rule of docs/reward.md, with "
+        "the direction)"
+    )
     add("target_class", None, text, type=cli.number(int, 0, 9))
     text = "index of the random feature direction that serves as r2 (default: chosen by the rule)"
     add("direction", None, text, type=cli.count_or_none)
@@ -210,4 +213,4 @@ def check_pipeline(args) -> None:
             raise ValueError(f"--pipeline requires --{flag}, a function on its images")
     for flag in ("target_class", "direction"):
         if getattr(args, flag) is not None:
-            raise ValueError(f"--{flag} is of the digits, not of --pipeline")
+            raise ValueError(f"--{flag} is for the digits, not for --pipeline")
