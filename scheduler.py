@@ -8,7 +8,7 @@ Parameters, defaults and bounds stand in families.py.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,7 +79,7 @@ LOG_F = {
 }
 
 
-def projected(family: str, names: list[str], points: Tensor) -> Tensor:
+def projected(family: str, names: list[str], points: Tensor, held: Collection[str] = ()) -> Tensor:
     """Points (k,p) moved to the nearest inside the bounds, each as families.project moves one."""
     low, high = _box(family, tuple(names), points.device, points.dtype)
     inside = points.clamp(low, high)
@@ -90,9 +90,14 @@ def projected(family: str, names: list[str], points: Tensor) -> Tensor:
     middle = middle.clamp(low[i] + MIN_GAP / 2, high[i] - MIN_GAP / 2)
     gap = MIN_GAP * (1 + 1e-6)  # rounding may leave it an ulp short
     start = (middle - gap / 2).clamp(min=low[i])
+    if "end" in held:
+        start = (inside[:, j] - gap).clamp(min=low[i])
+    if "start" in held:
+        start = inside[:, i]
+    end = inside[:, j] if "end" in held else (start + gap).clamp(max=high[i])
     close = ~(inside[:, j] - inside[:, i] >= MIN_GAP)
     inside[:, i] = torch.where(close, start, inside[:, i])
-    inside[:, j] = torch.where(close, (start + gap).clamp(max=high[i]), inside[:, j])
+    inside[:, j] = torch.where(close, end, inside[:, j])
     return inside
 
 
@@ -149,9 +154,12 @@ class Schedule(nn.Module):
         return -torch.expm1(self.log_alpha_bar().diff())
 
     @torch.no_grad()
-    def project_(self) -> "Schedule":
-        """Move the parameters to the nearest point inside their bounds, in place."""
-        inside = project(self.family, self.values())
+    def project_(self, held: Collection[str] = ()) -> "Schedule":
+        """Move the parameters to the nearest point inside their bounds, in place.
+
+        Those that are `held` lie inside, and the others give way.
+        """
+        inside = project(self.family, self.values(), held)
         for name, parameter in self.q.items():
             parameter.fill_(inside[name])
         return self

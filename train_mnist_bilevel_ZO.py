@@ -50,7 +50,9 @@ def check(args) -> None:
         for name, value in complete(args.scheduler, given).items():
             setattr(args, f"initial_{name}", value)
     bilevel_flags.apply_recipe(args)
-    check_steps(args)
+    if not args.freeze_network:  # whose T is that of --ckpt
+        check_steps(args)
+    args.timesteps = args.timesteps or flags.TIMESTEPS
     bilevel_flags.check_combinations(args)
 
 
@@ -179,7 +181,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         run.poll()
 
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
-    band = null_band(q, first, args.lr_beta, q.count)
+    band = null_band(q, first, args.lr_beta, q.updates, made=q.count)
     pictures = leave_figures(run, sampler, ema.model, first, schedule, band)
     began_with = run.record.content["arguments"]["ckpt"]  # a resumed run's args have none
     command = retraining(args, run.folder / "schedule.json", began_with)
@@ -218,18 +220,19 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
             f"warning: {q.updates} updates of the schedule are too few to move it: more --epochs, "
             "or a lower --settle_steps or --update_every"
         )
-    if args.theta_z == "coupled" and args.update_every < args.exact_every:
-        shared = -(-args.exact_every // args.update_every)
+    apart = max(args.update_every, args.inner_loop)  # steps between two updates
+    if args.theta_z == "coupled" and apart < args.exact_every:
+        shared = -(-args.exact_every // apart)
         run.log(
             f"warning: up to {shared} updates share one exact gradient, whose noise then looks "
             "like a slope: an --exact_every of at most --update_every avoids this"
         )
     if args.upper_gradient != "zo" and upper.left_out():
         times = ", ".join(map(str, upper.left_out()))
-        run.log(
-            f"exact gradients skip the DDIM steps at t = {times}, where almost no signal is left "
-            "(--truncation changes this)"
-        )
+        reason = "where almost no signal is left (--truncation changes this)"
+        if args.truncation is not None:
+            reason = f"as --truncation {args.truncation:g} says"
+        run.log(f"exact gradients skip the DDIM steps at t = {times}, {reason}")
 
 
 def retraining(args, schedule: Path, ckpt: str) -> str:

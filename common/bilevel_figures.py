@@ -1,5 +1,6 @@
 """The figures of a learned schedule: its path beside the null band, its slopes with their noise."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def leave_figures(
     folder = run.folder / "figures"
     folder.mkdir(exist_ok=True)
     path, scores = run.rows("iterations.csv"), run.rows("scores.csv")
-    clock = {**scores, **run.rows("timing.csv")}
+    clock = on_the_clock(scores, run.rows("timing.csv"))
     plot_paths(folder / "path.png", {"": (path, band)}, list(last.q))
     plot_slopes(folder / "slopes.png", {"": path}, list(last.q))
     figures.plot_columns(folder / "iterations.png", "iteration", path, ["loss_y", "loss_z", "fid"])
@@ -35,6 +36,12 @@ def leave_figures(
     figures.plot_schedules(folder / "schedule.png", {"first": first, "last": last})
     figures.save_gif(folder / "denoising.gif", sampler.film(net, 36))
     return sorted(folder.iterdir())
+
+
+def on_the_clock(scores: Columns, timing: Columns) -> Columns:
+    """Scores with the seconds of their epochs; one of the two tables may lack its first rows."""
+    seconds = dict(zip(timing.get("epoch", ()), timing.get("seconds", ()), strict=True))
+    return {**scores, "seconds": [seconds.get(e, math.nan) for e in scores.get("epoch", ())]}
 
 
 def leave_frozen_figures(run: Run, first: Schedule, last: Schedule, band: Band) -> list[Path]:

@@ -5,6 +5,8 @@ import argparse
 from common import cli
 from common.families import TOLD
 
+FROZEN_UPDATES = 200
+
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES: dict[str, dict[str, object]] = {
     "ours": {"theta_z": "kept", "zo_samples": 128},
@@ -115,7 +117,7 @@ def add_coupled(add) -> None:
     add("exact_every", COUPLED["exact_every"], text, type=cli.count)
     text = "steps of a coupled theta_z between two updates of the schedule"
     add("update_every", COUPLED["update_every"], text, type=cli.count)
-    text = "steps of a coupled theta_z before the first update of the schedule"
+    text = "steps of a coupled theta_z after which the schedule may be updated"
     add("settle_steps", COUPLED["settle_steps"], text, type=cli.count_or_none)
     text = "averaging window, in steps, of the two networks whose losses a coupled theta_z compares"
     add("average_steps", COUPLED["average_steps"], text, type=cli.count)
@@ -130,7 +132,8 @@ def add_frozen(add) -> None:
         "give"
     )
     add("freeze_network", False, text, action="store_true")
-    add("frozen_updates", 200, "updates of the schedule with --freeze_network", type=cli.count)
+    text = "updates of the schedule with --freeze_network, each after an FID, whose best is kept"
+    add("frozen_updates", FROZEN_UPDATES, text, type=cli.count)
     text = (
         "time that a frozen network receives as input; visited: the time of the DDIM step; "
         "nearest: the training time of the nearest noise level, which jumps as the schedule moves "
@@ -222,10 +225,12 @@ def check_combinations(args) -> None:
     """Refuse what no run can do or would read, once the recipe has filled in its flags."""
     if args.told and not (args.freeze_network or args.resume):
         raise ValueError("--told requires --freeze_network")
+    if args.frozen_updates != FROZEN_UPDATES and not (args.freeze_network or args.resume):
+        raise ValueError("--frozen_updates requires --freeze_network")
     if args.upper_gradient != "zo" and args.noise == "independent":
         raise ValueError(
-            f"--upper_gradient {args.upper_gradient} takes no difference, so --noise independent "
-            "does not apply"
+            f"--upper_gradient {args.upper_gradient} is not combined with --noise independent: "
+            "add --noise common"
         )
     if args.initial_epoch >= args.epochs and not args.freeze_network:
         raise ValueError(

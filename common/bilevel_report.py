@@ -51,8 +51,8 @@ def report(
             text += f" ({', '.join(parts)})"
     memory = max(peak_memory(run.device).values()) / 2**30
     run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
-    for warning in warnings.new(coupled):
-        run.log(f"warning: {warning}", echo)
+    for warning in warnings.new(penalty):
+        run.log(f"warning: {warning}")
 
 
 def with_error(slope: float, error: float) -> str:
@@ -89,10 +89,10 @@ class Warnings:
         bounds = self.q.schedule.to_bounds()
         return [name for name in self.moving if bounds[name] >= ON_BOUND]
 
-    def new(self, penalty: Penalty | None) -> list[str]:
+    def new(self, penalty: Penalty | Uncoupled) -> list[str]:
         """The warnings that apply now and were not given before."""
         texts = {}
-        if penalty and penalty.steps and (text := penalty.warning()):
+        if text := penalty.warning():
             texts[text.split(",")[0]] = text  # without its number
         inside = self._off_bounds()
         if stopped := [name for name in self.inside if name not in inside]:
@@ -101,21 +101,18 @@ class Warnings:
                 f"{', '.join(stopped)} reached a bound: if figures/slopes.png shows more noise "
                 "than slope there, start again with a lower --lr_beta for it"
             )
-        if text := self.of_slopes(penalty):
+        if text := self.of_slopes(penalty.flat):
             texts["slopes"] = text
         fresh = {key: text for key, text in texts.items() if key not in self.given}
         self.given |= set(fresh)
         return list(fresh.values())
 
-    def of_slopes(self, penalty: Penalty | None) -> str | None:
-        """Whether the gradients are 0 or, with AdamW, which moves all the same, noise alone."""
+    def of_slopes(self, flat: bool) -> str | None:
+        """Whether dF/dq is 0 (`flat`) or, with AdamW, which moves all the same, noise alone."""
         slopes = [self.q.slopes().get(name, (math.nan, 0.0)) for name in self.moving]
-        gradients = [slope for slope, _ in slopes]
-        if penalty and penalty.direct:
-            gradients = penalty.direct[-1].gradient.tolist()
         if not slopes:  # all are held
             return None
-        if not any(gradients):
+        if flat:
             return (
                 "dFID/dq is exactly 0: all pixels are cut to black or white; sample with clipping "
                 "(without --no_clip) or start at --initial_end 0.98"
@@ -145,7 +142,7 @@ def log_result(
             reason = f"noise alone takes {', '.join(names)} as far"
         run.log(
             f"warning: {reason}: more updates (--epochs) or more --zo_samples may show a slope, "
-            "and a rate of 0 in --lr_beta holds the rest"
+            "and a rate of 0 in --lr_beta holds a parameter that has none"
         )
     if pictures:
         run.log(f"pictures: {', '.join(map(str, pictures))}")

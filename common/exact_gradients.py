@@ -112,6 +112,8 @@ class ExactGradients(Objective):
     @torch.no_grad()
     def why_zero(self, net, noise):
         """The first cause that is found, and what to do about it."""
+        if self.sampler.settings.eps_scale == 0:
+            return "--eps_scale 0 leaves the network out"
         if len(self.left_out()) == self.sampler.steps:
             return "no DDIM step is differentiated; raise --truncation"
         with evaluating(net):

@@ -6,7 +6,7 @@ schedule before torch is imported.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,8 +99,8 @@ def complete(family: str, given: dict) -> dict[str, float]:
     return values
 
 
-def project(family: str, values: dict[str, float]) -> dict[str, float]:
-    """The nearest parameters inside the bounds."""
+def project(family: str, values: dict[str, float], held: Collection[str] = ()) -> dict[str, float]:
+    """The nearest parameters inside the bounds; those that are held are there, and stay."""
     table = table_of(family, values)
     inside = {name: min(max(v, table[name].low), table[name].high) for name, v in values.items()}
     if "start" in inside and not inside["end"] - inside["start"] >= MIN_GAP:
@@ -108,8 +108,13 @@ def project(family: str, values: dict[str, float]) -> dict[str, float]:
         middle = (values["start"] + values["end"]) / 2
         middle = min(max(middle, low + MIN_GAP / 2), high - MIN_GAP / 2)
         # rounding may leave the gap an ulp short: an outward nudge keeps `complete` content
-        inside["start"] = max(middle - MIN_GAP / 2 * (1 + 1e-6), low)
-        inside["end"] = min(inside["start"] + MIN_GAP * (1 + 1e-6), high)
+        gap = MIN_GAP * (1 + 1e-6)
+        if "end" in held:
+            inside["start"] = max(inside["end"] - gap, low)
+        elif "start" not in held:
+            inside["start"] = max(middle - gap / 2, low)
+        if "end" not in held:
+            inside["end"] = min(inside["start"] + gap, high)
     return inside
 
 

@@ -6,11 +6,13 @@ finds it to be, is drawn so. For a parameter that ends inside the 5 to 95 % of t
 explanation enough.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.schedule_optimizer import ScheduleOptimizer
+from common.schedule_optimizer import ScheduleOptimizer, held_of
 from common.step_rule import SteadySteps, null_paths
 from scheduler import Schedule, projected
 
@@ -66,7 +68,7 @@ def _adaptive_paths(first, lr_beta, updates, runs, random, decay) -> Tensor:
             parameter.grad = torch.randn(runs, generator=random, dtype=torch.float64)
         rule.optimizer.step()
         rule.cycle.step()
-        copies.project_()
+        copies.project_(held_of(rule.rates))
         paths.append(copies.values())
     return torch.stack(paths)
 
@@ -87,9 +89,9 @@ class Copies:
         return torch.stack([parameter.detach() for parameter in self.q.values()], 1)
 
     @torch.no_grad()
-    def project_(self) -> None:
+    def project_(self, held: Collection[str] = ()) -> None:
         """What Schedule.project_ does, for each copy."""
-        inside = projected(self.family, list(self.q), self.values())
+        inside = projected(self.family, list(self.q), self.values(), held)
         for parameter, column in zip(self.q.values(), inside.T, strict=True):
             parameter.copy_(column)
 

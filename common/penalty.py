@@ -115,9 +115,14 @@ class Penalty:
         """theta_z becomes theta_y: weights, optimizer, draws."""
         self.began = self.steps
         self.theta_z.load_state_dict(deepcopy(self.theta_y.state_dict()))
-        self.losses = [0.0, 0.0]
+        self.losses, self.direct = [0.0, 0.0], []
         for average in self.averages:
             average.model.n_averaged.zero_()  # the next update is a copy
+
+    @property
+    def flat(self) -> bool:
+        """Whether the latest dF/dq is exactly 0."""
+        return bool(self.direct) and not self.direct[-1].gradient.any()
 
     def due(self, inner_loop: int = 1) -> bool:
         """Whether the schedule is to move after an iteration of so many steps."""
@@ -214,6 +219,8 @@ class Penalty:
 
     def warning(self) -> str | None:
         """What makes the difference of the losses say something else than the implicit term."""
+        if not self.steps:
+            return None
         loss_z, loss_y = self.losses
         self.losses = [0.0, 0.0]
         if loss_z > (1 + LEFT) * loss_y:

@@ -21,7 +21,7 @@ class ScheduleOptimizer:
     def __init__(
         self, schedule: Schedule, lr_beta: list[float], updates: int, weight_decay: float = 0.0
     ):
-        self.schedule = schedule
+        self.schedule, self.updates = schedule, updates
         self.rates = rates = rates_of(schedule, lr_beta)
         groups = [{"params": [p], "lr": rates[name]} for name, p in schedule.q.items()]
         self.optimizer = AdamW(groups, weight_decay=weight_decay)
@@ -36,7 +36,7 @@ class ScheduleOptimizer:
         self.schedule.set_gradient_(gradient)
         self.optimizer.step()
         self.cycle.step()
-        self.schedule.project_()
+        self.schedule.project_(held_of(self.rates))
         self.follow(slopes)
         self.count += 1
 
@@ -69,6 +69,11 @@ class ScheduleOptimizer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.cycle.load_state_dict(state["cycle"])
         self.count, self.moments = state["count"], dict(state["moments"])
+
+
+def held_of(rates: dict[str, float]) -> frozenset[str]:
+    """The parameters that a rate of 0 holds fixed."""
+    return frozenset(name for name, rate in rates.items() if not rate)
 
 
 def rates_of(schedule: Schedule, lr_beta: list[float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.errors import check_finite
-from common.schedule_optimizer import rates_of
+from common.schedule_optimizer import held_of, rates_of
 from scheduler import Schedule, projected
 
 MEMORY = 0.8  # of the running mean of a slope: about five updates
@@ -105,7 +105,7 @@ class SteadySteps:
         with torch.no_grad():
             for (name, parameter), step in zip(self.schedule.q.items(), steps, strict=True):
                 parameter.sub_(self.rates[name] * step)
-        self.schedule.project_()
+        self.schedule.project_(held_of(self.rates))
 
     def slopes(self) -> dict[str, tuple[float, float]]:
         """parameter -> running mean of its slope, and the standard error of that mean."""
@@ -144,11 +144,12 @@ def null_paths(
     random = random or torch.Generator().manual_seed(0)
     rates = torch.tensor(list(rates_of(schedule, lr_beta).values()), dtype=torch.float64)
     names, moments = list(schedule.q), Moments(runs, len(rates))
+    held = held_of(rates_of(schedule, lr_beta))
     q = schedule.vector().cpu().expand(runs, -1)
     noise, paths = torch.randn(q.shape, generator=random, dtype=torch.float64), [q]
     for _ in range(updates):
         moments.follow(noise)
-        q = projected(schedule.family, names, q - rates * moments.steps(updates))
+        q = projected(schedule.family, names, q - rates * moments.steps(updates), held)
         paths.append(q)
         fresh = torch.randn(q.shape, generator=random, dtype=torch.float64)
         noise = correlation * noise + (1 - correlation**2) ** 0.5 * fresh

@@ -1,5 +1,6 @@
 """The warnings of a bilevel run: none on a healthy one, each once, and each says what to do."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import train_mnist_bayesian
 import train_mnist_bilevel_ZO
 from common import cli
+from common.bilevel_figures import on_the_clock
 from common.bilevel_report import Warnings
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps
@@ -25,8 +27,10 @@ def warned(rule, gradient, updates=60, rates=RATES, how="zo", first=None, penalt
     q = rule(schedule, rates, updates)
     warnings, texts = Warnings(q, how), []
     for i in range(updates):
-        q.step(gradient(i))
-        texts += warnings.new(penalty)
+        slopes = gradient(i)
+        q.step(slopes)
+        silent = SimpleNamespace(warning=lambda: None, flat=not slopes.any())
+        texts += warnings.new(penalty or silent)
     return texts
 
 
@@ -67,6 +71,15 @@ def test_a_bound_is_told_when_it_is_reached():
         assert warned(rule, lambda _: SLOPE, first={}) == []  # it began there
 
 
+def test_scores_whose_times_were_deleted_keep_their_place_on_the_clock():
+    scores, timing = {"epoch": [1, 2], "fid": [9, 8]}, {"epoch": [2, 3], "seconds": [5, 7]}
+    seconds = on_the_clock(scores, timing)["seconds"]
+    assert math.isnan(seconds[0]) and seconds[1] == 5
+    assert (
+        len(on_the_clock(scores, {})["seconds"]) == 2 and on_the_clock({}, timing)["seconds"] == []
+    )
+
+
 def test_a_gradient_of_exactly_0_is_told():
     for rule in (SteadySteps, ScheduleOptimizer):
         (text,) = warned(rule, lambda _: 0 * SLOPE)
@@ -82,19 +95,20 @@ def test_the_advice_of_the_penalty_is_given_once():
         ]
         * 20
     )
-    penalty = SimpleNamespace(steps=1, warning=lambda: next(texts), direct=[])
+    penalty = SimpleNamespace(warning=lambda: next(texts), flat=False)
     assert len(warned(SteadySteps, lambda _: SLOPE, penalty=penalty)) == 1
 
 
 @pytest.mark.parametrize(
-    "theta_z, every, shared", [("coupled", 4, 3), ("coupled", 10, 0), ("kept", 4, 0)]
+    "theta_z, every, inner_loop, shared",
+    [("coupled", 4, 1, 3), ("coupled", 10, 1, 0), ("kept", 4, 1, 0), ("coupled", 4, 10, 0)],
 )
-def test_updates_that_share_an_exact_gradient_are_warned_of(theta_z, every, shared):
+def test_updates_that_share_an_exact_gradient_are_warned_of(theta_z, every, inner_loop, shared):
     lines = []
     run, upper = SimpleNamespace(log=lines.append), SimpleNamespace(left_out=list)
     args = SimpleNamespace(
         recipe="exact", theta_z=theta_z, upper_gradient="exact", update_every=every, exact_every=10,
-        extractor=None, dataset="mnist", image_size=None,
+        inner_loop=inner_loop, extractor=None, dataset="mnist", image_size=None,
     )  # fmt: skip
     train_mnist_bilevel_ZO.log_hints(args, run, upper, None)
     warnings = [line for line in lines if "share one exact gradient" in line]

@@ -126,7 +126,7 @@ WRONG_BILEVEL = [
     "--upper_gradient forward --recipe paper", "--scheduler ddpm", "--initial_end 2",
     "--initial_start 0.9 --initial_end 0.8", "--scheduler linear --initial_tau 2",
     "--scheduler sigmoid --initial_tau 3", "--timesteps 50", "--start 0.1",
-    "--told visited", "--knots 3", "--recipe ours --truncation 0.5",
+    "--told visited", "--frozen_updates 500", "--knots 3", "--recipe ours --truncation 0.5",
 ]  # fmt: skip
 WRONG_SEARCH = [
     "--strategy best", "--n_calls 0", "--n_initial 0", "--search_seed -1", "--jobs 0",
@@ -219,6 +219,8 @@ def test_the_steps_of_a_picture_are_checked_against_its_checkpoint(tmp_path):
     (tmp_path / "x.pt").touch()
     words = ["--sample_only", "--ckpt", tmp_path / "x.pt", "--backward_steps", 1500]
     assert parse("train", *words).backward_steps == 1500
+    words[0] = "--freeze_network"
+    assert parse("bilevel", *words).backward_steps == 1500
 
 
 def test_the_argv_of_arguments_parses_to_the_same_arguments():

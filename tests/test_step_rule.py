@@ -67,6 +67,16 @@ def test_a_slope_without_noise_takes_the_longest_steps():
     assert (steps[2:].abs() > 0.7).all() and (steps.abs() <= 1).all()  # the last half slows down
 
 
+@pytest.mark.parametrize("rule_class", [SteadySteps, ScheduleOptimizer])
+def test_a_rate_of_0_holds_start_where_end_comes_down_to_it(rule_class):
+    schedule = Schedule("cosine", 20, learned=True, start=0.97, end=1.0)
+    rule = rule_class(schedule, [0.0, 0.01, 0.1, 0.001], UPDATES)
+    for _ in range(UPDATES):
+        rule.step(torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=F64))
+    values = schedule.values()
+    assert values["start"] == 0.97 and 0.97 < values["end"] < 0.972
+
+
 def test_it_leaves_a_bound_as_soon_as_the_slope_turns():
     schedule = Schedule("cosine", 20, learned=True)
     rule = SteadySteps(schedule, RATES, 10**6)

@@ -77,15 +77,19 @@ def test_only_the_published_perturbation_leaves_the_bounds(monkeypatch, perturba
         assert steps[3] < 0.008 < steps[2]
 
 
+@pytest.mark.parametrize("held", [(), ("start",), ("end",)])
 @pytest.mark.parametrize("family", [f for f in FAMILIES if FAMILIES[f]])
-def test_many_points_are_projected_as_one_is(family):
+def test_many_points_are_projected_as_one_is(family, held):
     """Against families.project, far outside the bounds and with start and end in any order."""
     names = list(FAMILIES[family])
     random = torch.Generator().manual_seed(0)
     points = 3 * torch.randn(2000, len(names), dtype=F64, generator=random)
-    inside = projected(family, names, points).tolist()
+    for name in held:
+        points[:, names.index(name)] = 0.999 if name == "start" else 0.001
+    inside = projected(family, names, points, held).tolist()
     for point, moved in zip(points.tolist(), inside, strict=True):
-        expected = project(family, dict(zip(names, point, strict=True)))
+        expected = project(family, dict(zip(names, point, strict=True)), held)
+        assert all(expected[name] == point[names.index(name)] for name in held)
         assert moved == pytest.approx(list(expected.values()), rel=1e-12, abs=1e-12)
         complete(family, dict(zip(names, moved, strict=True)))  # raises outside
 
