@@ -185,7 +185,7 @@ def test_every_judge_of_a_summary_has_a_row(tmp_path):
                read_record(written(tmp_path / "b", {"fid": float("nan"), "n": 400}))]  # fmt: skip
     table = scores(records)
     assert row(table, "fid") == ["12.5", "nan"] and row(table, "fid_second") == ["7", "–"]
-    assert row(table, "kid")[0] == "1.25 ± 0.12" and row(table, "is_mean")[0] == "4 ± 0.2"
+    assert row(table, "kid")[0] == "1.25 ± 0.12" and row(table, "is_mean")[0] == "4 ± 0.21"
     assert (
         row(table, "before: fid")[0] == "20"
         and row(table, "again, no_clip, eta 0.5: fid")[0] == "14"
