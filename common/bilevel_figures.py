@@ -38,7 +38,7 @@ def leave_figures(
     return sorted(folder.iterdir())
 
 
-def on_the_clock(scores: Columns, timing: Columns) -> Columns:
+def on_the_clock(scores: dict[str, list], timing: dict[str, list]) -> dict[str, list]:
     """Scores with the seconds of their epochs; one of the two tables may lack its first rows."""
     seconds = dict(zip(timing.get("epoch", ()), timing.get("seconds", ()), strict=True))
     return {**scores, "seconds": [seconds.get(e, math.nan) for e in scores.get("epoch", ())]}
