@@ -15,6 +15,7 @@ from scheduler import Schedule
 
 ON_BOUND = 1e-5  # a distance that is none
 TESTED = 20  # updates after which slopes are looked at; the running mean is worth as many
+ROSE = 3.0  # times its lowest value: an FID of tens of images wavers by less
 
 
 def report(
@@ -51,7 +52,7 @@ def report(
             text += f" ({', '.join(parts)})"
     memory = max(peak_memory(run.device).values()) / 2**30
     run.log(f"iteration {iteration}: {text}; {memory:.2f} GiB", echo)
-    for warning in warnings.new(penalty):
+    for warning in warnings.new(penalty, row.get("fid")):
         run.log(f"warning: {warning}")
 
 
@@ -83,15 +84,23 @@ class Warnings:
         self.q, self.upper_gradient = q, upper_gradient
         self.moving = [name for name, rate in q.rates.items() if rate > 0]
         self.inside = self._off_bounds()  # those that began at no bound and reached none
+        self.first, self.lowest = q.schedule.values(), math.inf  # schedule, and F at theta_z
         self.given: set[str] = set()
 
     def _off_bounds(self) -> list[str]:
         bounds = self.q.schedule.to_bounds()
         return [name for name in self.moving if bounds[name] >= ON_BOUND]
 
-    def new(self, penalty: Penalty | Uncoupled) -> list[str]:
-        """The warnings that apply now and were not given before."""
+    def new(self, penalty: Penalty | Uncoupled, fid: float | None = None) -> list[str]:
+        """The warnings that apply now and were not given before; `fid` is F at theta_z."""
         texts = {}
+        if fid is not None:
+            self.lowest = min(self.lowest, fid)
+            if fid > ROSE * self.lowest and self.q.schedule.values() != self.first:
+                texts["rose"] = (
+                    f"the FID at theta_z is {fid / self.lowest:.1f} times the lowest so far: if a "
+                    "step of the schedule took it there, start again with a lower --lr_beta"
+                )
         if text := penalty.warning():
             texts[text.split(",")[0]] = text  # without its number
         inside = self._off_bounds()

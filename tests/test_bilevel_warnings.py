@@ -80,6 +80,17 @@ def test_scores_whose_times_were_deleted_keep_their_place_on_the_clock():
     )
 
 
+@pytest.mark.parametrize("rate, told", [(0.01, 1), (0.0, 0)])
+def test_an_fid_that_rose_after_the_schedule_moved_is_told_once(rate, told):
+    q = SteadySteps(Schedule("cosine", 20, learned=True, **INSIDE), [rate] * 4, 60)
+    warnings, texts = Warnings(q, "exact"), []
+    silent = SimpleNamespace(warning=lambda: None, flat=False)
+    for fid in (50, 40, 75, 38, 40, 210, 230):  # as noise has it, and beyond
+        q.step(SLOPE)
+        texts += warnings.new(silent, fid)
+    assert len(texts) == told and all("5.5 times the lowest so far" in text for text in texts)
+
+
 def test_a_gradient_of_exactly_0_is_told():
     for rule in (SteadySteps, ScheduleOptimizer):
         (text,) = warned(rule, lambda _: 0 * SLOPE)
