@@ -220,7 +220,8 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
             f"warning: {q.updates} updates of the schedule are too few to move it: more --epochs, "
             "or a lower --settle_steps or --update_every"
         )
-    apart = max(args.update_every, args.inner_loop)  # steps between two updates
+    # the fewest steps between two updates
+    apart = args.inner_loop * max(1, args.update_every // args.inner_loop)
     if args.theta_z == "coupled" and apart < args.exact_every:
         shared = -(-args.exact_every // apart)
         run.log(

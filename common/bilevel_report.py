@@ -15,7 +15,7 @@ from scheduler import Schedule
 
 ON_BOUND = 1e-5  # a distance that is none
 TESTED = 20  # updates after which slopes are looked at; the running mean is worth as many
-ROSE = 3.0  # times its lowest value: an FID of tens of images wavers by less
+ROSE = 3.0  # times its lowest value
 
 
 def report(

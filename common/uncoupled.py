@@ -55,7 +55,7 @@ class Uncoupled:
         self.settings, self.updates = settings, updates
         self.seen = seen_by_loss(theta_z.net)
         self.latest: dict[str, float] = {}  # what the last update saw
-        self.flat = False  # whether its dF/dq was exactly 0
+        self.direct: Tensor | None = None  # its dF/dq
 
     def step(self, process: Diffusion, levels: Levels) -> float:
         """Algorithm 6's step of theta_y, which goes alone."""
@@ -93,9 +93,14 @@ class Uncoupled:
         of_q = self.upper.slope_of_schedule(net_z, update)
         (x0,) = batches
         difference = loss_difference(process, net_z, net_y, x0, seed, update, s.common_noise)
-        self.flat = not of_q.gradient.any()
+        self.direct = of_q.gradient if update else None  # the first one-point estimate is 0
         self.latest = {"loss_z": loss_z, "fid": of_q.value, "gamma": gamma}
         return of_q.gradient / gamma + difference
+
+    @property
+    def flat(self) -> bool:
+        """Whether the latest dF/dq is exactly 0."""
+        return self.direct is not None and not self.direct.any()
 
     def warning(self) -> None:
         """theta_z has steps of its own, and nothing is asked of them."""
