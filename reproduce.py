@@ -91,60 +91,73 @@ def main(args) -> None:
             raise Stop(f"--report and --{flag} contradict each other", code=2)
     first_path = Path(args.results_dir) / f"reproduce_{args.scale}.csv"
     path = results_path(first_path, "again" if args.again else "")
-    failed: Sequence[Job] = []
-    if not args.report:
-        places = places_of(args)
-        first = make_cell(args.scale, places, "default", 0).parsed()
-        images = Source.from_flags(**vars(first)).planned_images()
-        cells = cells_of(args, places, images)
-        if args.again:
-            cells = held_alone(cells, read_tables(first_path))
-
-        def passes(cell: Cell) -> int:
-            return forward_passes(cell.cost(images))
-
-        def kept_now() -> Kept:
-            return Kept(path, every_cell(args.scale, places, path, images), cells, args.fresh)
-
-        kept = kept_now()
-        if kept.changed:
-            text = (
-                f"{counted(kept.changed, 'cell')} with rows of other flags, or that began with such"
-            )
-            print(f"{path} has {text}, which the next write drops")
-        kept.offer_schedules(cells)
-        asked = chosen(cells, args.cell)
-        missing = kept.missing(asked)
-        if args.dry_run:
-            numbers = {place(cell): number for number, cell in enumerate(cells)}
-            # what a cell of --methods begins with may be none of them, and has no number
-            costs = [
-                (numbers.get(place(c)), c.method, c.seed, passes(c), kept.holds(c))
-                for c in missing
-                if not c.done
-            ]
-            device = setup(first.device, first.cpu, first.threads)
-            size = first.model_base_dim, first.timesteps, first.batch_size
-            rate, projected = estimate.measure(images, *size, device, first.amp).passes, None
-            if SCALES[args.scale].for_gpu:
-                projected = estimate.H100_ASSUMED / estimate.operations_of_pass(images, *size[:2])
-            report.print_plan(costs, rate, torch.get_num_threads(), projected)
-            return
-        if not args.collect:
-            ended = run_all(missing, args.jobs, passes, gpus_to_share(args.device))
-            failed = ended.failed
-            if ended.taken or args.cell is not None:
-                report_missing(failed)
-                known = all(map(kept.has_rows, asked))
-                print(why_not_judged(len(ended.taken), path if known else None))
-                return
-        with judging_alone(Path(places.runs_dir) / args.scale):
-            # other processes may have added rows to the files since
-            write_results(args, path, cells, kept_now())
+    failed = [] if args.report else make_results(args, first_path, path)
+    if failed is None:
+        return
     if not first_path.exists():
         raise Stop(f"{first_path}: no results yet; run without --report first", code=2)
     write_report(args.scale, first_path)
     report_missing(failed)
+
+
+def make_results(args, first_path: Path, path: Path) -> Sequence[Job] | None:
+    """Run what is missing and write the CSV files; returns what failed.
+
+    None where this process has nothing to write: it plans alone, or another one judges.
+    """
+    places = places_of(args)
+    first = make_cell(args.scale, places, "default", 0).parsed()
+    images = Source.from_flags(**vars(first)).planned_images()
+    cells = cells_of(args, places, images)
+    if args.again:
+        cells = held_alone(cells, read_tables(first_path))
+
+    def passes(cell: Cell) -> int:
+        return forward_passes(cell.cost(images))
+
+    def kept_now() -> Kept:
+        return Kept(path, every_cell(args.scale, places, path, images), cells, args.fresh)
+
+    kept = kept_now()
+    if kept.changed:
+        text = f"{counted(kept.changed, 'cell')} with rows of other flags, or that began with such"
+        print(f"{path} has {text}, which the next write drops")
+    kept.offer_schedules(cells)
+    asked = chosen(cells, args.cell)
+    missing = kept.missing(asked)
+    if args.dry_run:
+        numbers = {place(cell): number for number, cell in enumerate(cells)}
+        # what a cell of --methods begins with may be none of them, and has no number
+        costs = [
+            (numbers.get(place(c)), c.method, c.seed, passes(c), kept.holds(c))
+            for c in missing
+            if not c.done
+        ]
+        print_plan(args.scale, costs, first, images)
+        return None
+    failed: Sequence[Job] = []
+    if not args.collect:
+        ended = run_all(missing, args.jobs, passes, gpus_to_share(args.device))
+        failed = ended.failed
+        if ended.taken or args.cell is not None:
+            report_missing(failed)
+            known = all(map(kept.has_rows, asked))
+            print(why_not_judged(len(ended.taken), path if known else None))
+            return None
+    with judging_alone(Path(places.runs_dir) / args.scale):
+        # other processes may have added rows to the files since
+        write_results(args, path, cells, kept_now())
+    return failed
+
+
+def print_plan(scale: str, costs: list[tuple], first, images) -> None:
+    """The runs and their minutes, at the rate of a few steps with the flags of `first`."""
+    device = setup(first.device, first.cpu, first.threads)
+    size = first.model_base_dim, first.timesteps, first.batch_size
+    rate, projected = estimate.measure(images, *size, device, first.amp).passes, None
+    if SCALES[scale].for_gpu:
+        projected = estimate.H100_ASSUMED / estimate.operations_of_pass(images, *size[:2])
+    report.print_plan(costs, rate, torch.get_num_threads(), projected)
 
 
 def every_cell(scale: str, places: Places, path: Path, images) -> list[Cell]:

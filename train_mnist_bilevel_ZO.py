@@ -73,7 +73,7 @@ from common.bilevel_report import Warnings, log_result, report
 from common.data import Batches
 from common.errors import Stop, at, guarded
 from common.judge_files import warn_of_one_judge
-from common.judging import Judge, Judges, evaluate
+from common.judging import JUDGED_BY, Judge, Judges, evaluate
 from common.loop import Progress, end_of_epoch, run_script
 from common.machine import setup
 from common.networks import compiled, facts_of, load_network, make_network, refuse_others
@@ -135,7 +135,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
 
     run.log(f"the averaged network looks back on {averaging.memory:.4g} steps")
     log_hints(args, run, upper, q)
-    warnings = Warnings(q, args.upper_gradient)
+    warnings = Warnings(q, args.upper_gradient, first, run.rows("iterations.csv").get("fid", ()))
     whole = Batches(images, args.batch_size, args.seed)  # without --limit_batches
 
     for epoch in range(progress.epoch, args.epochs):
@@ -181,7 +181,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         run.poll()
 
     final = evaluate(sampler, ema.model, args.eval_samples, judges, "evaluation", run)
-    band = null_band(q, first, args.lr_beta, q.updates, made=q.count)
+    band = null_band(q, first, args.lr_beta)
     pictures = leave_figures(run, sampler, ema.model, first, schedule, band)
     began_with = run.record.content["arguments"]["ckpt"]  # a resumed run's args have none
     command = retraining(args, run.folder / "schedule.json", began_with)
@@ -300,8 +300,7 @@ def freeze_network(args) -> None:
     except ValueError as error:
         raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
     drawn_by = ("backward_steps", "no_clip", "tau_type", "eps_scale")
-    judged_by = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
-    asked = (*drawn_by, *judged_by, "eval_chunk")
+    asked = (*drawn_by, *JUDGED_BY, "eval_chunk")
     flags_of_run = state["args"] | {n: getattr(args, n) for n in asked}
     drawn = SamplerSettings.from_flags(**flags_of_run | FROZEN)
     judges = Judges.from_flags(device, **flags_of_run)

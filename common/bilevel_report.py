@@ -1,6 +1,7 @@
 """What a bilevel run tells its user: a row of iterations.csv, a line of the log, warnings."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.families import NAMES
@@ -80,11 +81,18 @@ def columns_of(values: dict, kinds: dict[str, dict], coupled: bool) -> dict:
 class Warnings:
     """Warnings that another flag value would resolve; parameters that are held get none."""
 
-    def __init__(self, q: ScheduleOptimizer | SteadySteps, upper_gradient: str):
-        self.q, self.upper_gradient = q, upper_gradient
+    def __init__(
+        self,
+        q: ScheduleOptimizer | SteadySteps,
+        upper_gradient: str,
+        first: Schedule,
+        fids: Iterable[float] = (),
+    ):
+        """`first` is where the schedule began, `fids` are those at theta_z so far; nan: none."""
+        self.q, self.upper_gradient, self.first = q, upper_gradient, first.values()
+        self.lowest = min((fid for fid in fids if math.isfinite(fid)), default=math.inf)
         self.moving = [name for name, rate in q.rates.items() if rate > 0]
         self.inside = self._off_bounds()  # those that began at no bound and reached none
-        self.first, self.lowest = q.schedule.values(), math.inf  # schedule, and F at theta_z
         self.given: set[str] = set()
 
     def _off_bounds(self) -> list[str]:

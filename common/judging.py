@@ -18,6 +18,8 @@ from common.scores import COLUMNS, JUDGES, JUDGES_COLUMNS, METRICS, values
 from metrics import FeatureStatistics, Reference, float64_home
 
 CACHE_VERSION = 2
+# the flags that choose judges, beside those of the images
+JUDGED_BY = ("data_dir", "cache_dir", "extractor", "inception_weights", "eval_samples")
 
 
 class Judge:

@@ -25,17 +25,15 @@ def null_band(
     rule: ScheduleOptimizer | SteadySteps,
     first: Schedule,
     lr_beta: list[float],
-    updates: int,
     runs: int = 200,
     seed: int = 0,
-    made: int | None = None,
 ) -> Band:
     """`updates` and, of each parameter that moves, NAME_low and NAME_high after so many of them.
 
-    The rule is set for `updates`, of which only the first were `made` where it ended early.
+    The rule slows down towards the updates that it is set for, and may have made fewer.
     """
     moving = [name for name, rate in rule.rates.items() if rate > 0]
-    made = updates if made is None else made
+    updates, made = rule.updates, rule.count
     if not (made and moving):
         return {}
     kept = np.unique(np.linspace(0, made, POINTS + 1).round().astype(int))

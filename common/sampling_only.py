@@ -113,7 +113,7 @@ def run_frozen(
     fixed = Schedule.from_dict(schedule.to_dict())
     sampler = Sampler(process.replaced(sampling_schedule=fixed), sampler.settings, sampler.shape)
     after = evaluate(sampler, net, eval_samples, judges, "evaluation", run)
-    table, band = steps_table(sampler), null_band(q, first, lr_beta, updates, made=q.count)
+    table, band = steps_table(sampler), null_band(q, first, lr_beta)
     run.write_json("null_band.json", band)
     pictures = leave_frozen_figures(run, first, fixed, band)
     run.log(f"pictures: {', '.join(map(str, pictures))}")

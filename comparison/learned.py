@@ -5,6 +5,7 @@ import statistics
 from common.families import FAMILIES, NAMES, knots_table
 from common.tables import markdown
 from comparison.rows import grouped, numbers
+from comparison.scales import KNOTS, METHODS
 
 OUTER = 0.05  # the share of noise beyond either end of a band
 NONE = "No bilevel run whose schedule moved has left its log here."
@@ -42,7 +43,7 @@ def noise_table(rows: list[dict]) -> str:
 
 def chance(row: dict) -> float:
     """How likely noise leaves a value outside: beyond an end that is a bound there is nothing."""
-    family = knots_table(1) if "knots" in row["method"] else FAMILIES["cosine"]
+    family = knots_table(1) if KNOTS in METHODS[row["method"]].flags else FAMILIES["cosine"]
     bounds = family[row["parameter"]]
     _, low, high = ends_of(row)
     return OUTER * ((low > bounds.low) + (high < bounds.high))

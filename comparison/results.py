@@ -123,8 +123,7 @@ def check_same(cell: Cell) -> dict:
             "move it away, and the same command makes it anew"
         )
     noted = cell.root / NETWORK
-    known = read_json(noted) if cell.network and noted.exists() else {}
-    if "weights" in known and known != cell.network_now:
+    if cell.network and noted.exists() and read_json(noted) != cell.network_now:
         raise Stop(
             f"{cell.folder}: learned for another network than {cell.network.folder} has; move it "
             "away, and the same command makes it anew"

@@ -18,15 +18,12 @@ from pathlib import Path
 import train_mnist
 from common.data import Source, fingerprint
 from common.errors import Stop, of_the_card, read_json
-from common.judging import Judges
+from common.judging import JUDGED_BY, Judges
 from common.machine import peak_memory, setup
 from common.run import Run
 
 CONTEXT = multiprocessing.get_context("spawn")
 GRACE_SECONDS = 0.5
-# the flags that choose judges and what they compare with
-JUDGED_BY = ("dataset", "data_dir", "image_size", "extractor", "cache_dir", "inception_weights")
-JUDGED_BY += ("eval_samples",)
 ATTEMPTS = 3  # pools to start for one set of trials
 
 
@@ -86,7 +83,8 @@ def run_trial(folder: Path, args, limit: float | None) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     device = setup(args.device, args.cpu, args.threads, args.tf32)
     images = _training_images(Source.from_flags(**vars(args))).to(device)
-    _check_judges(device, args.reference, tuple((n, getattr(args, n)) for n in JUDGED_BY))
+    names = ("dataset", "image_size", *JUDGED_BY)
+    _check_judges(device, args.reference, tuple((name, getattr(args, name)) for name in names))
     with (
         open(os.devnull, "w") as nowhere,  # the trial's log.txt has it all
         redirect_stdout(nowhere),

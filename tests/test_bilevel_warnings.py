@@ -10,7 +10,7 @@ import train_mnist_bayesian
 import train_mnist_bilevel_ZO
 from common import cli
 from common.bilevel_figures import on_the_clock
-from common.bilevel_report import Warnings
+from common.bilevel_report import Warnings, report
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import SteadySteps
 from scheduler import Schedule
@@ -25,7 +25,7 @@ def warned(rule, gradient, updates=60, rates=RATES, how="zo", first=None, penalt
     """Every warning of a run with these gradients, one report an update."""
     schedule = Schedule("cosine", 20, learned=True, **(INSIDE if first is None else first))
     q = rule(schedule, rates, updates)
-    warnings, texts = Warnings(q, how), []
+    warnings, texts = Warnings(q, how, schedule), []
     for i in range(updates):
         slopes = gradient(i)
         q.step(slopes)
@@ -81,13 +81,32 @@ def test_scores_whose_times_were_deleted_keep_their_place_on_the_clock():
 
 
 @pytest.mark.parametrize("rate, told", [(0.01, 1), (0.0, 0)])
+def test_a_warning_reaches_the_terminal_beside_a_progress_bar(tmp_path):
+    """Where the lines of the log do not."""
+    lines = []
+    run = SimpleNamespace(
+        log=lambda text, echo=True: lines.append((text, echo)), row=lambda *_, **__: None,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    schedule = Schedule("cosine", 20, learned=True, **INSIDE)
+    q = SteadySteps(schedule, RATES, 60)
+    penalty = SimpleNamespace(warning=lambda: "raise --gamma", flat=False)
+    report(run, 10, {"loss_y": 0.5}, q, 8, Warnings(q, "exact", schedule), penalty, echo=False)
+    assert lines[0][0].startswith("iteration 10: loss_y 0.5") and not lines[0][1]
+    assert lines[1] == ("warning: raise --gamma", True)
+
+
 def test_an_fid_that_rose_after_the_schedule_moved_is_told_once(rate, told):
-    q = SteadySteps(Schedule("cosine", 20, learned=True, **INSIDE), [rate] * 4, 60)
-    warnings, texts = Warnings(q, "exact"), []
+    schedule = Schedule("cosine", 20, learned=True, **INSIDE)
+    q, texts = SteadySteps(schedule, [rate] * 4, 60), []
     silent = SimpleNamespace(warning=lambda: None, flat=False)
-    for fid in (50, 40, 75, 38, 40, 210, 230):  # as noise has it, and beyond
+    warnings = Warnings(q, "exact", schedule, [50, math.nan])
+    for fid in (40, 75, 38, 40, 210):  # as noise has it, and beyond
         q.step(SLOPE)
         texts += warnings.new(silent, fid)
+    # of a run that is resumed after the step
+    again = Warnings(q, "exact", Schedule("cosine", 20, **INSIDE), [40, 38])
+    assert len(again.new(silent, 209)) == told
     assert len(texts) == told and all("5.5 times the lowest so far" in text for text in texts)
 
 

@@ -1,6 +1,7 @@
 """What noise does to a schedule: the simulation against the rules themselves, and its text."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -16,9 +17,12 @@ INSIDE = {"start": 0.3, "end": 0.7, "tau": 8.0, "epsilon": 0.5}
 UPDATES = 60
 
 
-def band_of(rule, first, rates=RATES, updates=UPDATES, **options):
-    schedule = Schedule.from_dict(first.to_dict(), learned=True)
-    return null_band(rule(schedule, rates, updates), first, rates, updates, **options)
+def band_of(rule_class, first, rates=RATES, updates=UPDATES, made=None, **options):
+    """Of a rule that is set for so many updates and has made all or some, without a slope."""
+    rule = rule_class(Schedule.from_dict(first.to_dict(), learned=True), rates, updates)
+    for _ in range(updates if made is None else made):
+        rule.step(torch.zeros(len(rule.rates), dtype=F64))
+    return null_band(rule, first, rates, **options)
 
 
 def test_a_band_that_ends_early_is_the_beginning_of_the_whole_one():
@@ -67,8 +71,8 @@ def test_weight_decay_pulls_the_band_towards_0():
     first = Schedule("cosine", 20, **INSIDE)
     ends = []
     for decay in (0.0, 1.0):
-        rule = ScheduleOptimizer(Schedule("cosine", 20, learned=True), RATES, UPDATES, decay)
-        ends.append(null_band(rule, first, RATES, UPDATES, runs=40)["tau_high"][-1])
+        rule = partial(ScheduleOptimizer, weight_decay=decay)
+        ends.append(band_of(rule, first, runs=40)["tau_high"][-1])
     assert ends[1] < ends[0] - 1
 
 

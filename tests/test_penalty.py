@@ -177,6 +177,7 @@ def test_networks_that_part_by_themselves_begin_again_together(monkeypatch):
         assert [x for x, _ in seen] == began
         assert [i for i, (_, x) in enumerate(seen, 1) if x] == due
         assert ("parted" in (penalty.warning() or "")) == (began[-1] > 0)
+        assert len(penalty.direct) == (1 if began[-1] else 4)  # none of before they parted
 
 
 @pytest.mark.parametrize("network", [FastUNet, UNet, TwoLayers])

@@ -253,6 +253,21 @@ def check_costs(folder: Path, runs: list[dict], args) -> None:
         assert int(row["forward_passes"]) == spent[name] + spent.get(earlier, 0)
 
 
+def check_elsewhere(tiny, runs_dir: Path, path: Path, capsys) -> None:
+    """On another machine, where no run is, none is made again."""
+    rows, elsewhere = path.read_text(), ("--runs_dir", str(runs_dir))
+    reproduce.main(tiny(*elsewhere))
+    assert path.read_text() == rows and not list(runs_dir.rglob("args.json"))
+    for here in (elsewhere, ()):  # and where the run is at hand
+        capsys.readouterr()
+        reproduce.main(tiny(*here, "--cell", "0"))
+        assert f"nothing to run: {path} has the rows; --fresh" in capsys.readouterr().out
+    for fresh, planned in (((), "0 runs"), (("--fresh",), "5 runs")):
+        capsys.readouterr()
+        reproduce.main(tiny(*elsewhere, "--dry_run", *fresh))
+        assert f"\n{planned}, " in "\n" + capsys.readouterr().out
+
+
 def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     reproduce.main(tiny())
     path = tmp_path / "docs" / "results" / "reproduce_quick.csv"
@@ -290,20 +305,7 @@ def test_one_command_makes_the_table(tiny, tmp_path, capsys, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
     reproduce.main(tiny())  # nothing is missing: nothing is run
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("summary.json")}
-    # on another machine: no run is there, and none is made again
-    elsewhere = "--runs_dir", str(tmp_path / "elsewhere")
-    reproduce.main(tiny(*elsewhere))
-    assert list(csv.DictReader(path.open())) == rows
-    assert not list((tmp_path / "elsewhere").rglob("args.json"))
-    capsys.readouterr()
-    reproduce.main(tiny(*elsewhere, "--cell", "0"))
-    assert f"nothing to run: {path} has the rows; --fresh" in capsys.readouterr().out
-    reproduce.main(tiny("--cell", "0"))  # here, where its run is at hand
-    assert f"nothing to run: {path} has the rows; --fresh" in capsys.readouterr().out
-    for fresh, planned in (((), "0 runs"), (("--fresh",), "5 runs")):
-        capsys.readouterr()
-        reproduce.main(tiny(*elsewhere, "--dry_run", *fresh))
-        assert f"\n{planned}, " in "\n" + capsys.readouterr().out
+    check_elsewhere(tiny, tmp_path / "elsewhere", path, capsys)
     samples = tmp_path / "docs" / "figures" / "reproduce_quick_samples.png"
     before = samples.read_bytes()
     reproduce.main(tiny("--methods", "default"))  # what is not asked for stays
