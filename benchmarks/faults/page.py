@@ -39,7 +39,7 @@ def times(rows: list[Row], record: dict) -> str:
     total, left = seconds_of_all(rows, record)
     took = f"All cases take {total / 60:.0f} minutes"
     if left:
-        took += f" at the pace of those that were tried; {left:,} cases have not been tried"
+        took += f" at the pace of those that were tried; not yet tried: {left:,}"
     if quick := record.get("quick"):
         took += f". `--quick` took {quick['seconds']:.0f} seconds for {quick['n']:,} cases"
         took += f", of which {quick['held']:,} held"
