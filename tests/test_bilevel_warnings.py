@@ -80,8 +80,7 @@ def test_scores_whose_times_were_deleted_keep_their_place_on_the_clock():
     )
 
 
-@pytest.mark.parametrize("rate, told", [(0.01, 1), (0.0, 0)])
-def test_a_warning_reaches_the_terminal_beside_a_progress_bar(tmp_path):
+def test_a_warning_reaches_the_terminal_beside_a_progress_bar():
     """Where the lines of the log do not."""
     lines = []
     run = SimpleNamespace(
@@ -96,6 +95,7 @@ def test_a_warning_reaches_the_terminal_beside_a_progress_bar(tmp_path):
     assert lines[1] == ("warning: raise --gamma", True)
 
 
+@pytest.mark.parametrize("rate, told", [(0.01, 1), (0.0, 0)])
 def test_an_fid_that_rose_after_the_schedule_moved_is_told_once(rate, told):
     schedule = Schedule("cosine", 20, learned=True, **INSIDE)
     q, texts = SteadySteps(schedule, [rate] * 4, 60), []
