@@ -98,7 +98,8 @@ class _Starting:
         self.prog = prog
 
     def on_signal(self, number, frame) -> None:
-        one_line(self.prog, "interrupted")
+        with suppress(RuntimeError):  # amid a write to stderr
+            one_line(self.prog, "interrupted")
         self.leave(128 + number)
 
     def on_error(self, kind, error, traceback) -> None:
@@ -110,7 +111,8 @@ class _Starting:
     @staticmethod
     def leave(code: int) -> None:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed, or none at all
+            # closed, none at all, or amid a write
+            with suppress(OSError, ValueError, AttributeError, RuntimeError):
                 stream.flush()
         os._exit(code)  # an import may be half done
 

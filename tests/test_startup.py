@@ -103,6 +103,26 @@ def test_an_interrupt_while_torch_is_imported_is_one_line():
     assert (process.returncode, said) == (130, b"prog: interrupted\n")
 
 
+AMID_A_WRITE = """
+import io, os, signal
+class Interrupting(io.RawIOBase):
+    def writable(self):
+        return True
+    def write(self, content):
+        os.kill(os.getpid(), signal.SIGINT)
+        return len(content)
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(Interrupting()))
+signal.signal(signal.SIGINT, errors._Starting("prog").on_signal)
+print("ready", flush=True)
+"""
+
+
+def test_an_interrupt_amid_a_write_is_one_line():
+    process = started(AMID_A_WRITE)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, b"prog: interrupted\n")
+
+
 def test_an_interrupt_that_a_shell_ignores_stays_ignored():
     ignored = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # noqa: E731
     process = started("print('ready', flush=True)\ntime.sleep(1)", preexec_fn=ignored)
