@@ -40,6 +40,8 @@ EXACT = "--recipe exact"
 HELD = "default", "held"  # in equal epochs the same training, bit for bit
 BEGUN = "default", "end 0.98"  # the second is where a run without clipping begins, held there
 DRAWN = "end 0.98 in sampling"  # the default's network, drawn with that schedule
+DRAWN_START = "start 0.02 in sampling"  # and with the one that `exact, late` learned, rounded
+STILL = "--lr_beta 0 0 0 0"
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
@@ -52,8 +54,11 @@ METHODS = {
     "schedule alone": Method("frozen", KNOTS, network_from="default"),
     DRAWN: Method(
         "frozen",
-        f"{KNOTS} --initial_end 0.98 --lr_beta 0 0 0 0 --frozen_updates 1",
+        f"{KNOTS} --initial_end 0.98 {STILL} --frozen_updates 1",
         network_from="default",
+    ),
+    DRAWN_START: Method(
+        "frozen", f"--initial_start 0.02 {STILL} --frozen_updates 1", network_from="default"
     ),
     "schedule alone, no clipping": Method(
         "frozen",
@@ -63,9 +68,10 @@ METHODS = {
     ),
     "end 0.9": Method("train", "--end 0.9"),
     "end 0.98": Method("train", "--end 0.98"),
+    "start 0.02": Method("train", "--start 0.02"),
     "tau 4, end 0.9": Method("train", "--tau 4 --end 0.9"),
     "min-SNR": Method("train", "--loss_weighting min_snr"),
-    "held": Method("bilevel", f"{EXACT} --lr_beta 0 0 0 0"),
+    "held": Method("bilevel", f"{EXACT} {STILL}"),
     BILEVEL: Method("bilevel", EXACT, controls=HELD),
     "exact, no clipping": Method(
         "bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98", controls=BEGUN
@@ -114,6 +120,8 @@ KEY_ROWS = (
     "schedule alone, no clipping",
     "exact, late",
     "exact, late, no clipping",
+    "start 0.02",
+    DRAWN_START,
 )
 
 # where the scale's own epochs are no fewer, or nearly as many
