@@ -1,16 +1,17 @@
 """What is a sampling schedule worth that was learned for a network whose weights stay?
 
     python -m benchmarks.frozen --data_dir data
-    python -m benchmarks.frozen --data_dir data --ckpt RUN RUN RUN
+    python -m benchmarks.frozen --data_dir data --ckpt assets/mnist.pt --steps 10
 
 A small fully connected network is trained on MNIST at 8x8 with the default schedule, one a seed; or
-the networks are those of runs. For each, a schedule of knots is learned for a few numbers of DDIM
-steps, with clipping and without, by the exact gradient of the FID by `first` against training
-images. With clipping it begins as the default schedule, without as the default with end 0.9: the
-default ends in so little signal that its unclipped samples are noise, with a gradient to match.
-Every judge sees samples of all three, against test images. Writes docs/results/frozen.csv, a row a
-network, clipping, number of steps and schedule; rows that are in the file stay, and only what is
-missing is measured.
+the networks are those of runs, of any size. For each, a schedule of knots is learned for a few
+numbers of DDIM steps, with clipping and without, by the exact gradient of the FID by `first`
+against training images. With clipping it begins as the default schedule, without as the default
+with end 0.9: the default ends in so little signal that its unclipped samples are noise, with a
+gradient to match. Every judge sees samples of all three, against test images. Writes
+docs/results/frozen.csv, a row a network, clipping, number of steps and schedule; rows that are in
+the file stay, and only what is missing is measured. Of a run's network it also draws samples by all
+three, from the same noise.
 """
 
 from common import cli
@@ -22,7 +23,7 @@ def make_parser() -> cli.Parser:
     add = cli.adder(parser)
     add("data_dir", "data", "folder that contains MNIST/raw")
     add("seeds", 3, "networks that are trained, one a seed", type=cli.count)
-    text = "finished runs on MNIST at 8x8, whose networks take the place of trained ones"
+    text = "runs or checkpoints on MNIST, whose networks take the place of trained ones"
     add("ckpt", None, text, nargs="+", metavar="RUN")
     add("steps", [5, 10, 20, 50], "numbers of DDIM steps", nargs="+", type=cli.count)
     add("updates", 100, "updates of a schedule", type=cli.count)
@@ -35,19 +36,22 @@ def make_parser() -> cli.Parser:
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import product
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.problem import Mlp
 from benchmarks.record import RESULTS, ROOT
 from common.data import Batches, Source
 from common.errors import Stop
+from common.figures import grid, save_beside
 from common.judging import Judge, Judges, evaluate, real_batches
 from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings, load_any, process_of
@@ -55,6 +59,7 @@ from common.sampling_only import learn, steps_table
 from common.scores import JUDGES_COLUMNS
 from common.tables import read_text_csv, write_csv
 from common.training import Average, Learner, LRSchedule, make_optimizer
+from comparison.kept import figure_path
 from model import Diffusion
 from scheduler import Schedule
 
@@ -62,8 +67,11 @@ TABLE = RESULTS / "frozen.csv"
 SIDE, TIMESTEPS, KNOTS = 8, 200, 12
 TRAIN_STEPS, BATCH, RATE, MEMORY = 10000, 128, 2e-3, 500  # of the fully connected network
 RATES = [0.01, 0.01, 0.1, 0.001]  # of start, end, the knots and epsilon: the script's defaults
-EARLY = {"end": 0.9}
-KEY = ("network", "seed", "clip", "steps", "schedule")
+# what each changes of the schedule of training; the last one is learned
+SCHEDULES: dict[str, dict] = {"default": {}, "end 0.9": {"end": 0.9}, "learned": {}}
+TOLD = "visited"  # the network receives the times of the steps
+DRAWN = 16  # images of a picture
+KEY = ("network", "size", "seed", "clip", "steps", "schedule")
 
 
 class Silent:
@@ -84,6 +92,7 @@ class Network:
     """A trained network, and the process that it was trained with; made when it is needed."""
 
     name: str
+    size: int
     seed: int
     make: Callable[[], tuple[nn.Module, Diffusion]]
 
@@ -92,12 +101,12 @@ class Network:
         return self.make()
 
 
-def trained(seed: int, source: Source) -> tuple[nn.Module, Diffusion]:
+def trained(seed: int, images: Tensor) -> tuple[nn.Module, Diffusion]:
     """A fully connected network after 21 epochs at the default schedule, averaged."""
     torch.manual_seed(seed)
     process, net = Diffusion(Schedule("cosine", TIMESTEPS)), Mlp(timesteps=TIMESTEPS)
     optimizer = make_optimizer(net.parameters(), RATE)
-    batches = Batches(source.images("train"), BATCH, seed)
+    batches = Batches(images, BATCH, seed)
     rates = LRSchedule("onecycle", optimizer, TRAIN_STEPS)
     learner = Learner(net, optimizer, batches, seed, "step", rates)
     average = Average(net, 1 - 1 / MEMORY, 1, TRAIN_STEPS)
@@ -110,17 +119,19 @@ def trained(seed: int, source: Source) -> tuple[nn.Module, Diffusion]:
 def of_run(path: str) -> Network:
     """The averaged network of a run."""
     net, state = load_any(path, "cpu")
-    if tuple(state["shape"]) != (1, SIDE, SIDE) or state["args"]["dataset"] != "mnist":
-        raise Stop(f"--ckpt {path}: not a network of MNIST at {SIDE}x{SIDE}", code=2)
+    if state["args"]["dataset"] != "mnist":
+        raise Stop(f"--ckpt {path}: not a network of MNIST", code=2)
     name = f"U-Net, {state['args']['model_base_dim']} channels"
-    return Network(name, state["args"]["seed"], lambda: (net, process_of(state, "cpu")))
+    size, seed = state["shape"][-1], state["args"]["seed"]
+    return Network(name, size, seed, lambda: (net, process_of(state, "cpu")))
 
 
-def networks(args, source: Source) -> list[Network]:
+def networks(args) -> list[Network]:
     if args.ckpt:
         return [of_run(path) for path in args.ckpt]
-    name = "fully connected"
-    return [Network(name, s, lambda s=s: trained(s, source)) for s in range(args.seeds)]
+    images = Source("mnist", args.data_dir, SIDE).images("train")
+    name, seeds = "fully connected", range(args.seeds)
+    return [Network(name, SIDE, s, lambda s=s: trained(s, images)) for s in seeds]
 
 
 def changed(process: Diffusion, values: dict) -> Schedule:
@@ -132,11 +143,13 @@ class Measurement:
     """The judges, the objective, and what is drawn for both."""
 
     def __init__(self, source: Source, images: int, noises: int, updates: int):
-        flags = {"dataset": source.dataset, "data_dir": source.data_dir, "image_size": SIDE}
+        flags = {"dataset": source.dataset, "data_dir": source.data_dir}
+        flags |= {"image_size": source.size}
         flags |= {"inception_weights": None, "cache_dir": str(ROOT / "cache")}
         self.judges = Judges.from_flags("cpu", extractor="first", eval_samples=images, **flags)
         self.objective = Judge.from_flags("cpu", extractor="first", split="train", **flags)
-        self.source, self.images, self.noises, self.updates = source, images, noises, updates
+        self.source, self.shape = source, (1, source.size, source.size)
+        self.images, self.noises, self.updates = images, noises, updates
 
     def real(self) -> dict:
         """The floors: as many training images as are drawn of a network, by every judge."""
@@ -144,36 +157,47 @@ class Measurement:
         chosen = torch.randperm(60000, generator=random)[: self.images]
         return self.judges.score(real_batches(self.source.images("train")[chosen]))
 
-    def fixed(
-        self, net: nn.Module, process: Diffusion, steps: int, clip: bool, **changes: float
-    ) -> dict:
-        """The schedule of training, some parameters changed, visited in so many steps."""
-        process = process.replaced(sampling_schedule=changed(process, changes), told="visited")
-        sampler = Sampler(process, SamplerSettings(steps, clip=clip), (1, SIDE, SIDE))
-        return self.scores(net, sampler)
+    def by_schedule(self, network: Network, name: str, steps: int, clip: bool) -> dict:
+        """The scores of samples by one of SCHEDULES, and what they were drawn with."""
+        if name == "learned":
+            schedule = self.learned(network, steps, clip)
+        else:
+            schedule = changed(network.parts[1], SCHEDULES[name])
+        sampler = self.sampler(network, schedule, steps, clip)
+        sigmas = " ".join(f"{row['sigma']:.4g}" for row in steps_table(sampler))
+        visited = json.dumps({**schedule.to_dict(), "told": TOLD})
+        scores = evaluate(sampler, network.parts[0], self.images, self.judges, "evaluation")
+        return scores | {"sigmas": sigmas, "visited": visited}
 
-    def learned(self, net: nn.Module, process: Diffusion, steps: int, clip: bool) -> dict:
-        """Knots that begin as that schedule; without clipping, as one that ends early."""
-        first = changed(process, {} if clip else EARLY)
+    def learned(self, network: Network, steps: int, clip: bool) -> Schedule:
+        """Knots that begin as the default; without clipping, as one that ends early."""
+        net, process = network.parts
+        first = changed(process, SCHEDULES["default" if clip else "end 0.9"])
         schedule = first.as_knots(KNOTS, learned=True)
-        process = process.replaced(sampling_schedule=schedule, told="visited")
-        sampler = Sampler(process, SamplerSettings(steps, clip=clip), (1, SIDE, SIDE))
+        sampler = self.sampler(network, schedule, steps, clip)
         settings = UpperSettings(steps, self.noises, upper_gradient="exact")
         learn(Silent(), net, sampler, self.objective, settings, RATES, self.updates)
-        fixed = process.replaced(sampling_schedule=Schedule.from_dict(schedule.to_dict()))
-        return self.scores(net, Sampler(fixed, sampler.settings, sampler.shape))
+        return Schedule.from_dict(schedule.to_dict())
 
-    def scores(self, net: nn.Module, sampler: Sampler) -> dict:
-        """By every judge, with the sigmas of the steps, the noisiest first."""
-        sigmas = " ".join(f"{row['sigma']:.4g}" for row in steps_table(sampler))
-        scores = evaluate(sampler, net, self.images, self.judges, "evaluation")
-        return scores | {"sigmas": sigmas}
+    def sampler(self, network: Network, schedule: Schedule, steps: int, clip: bool) -> Sampler:
+        """Draws by another schedule than that of training, in so many steps."""
+        process = network.parts[1].replaced(sampling_schedule=schedule, told=TOLD)
+        return Sampler(process, SamplerSettings(steps, clip=clip), self.shape)
+
+    def draw(self, network: Network, rows: list[dict], path: Path) -> None:
+        """The samples of a network's rows side by side, all from the same noise."""
+        pictures = {}
+        for row in rows:
+            schedule, clip = Schedule.from_dict(json.loads(row["visited"])), row["clip"] == "True"
+            sampler = self.sampler(network, schedule, int(row["steps"]), clip)
+            images = [x.clone() for x in sampler.many(network.parts[0], DRAWN, "picture")]
+            clipping = "clipped" if clip else "not clipped"
+            pictures[f"{row['schedule']}, {clipping}"] = grid(torch.cat(images))
+        save_beside(path, pictures, 2.4)
 
 
 def main(args) -> None:
     torch.set_num_threads(1)
-    source = Source("mnist", args.data_dir, SIDE)
-    measure = Measurement(source, args.images, args.noises, args.updates)
     rows = read_text_csv(TABLE) if TABLE.exists() else []
 
     def add(key: tuple, scores: Callable[[], dict]) -> None:
@@ -187,17 +211,27 @@ def main(args) -> None:
             return
         result = scores()
         cell |= {name: f"{result[name]:.6g}" for name in JUDGES_COLUMNS}
-        rows.append(cell | {"sigmas": result.get("sigmas", "")})
+        rows.append(cell | {name: result.get(name, "") for name in ("sigmas", "visited")})
         write_csv(TABLE, rows)
         print(*rows[-1].values(), sep=",", flush=True)
 
-    add(("real images", "", "", "", ""), measure.real)
-    for network, clip, steps in product(networks(args, source), (True, False), args.steps):
-        key = network.name, network.seed, clip, steps
-        at = steps, clip
-        add((*key, "default"), lambda: measure.fixed(*network.parts, *at))  # noqa: B023
-        add((*key, "end 0.9"), lambda: measure.fixed(*network.parts, *at, **EARLY))  # noqa: B023
-        add((*key, "learned"), lambda: measure.learned(*network.parts, *at))  # noqa: B023
+    @cache
+    def of_size(size: int) -> Measurement:
+        source = Source("mnist", args.data_dir, size)
+        return Measurement(source, args.images, args.noises, args.updates)
+
+    chosen = networks(args)
+    for network, clip, steps in product(chosen, (True, False), args.steps):
+        measure = of_size(network.size)
+        add(("real images", network.size, "", "", "", ""), measure.real)
+        for schedule in SCHEDULES:
+            key = network.name, network.size, network.seed, clip, steps, schedule
+            add(key, partial(measure.by_schedule, network, schedule, steps, clip))
+    for network, steps in product(chosen if args.ckpt else (), args.steps):
+        about = list(map(str, (network.name, network.size, network.seed)))
+        of_network = [row for row in rows if [row[name] for name in KEY[:3]] == about]
+        drawn = [row for row in of_network if row["steps"] == str(steps)]
+        of_size(network.size).draw(network, drawn, figure_path(TABLE, f"{network.size}_{steps}"))
 
 
 if __name__ == "__main__":

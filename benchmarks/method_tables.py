@@ -145,39 +145,43 @@ def of_cost(rows: list[dict]) -> str:
 
 def of_frozen(rows: list[dict]) -> str:
     """Mean and standard error over the networks, by every judge: a line a sampler and schedule."""
-    names, about = [n for n in JUDGED if n in rows[0]], ("network", "clip", "steps", "schedule")
+    names = [n for n in JUDGED if n in rows[0]]
+    about = "size", "network", "clip", "steps", "schedule"
     lines = []
     for key in sorted({tuple(r[k] for k in about) for r in rows}, key=_in_order):
         run = [r for r in rows if tuple(r[k] for k in about) == key]
-        clip = {"True": "yes", "False": "no"}.get(key[1], "")
+        clip = {"True": "yes", "False": "no"}.get(key[2], "")
         cells = [plus_minus([r[name] for r in run], ".3g") for name in names]
-        lines.append([key[0], clip, *key[2:], *cells])
-    head = ["network", "clipping", "steps", "schedule"]
+        lines.append([key[0], key[1], clip, *key[3:], *cells])
+    head = ["size", "network", "clipping", "steps", "schedule"]
     return markdown([*head, *(JUDGED[name] for name in names)], lines)
 
 
 def _in_order(key: tuple) -> tuple:
-    """Real images first, then a network after the other, with clipping before without."""
-    network, clip, steps, schedule = key
-    return clip != "", network, clip == "False", steps, schedule
+    """Of a size real images first, then a network after the other, with clipping before without."""
+    size, network, clip, steps, schedule = key
+    return size, clip != "", network, clip == "False", steps, schedule
 
 
 def of_frozen_counts(rows: list[dict]) -> str:
     """In how many cells a judge prefers the learned schedule to another of the same network."""
-    by_key = {
-        tuple(r[k] for k in ("network", "seed", "clip", "steps", "schedule")): r for r in rows
-    }
+    about = "size", "network", "seed", "clip", "steps", "schedule"
+    by_key = {tuple(r[k] for k in about): r for r in rows}
     learned = {key[:-1]: r for key, r in by_key.items() if key[-1] == "learned"}
     names, lines = [name for name in JUDGED if name in rows[0]], []
-    for clip, other in product(("True", "False"), ("default", "end 0.9")):
-        pairs = [(r, by_key[(*k, other)]) for k, r in learned.items() if k[2] == clip]
+    cases = dict.fromkeys(key[:2] for key in sorted(learned))
+    for case, clip, other in product(cases, ("True", "False"), ("default", "end 0.9")):
+        of_case = {k: r for k, r in learned.items() if k[:2] == case and k[3] == clip}
+        pairs = [(r, by_key[(*k, other)]) for k, r in of_case.items()]
         cells = []
         for name in names:
             sign = -1 if name in LARGER else 1
             better = sum(sign * ours[name] < sign * theirs[name] for ours, theirs in pairs)
             cells.append(f"{better} of {len(pairs)}")
-        lines.append(["yes" if clip == "True" else "no", other, *cells])
-    return markdown(["clipping", "better than", *(JUDGED[name] for name in names)], lines)
+        lines.append([*case, "yes" if clip == "True" else "no", other, *cells])
+    return markdown(
+        ["size", "network", "clipping", "better than", *(JUDGED[name] for name in names)], lines
+    )
 
 
 TABLES = {
