@@ -80,6 +80,7 @@ from comparison import pictures, report, results
 from comparison.cells import Cell, Places, make_cell, make_cells
 from comparison.jobs import Job
 from comparison.kept import Kept, figure_path, place, read_tables, results_path
+from comparison.rows import REGIMES
 from comparison.running import lock_of, run_all
 
 
@@ -258,8 +259,12 @@ def draw_samples(path: Path, done: list[Cell], kept: Kept) -> None:
     if drawn and absent and path.exists():
         print(f"{path} stays as it is: the runs of {'; '.join(absent)} are not at hand")
     elif drawn:
-        grids = {cell.method: figures.grid(results.samples_of(cell)) for cell in drawn}
-        figures.save_beside(path, grids, 4.2)
+        grids = {
+            f"{cell.method}\n{REGIMES[str(clip)]}": figures.grid(results.samples_of(cell, clip))
+            for cell in drawn
+            for clip in results.drawn_with(cell)
+        }
+        figures.save_beside(path, grids, 3.2, across=figures.ACROSS)
 
 
 def write_report(scale: str, path: Path) -> None:

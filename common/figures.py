@@ -95,15 +95,19 @@ def title_of(column: str, columns: dict[str, list]) -> str:
     return f"{column}, n = {' and '.join(map(str, counts))}"
 
 
-def save_beside(path: Path, pictures: Mapping[str, np.ndarray | Path], width: float) -> None:
-    """Pictures, or files of them, side by side with their titles."""
+def save_beside(
+    path: Path, pictures: Mapping[str, np.ndarray | Path], width: float, across: int | None = None
+) -> None:
+    """Pictures, or files of them, side by side with their titles, in rows of `across`."""
     from PIL import Image
 
-    figure, (axes,) = subplots(1, len(pictures), width, 1.12 * width)
-    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+    across = across or len(pictures)
+    figure, grid = subplots(-(-len(pictures) // across), across, width, 1.12 * width)
+    for axis in grid.flatten():
+        axis.axis("off")
+    for axis, (title, picture) in zip(grid.flatten(), pictures.items(), strict=False):
         axis.imshow(Image.open(picture) if isinstance(picture, Path) else picture)
         axis.set_title(title, fontsize=9)
-        axis.axis("off")
     save(figure, path)
 
 

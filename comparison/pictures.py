@@ -1,13 +1,14 @@
 """The figures of the comparison, from the rows of its CSV files."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from common import figures
 from common.families import NAMES
-from comparison.rows import REGIMES, by_method
+from comparison.rows import JUDGED_BY, REGIMES, SCORES, by_method
 from comparison.scales import METHODS
 from model import log_snr
 from scheduler import Schedule
@@ -24,6 +25,7 @@ DRAWN = (
     "schedule alone",
     "schedule alone, no clipping",
 )
+MANY = 50  # from this range on an axis has fewer ticks
 WIDE = 100  # from here on terms of a gradient are drawn in logarithms
 
 
@@ -50,17 +52,19 @@ def plot_curves(path: Path, points: list[dict]) -> None:
 
 
 def plot_steps(path: Path, scores: list[dict]) -> None:
-    """FID against DDIM steps in both regimes: the mean over seeds, the bar from best to worst."""
-    figure, axes = figures.axes_of(2, width=6)
-    for axis, (clip, regime) in zip(axes, REGIMES.items(), strict=True):
-        rows = [row for row in scores if row["clip"] == clip]
+    """FID against DDIM steps by three judges: the mean over seeds, the bar from best to worst."""
+    figure, axes = figures.subplots(len(REGIMES), len(JUDGED_BY), 4.2, 3.2)
+    cases = product(REGIMES.items(), JUDGED_BY)
+    for axis, ((clip, regime), judge) in zip(axes.flatten(), cases, strict=True):
+        axis.grid(alpha=0.3)
+        rows = [row for row in scores if row["clip"] == clip and row[judge]]
         fewest = min((int(row["n"]) for row in rows), default=0)
         rows = [row for row in rows if int(row["n"]) == fewest]
         drawn = [method for method in DRAWN if method in by_method(rows)]
         for i, method in enumerate(drawn):
             of_steps: dict[int, list[float]] = {}
             for row in by_method(rows)[method]:
-                of_steps.setdefault(int(row["steps"]), []).append(float(row["fid"]))
+                of_steps.setdefault(int(row["steps"]), []).append(float(row[judge]))
             steps = sorted(of_steps)
             mean = np.array([np.mean(of_steps[k]) for k in steps])
             low = mean - [min(of_steps[k]) for k in steps]
@@ -70,10 +74,13 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
             axis.errorbar(
                 beside, mean, [low, high], marker="o", capsize=3, color=_color(method), label=label
             )
-        axis.set(xlabel="DDIM steps", ylabel="FID (the run's extractor)")
-        axis.set_title(f"{fewest} images, {regime}")
+        axis.set_title(
+            f"{SCORES[judge][0].replace('`', '')}\n{fewest} images, {regime}", fontsize=9
+        )
         _set_log_scales(axis, sorted({int(row["steps"]) for row in rows}))
-    _legend_beside(axes[-1])
+    for axis in axes[-1]:
+        axis.set_xlabel("DDIM steps")
+    _legend_beside(axes[0, -1])
     figures.save(figure, path)
 
 
@@ -97,21 +104,21 @@ def plot_learned(path: Path, runs: list[dict]) -> None:
 
 
 def plot_slopes(path: Path, rows: list[dict]) -> None:
-    """Both terms of dF/dq and their sum: a row a method, a column a parameter."""
+    """Both terms of dF/dq and their sum, with their medians over the seeds: a row a method."""
     groups = by_method(rows)
     figure, axes = figures.subplots(len(groups), len(NAMES), 3.4, 2.6)
     for of_method, (method, points) in zip(axes, groups.items(), strict=True):
         for axis, name in zip(of_method, NAMES, strict=True):
-            for i, seed in enumerate(sorted({row["seed"] for row in points})):
-                of_seed = [row for row in points if row["seed"] == seed]
-                x = [int(row["iteration"]) for row in of_seed]
-                direct, implicit = (
-                    np.array([float(row[f"{term}_{name}"]) for row in of_seed])
-                    for term in ("direct", "implicit")
-                )
-                terms = {"direct": direct, "implicit": implicit, "sum": direct + implicit}
-                for color, (label, y) in zip(("C0", "C1", "black"), terms.items(), strict=True):
-                    axis.plot(x, y, ".", color=color, alpha=0.6, label=None if i else label)
+            x = np.array([int(row["iteration"]) for row in points])
+            direct, implicit = (
+                np.array([float(row[f"{term}_{name}"]) for row in points])
+                for term in ("direct", "implicit")
+            )
+            terms = {"direct": direct, "implicit": implicit, "sum": direct + implicit}
+            for color, (label, y) in zip(("C0", "C1", "black"), terms.items(), strict=True):
+                axis.plot(x, y, ".", color=color, alpha=0.3, ms=4)
+                medians = [np.median(y[x == at]) for at in np.unique(x)]
+                axis.plot(np.unique(x), medians, color=color, label=label)
             axis.axhline(0, color="grey", lw=0.5)
             if max(map(abs, axis.get_ylim())) > WIDE:
                 axis.set_yscale("symlog", linthresh=10)
@@ -138,7 +145,9 @@ def _set_plain_ticks(axis) -> None:
     """Of a logarithmic axis: plain numbers, between powers of ten too."""
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    low, high = axis.get_view_interval()
+    subs = (1, 1.5, 2, 3, 5, 7) if high / low < MANY else (1, 3)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(ScalarFormatter())
     axis.set_minor_locator(NullLocator())
 

@@ -11,7 +11,7 @@ from common.tables import counted, fill, markdown, plus_minus
 from comparison.kept import figure_path
 from comparison.learned import noise_table, terms_table
 from comparison.repeats import Pairs, drift_lines, pairs_of, repeats_table
-from comparison.rows import JUDGED_BY, REGIMES, SCORES, by_method, headline, numbers
+from comparison.rows import JUDGED_BY, REGIMES, SCORES, UNTUNED, by_method, headline, numbers
 from comparison.scales import BILEVEL, METHODS
 
 TEMPLATE = Path(__file__).with_name("page.md")
@@ -33,10 +33,13 @@ SHORT_METHODS = (
     "schedule alone, no clipping",
 )
 CAPTIONS = {
-    "steps": "FID against DDIM steps, with clipping and without; mean, range and number of seeds",
-    "curves": "FID against forward passes; the band spans the seeds",
+    "steps": "FID against DDIM steps by three judges, of fewer images than in the tables above; "
+    "mean, range and number of seeds",
+    "curves": "FID that the runs log on the way, by their own sampler and extractor, against "
+    "forward passes; the band spans the seeds",
     "schedules": "log SNR of each seed's schedule",
-    "slopes": "both terms of dF/dq and their sum, of the runs in the table of the two terms",
+    "slopes": "both terms of dF/dq and their sum, of the runs in the table of the two terms; a "
+    "line is the median over the seeds",
     "samples": "seed 0: the first images of each method, from the same noise",
 }
 
@@ -182,34 +185,56 @@ def costs_table(runs: list[dict]) -> str:
 
 
 def differences(rows: list[dict]) -> str:
-    """Each method less the rows that it is compared with, paired by seed, by three judges.
+    """Each method less the rows that it is compared with, paired by seed, a line a pair.
 
-    p is that of a paired t test after Holm's correction over the table; beside it Wilcoxon's,
-    which is not corrected.
+    A judge's first p is that of a paired t test after Holm's correction over the table; in brackets
+    Wilcoxon's, which is not corrected. A gain needs all judges that nothing was tuned to.
     """
     groups = by_method(rows)
-    compared = []  # method, base, judge, paired values
+    compared: dict[tuple[str, str, str], list[tuple[float, float]]] = {}  # method, base, judge
     for method in groups:
         for base in METHODS[method].controls:
             for judge in JUDGED_BY:
                 pairs = paired(groups[method], groups.get(base, []), judge)
                 if method != base and len(pairs) >= FEWEST:
-                    compared.append((method, base, judge, pairs))
-    tests = [ttest_rel(*zip(*pairs, strict=True)).pvalue for *_, pairs in compared]
-    lines = []
-    for (method, base, judge, pairs), p in zip(compared, holm(tests), strict=True):
-        values = [a - b for a, b in pairs]
-        verdict = "not shown"
-        if p < 0.05:
-            verdict = "better" if statistics.mean(values) < 0 else "worse"
-        rank = wilcoxon(values).pvalue if any(values) else 1.0
-        change = plus_minus(values, f".{SCORES[judge][1]}f")
-        p_values = ["< 0.001" if each < 0.0005 else f"{each:.3f}" for each in (p, rank)]
-        lines.append([method, base, SCORES[judge][0], signs(values), change, *p_values, verdict])
+                    compared[method, base, judge] = pairs
+    p_values = holm([ttest_rel(*zip(*pairs, strict=True)).pvalue for pairs in compared.values()])
+    lines: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    for ((method, base, judge), pairs), p in zip(compared.items(), p_values, strict=True):
+        lines.setdefault((method, base), {})[judge] = of_judge(judge, pairs, p)
     if not lines:
         return "No difference has three seeds."
-    head = ["method", "compared with", "judge", "lower in", "difference"]
-    return markdown([*head, "p (t, Holm)", "p (Wilcoxon, not corrected)", "verdict"], lines)
+    head = ["method", "compared with", *(SCORES[judge][0] for judge in JUDGED_BY), "by the rule"]
+    return markdown(
+        head,
+        [
+            [*pair, *(cells.get(judge, ("–", ""))[0] for judge in JUDGED_BY), by_the_rule(cells)]
+            for pair, cells in lines.items()
+        ],
+    )
+
+
+def of_judge(judge: str, pairs: list[tuple[float, float]], p: float) -> tuple[str, str]:
+    """A difference as a cell, bold where the test shows it, and whether it is better or worse."""
+    values = [a - b for a, b in pairs]
+    rank = wilcoxon(values).pvalue if any(values) else 1.0
+    change = plus_minus(values, f".{SCORES[judge][1]}f")
+    seeds, tests = signs(values), f"p {_probability(p)} ({_probability(rank)})"
+    if p >= 0.05:
+        return f"{change}; {seeds}; {tests}", ""
+    return f"**{change}**; {seeds}; {tests}", "better" if statistics.mean(values) < 0 else "worse"
+
+
+def _probability(p: float) -> str:
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def by_the_rule(cells: dict[str, tuple[str, str]]) -> str:
+    """What the judges say together that nothing was tuned to."""
+    verdicts = {verdict for judge, (_, verdict) in cells.items() if judge in UNTUNED}
+    return {"better": "gain", "worse": "loss"}.get(
+        verdicts.pop() if len(verdicts) == 1 else "", "–"
+    )
 
 
 def signs(values: list[float]) -> str:

@@ -94,17 +94,17 @@ def network_of(cell: Cell) -> tuple[Path, dict, dict]:
     return checkpoint.newest(folder), arguments, changes
 
 
-def samples_of(cell: Cell) -> Tensor:
-    """A cell's first 36 images, from the noise that every picture begins with."""
+def samples_of(cell: Cell, clip: bool) -> Tensor:
+    """A cell's first 36 images by one sampler, from the noise that every picture begins with."""
     network, arguments, changes = network_of(cell)
-    settings = SamplerSettings.from_flags(**arguments | {"no_clip": not clips(cell)})
+    settings = SamplerSettings.from_flags(**arguments | {"no_clip": not clip})
     net, sampler = load_sampler(network, "cpu", settings, **changes)
     return torch.cat([x.clone() for x in sampler.many(net, 36, "picture")])
 
 
-def clips(cell: Cell) -> bool:
-    """Whether the cell's own sampler does."""
-    return not cell.parsed().no_clip
+def drawn_with(cell: Cell) -> tuple[bool, ...]:
+    """By which samplers a figure shows a cell: both, or the one that it was optimised for."""
+    return (True, False) if cell.kind == "train" else (not cell.parsed().no_clip,)
 
 
 def check_same(cell: Cell) -> dict:

@@ -12,6 +12,7 @@ SCORES = {
     "is_mean": ("IS", 2),
 }
 JUDGED_BY = ("fid", "fid_second", "fid_pixels")  # whose differences are tested
+UNTUNED = JUDGED_BY[1:]  # what a gain needs
 REGIMES = {"True": "with clipping", "False": "without clipping"}
 
 

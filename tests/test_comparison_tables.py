@@ -105,12 +105,24 @@ def differing(by_seed, **default):
 
 def test_a_difference_is_paired_and_judged():
     default = [10, 20, 30, 40]
-    lines = differing([9, 19, 29.1, 38.9], default=default)
-    assert sum("| better |" in line for line in lines) == len(report.JUDGED_BY)
-    assert "| exact | default | FID (the run's extractor) | 4 of 4 | -1.00 ± 0.04 |" in lines[2]
-    assert all("not shown" in line for line in differing([5, 30, 25, 41], default=default)[2:])
-    lines = differing([15, 25, 35.1, 45], default=default)
-    assert sum("| worse |" in line for line in lines) == len(report.JUDGED_BY)
+    (line,) = differing([9, 19, 29.1, 38.9], default=default)[2:]
+    assert line.startswith("| exact | default | **-1.00 ± 0.04**; 4 of 4; p < 0.001 (0.125) |")
+    assert line.count("**") == 2 * len(report.JUDGED_BY) and line.endswith("| gain |")
+    (line,) = differing([5, 30, 25, 41], default=default)[2:]
+    assert "**" not in line and line.endswith("| – |")
+    (line,) = differing([15, 25, 35.1, 45], default=default)[2:]
+    assert line.endswith("| loss |")
+
+
+def test_a_gain_needs_both_judges_that_nothing_was_tuned_to():
+    first, second, pixels = report.JUDGED_BY
+    better, worse, neither = ("", "better"), ("", "worse"), ("", "")
+    assert report.by_the_rule({first: neither, second: better, pixels: better}) == "gain"
+    assert report.by_the_rule({first: better, second: worse, pixels: worse}) == "loss"
+    for pair in ((better, neither), (better, worse), (neither, neither)):
+        cells = dict(zip((second, pixels), pair, strict=True))
+        assert report.by_the_rule({first: better, **cells}) == "–"
+    assert report.by_the_rule({first: better}) == "–"
 
 
 def test_the_seeds_in_which_a_difference_is_lower_are_counted():
