@@ -49,7 +49,8 @@ def frechet_distance(
 ) -> Tensor:
     """|mu - mu_r|² + Tr(C + C_r - 2·sqrt(C·C_r)), for n features (n,d) and a reference.
 
-    Has a first derivative, in reverse and in forward mode. For n <= d nothing d wide is decomposed.
+    Has a first derivative, in reverse and in forward mode. For n <= d nothing d wide is
+    decomposed but the reference, once.
     `largest` is the largest absolute feature, where it is known: on a GPU, asking is a wait.
     """
     x, largest = _checked(features, len(reference.mean), largest)

@@ -17,7 +17,7 @@ TINY = 1e-20
 
 
 class Levels(NamedTuple):
-    """x_t = signal_t x_0 + noise_t eps; the network sees scale_t x_t. Each is (T+1,), float32."""
+    """x_t = signal_t x_0 + noise_t eps; the network sees scale_t x_t. (T+1,) or so each."""
 
     signal: Tensor  # sqrt(alpha_bar) b
     noise: Tensor  # sqrt(1 - alpha_bar)

@@ -169,7 +169,7 @@ class Schedule(nn.Module):
         return to_bounds(self.family, self.values())
 
     def as_knots(self, count: int, learned: bool = False) -> "Schedule":
-        """The member of the family `knots` that agrees with this schedule at the knots."""
+        """Knots that follow this schedule: log SNR is its own at the times nearest to them."""
         log_ab = self.log_alpha_bar().detach()
         t = [max(1, round(k * self.timesteps / count)) for k in range(count + 1)]  # t = 0 is clean
         level = (torch.expm1(log_ab[t]).neg().log() - log_ab[t]).clamp(-20, 20)  # -log SNR

@@ -30,7 +30,8 @@ def make_parser() -> cli.Parser:
         add(f"initial_{name}", None, text, type=cli.parameter)
     flags.add_knots(add)
     flags.add_process(group)
-    flags.add_training(parser, epochs=3)
+    text = "epochs; in each, theta_y passes over the training images --inner_loop times"
+    flags.add_training(parser, 3, text)
     bilevel_flags.add_bilevel(cli.adder(parser, "bilevel"))
     bilevel_flags.add_frozen(cli.adder(parser, "frozen network"))
     flags.add_evaluation(parser, reference="train")
@@ -217,8 +218,8 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
         )
     if isinstance(q, SteadySteps) and q.updates < FEWEST:
         run.log(
-            f"warning: {q.updates} updates of the schedule are too few to move it: more --epochs, "
-            "or a lower --settle_steps or --update_every"
+            f"warning: {counted(q.updates, 'update')} of the schedule: too few to move it; raise "
+            "--epochs, or lower --settle_steps or --update_every"
         )
     # the fewest steps between two updates
     apart = args.inner_loop * max(1, args.update_every // args.inner_loop)
@@ -269,8 +270,12 @@ def print_plan(args, images) -> dict[str, int]:
     epochs = f"{counted(args.epochs, 'epoch')} of {counted(iterations, 'iteration')}"
     print(f"{epochs}; the schedule is updated {counted(updates, 'time')}")
     steps_z = args.inner_loop_z or args.inner_loop
-    print(f"steps of an iteration: {args.inner_loop} of theta_y, {steps_z} of theta_z,")
-    print(f"  and FIDs of {args.zo_samples} images in {args.backward_steps} DDIM steps")
+    step_y, step_z = counted(args.inner_loop, "step"), counted(steps_z, "step")
+    print(f"an iteration takes {step_y} of theta_y and, once the schedule may move, {step_z} of")
+    print(
+        f"  theta_z; the upper level's FIDs have {args.zo_samples} images in "
+        f"{args.backward_steps} DDIM steps"
+    )
     cost = planned(args, images)
     for name, count in cost.items():
         print(f"{name}: {count:,} images through the network")

@@ -31,9 +31,9 @@ def make_parser() -> cli.Parser:
     return parser
 
 
-def parse_arguments(argv: list[str] | None = None):
+def parse_arguments():
     parser = make_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if not (args.ckpt or args.figure):
         parser.error("--ckpt is needed to measure; --figure only draws")
     return args

@@ -44,11 +44,10 @@ def on_the_clock(scores: dict[str, list], timing: dict[str, list]) -> dict[str, 
     return {**scores, "seconds": [seconds.get(e, math.nan) for e in scores.get("epoch", ())]}
 
 
-def leave_frozen_figures(run: Run, first: Schedule, last: Schedule, band: Band) -> list[Path]:
-    """Of a schedule that was learned on a frozen network: its path, the FID, before and after."""
+def leave_frozen_figures(run: Run, first: Schedule, last: Schedule) -> list[Path]:
+    """Of a schedule that was learned on a frozen network, whose gradient is not noisy."""
     folder, columns = run.folder / "figures", run.rows("iterations.csv")
-    columns["updates"] = columns["iteration"]
-    plot_paths(folder / "path.png", {"": (columns, band)}, list(last.q))
+    plot_paths(folder / "path.png", {"": (columns, {})}, list(last.q))
     figures.plot_columns(folder / "iterations.png", "iteration", columns, ["fid"])
     figures.plot_schedules(folder / "schedule.png", {"first": first, "last": last})
     return sorted(folder.iterdir())

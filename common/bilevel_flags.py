@@ -60,7 +60,10 @@ def add_levels(add) -> None:
     add("gamma_end", None, text, type=cli.positive)
     text = "learning rate of theta_z, unless it is coupled (default: 0.001)"
     add("lr_z", None, text, type=cli.positive)
-    text = "peak learning rates of start, end, tau (or all knots) and epsilon; 0 holds one fixed"
+    text = (
+        "largest step of an update for start, end, tau (or all knots) and epsilon; in zeroth-order "
+        "recipes and with --freeze_network, peak learning rates of AdamW; 0 holds one fixed"
+    )
     add("lr_beta", [0.01, 0.01, 0.1, 0.001], text, type=cli.number(float, 0), nargs=4)
 
 
@@ -68,16 +71,16 @@ def add_estimates(add) -> None:
     text = "size of the zeroth-order perturbation (default: 0.01)"
     add("delta", None, text, type=cli.positive)
     text = (
-        "zeroth-order perturbation of the schedule; scaled: --delta in units of the search range "
-        "of start, in proportion for the other parameters, and inside their bounds; published: "
-        "--delta for each, also beyond the bounds (default: set by --recipe)"
+        "zeroth-order perturbation of the schedule; scaled: --delta for start, in proportion to "
+        "the widths of their search ranges for the other parameters, and inside all bounds; "
+        "published: --delta for each, also beyond the bounds (default: set by --recipe)"
     )
     add("perturbation", None, text, choices=["scaled", "published"])
     text = "zeroth-order estimator: two-point difference or one-point residual (default: two)"
     add("ZO_type", None, text, choices=["two", "one"])
     text = (
         "how the FID is differentiated: zo: zeroth-order estimates; forward: dFID/dq exact, in "
-        "forward mode; exact: dFID/dq and dFID/dtheta exact, in reverse mode, in float32"
+        "forward mode, dFID/dtheta zeroth-order; exact: both exact, in reverse mode, in float32"
     )
     text += " (default: set by --recipe)"
     add("upper_gradient", None, text, choices=["zo", "forward", "exact"])
@@ -100,7 +103,10 @@ def add_recipe(add) -> None:
         "exact does not use, such as --inner_loop_z)"
     )
     add("recipe", None, text, choices=list(RECIPES))
-    text = "starting noise of the two sides of a difference (default: set by --recipe)"
+    text = (
+        "starting noise of the two sides of a difference of FIDs, and times and noise of the two "
+        "losses that are compared (default: set by --recipe)"
+    )
     add("noise", None, text, choices=["common", "independent"])
     text = (
         "kept: theta_z keeps training from one iteration to the next; recopied: it is reset to "
@@ -119,9 +125,11 @@ def add_coupled(add) -> None:
     add("update_every", COUPLED["update_every"], text, type=cli.count)
     text = "steps of a coupled theta_z after which the schedule may be updated"
     add("settle_steps", COUPLED["settle_steps"], text, type=cli.count_or_none)
-    text = "averaging window, in steps, of the two networks whose losses a coupled theta_z compares"
+    text = (
+        "averaging window, in steps, of theta_y and of a coupled theta_z, whose losses are compared"
+    )
     add("average_steps", COUPLED["average_steps"], text, type=cli.count)
-    text = "batches on which those two losses are differentiated"
+    text = "batches on which the losses of theta_y and of a coupled theta_z are differentiated"
     add("difference_batches", COUPLED["difference_batches"], text, type=cli.count)
 
 

@@ -15,7 +15,7 @@ from common.uncoupled import Uncoupled
 from scheduler import Schedule
 
 ON_BOUND = 1e-5  # a distance that is none
-TESTED = 20  # updates after which slopes are looked at; the running mean is worth as many
+TESTED = 20  # updates after which slopes are looked at; the running mean is worth fourteen
 ROSE = 3.0  # times its lowest value
 
 
@@ -58,7 +58,7 @@ def report(
 
 
 def with_error(slope: float, error: float) -> str:
-    """A slope with its standard error, if that is known."""
+    """A slope with its noise, if that is known: what `q.slopes()` gives beside it."""
     return f"{slope:.3g}" + (f"±{error:.2g}" if math.isfinite(error) else "")
 
 
@@ -115,8 +115,8 @@ class Warnings:
         if stopped := [name for name in self.inside if name not in inside]:
             self.inside = [name for name in self.inside if name in inside]
             texts[f"bound {stopped}"] = (
-                f"{', '.join(stopped)} reached a bound: if figures/slopes.png shows more noise "
-                "than slope there, start again with a lower --lr_beta for it"
+                f"{', '.join(stopped)} reached a bound: if its spread_ in iterations.csv exceeds "
+                "its grad_, start again with a lower --lr_beta for it"
             )
         if text := self.of_slopes(penalty.flat):
             texts["slopes"] = text
@@ -131,8 +131,8 @@ class Warnings:
             return None
         if flat:
             return (
-                "dFID/dq is exactly 0: all pixels are cut to black or white; sample with clipping "
-                "(without --no_clip) or start at --initial_end 0.98"
+                "dFID/dq is exactly 0, as where every pixel is clipped to black or white: sample "
+                "without --no_clip or start at a lower --initial_end (0.98 for cosine and linear)"
             )
         if isinstance(self.q, SteadySteps) or "tested" in self.given or self.q.count < TESTED:
             return None  # the steady rule stands still on noise
@@ -142,7 +142,7 @@ class Warnings:
             exact = ", or --upper_gradient exact" if self.upper_gradient == "zo" else ""
             return (
                 f"after {self.q.count} updates no slope of the schedule stands out from its noise: "
-                f"give more {flag}{exact}, or the schedule takes a random walk"
+                f"raise {flag}{exact}, or the schedule takes a random walk"
             )
         return None
 

@@ -39,11 +39,14 @@ KNOT = re.compile(r"knot_\d+")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Help formatter that shows a default unless it is None, False or ''."""
+    """Help formatter that shows a default, as one types it, unless it is None, False or ''."""
 
     def _get_help_string(self, action):
-        empty = action.default is None or action.default is False or action.default == ""
-        return action.help if empty else super()._get_help_string(action)
+        if action.default is None or action.default is False or action.default == "":
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
 
     def _split_lines(self, text, width):  # min-SNR and a file's name stay whole
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)

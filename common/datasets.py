@@ -55,7 +55,9 @@ DATASETS = {
         "the 8x8 digits shipped with scikit-learn, no download", "digits", (8,), 1437
     ),
     "folder": DataSet(
-        "the image files in --data_dir, in grey, cut to a square", "folder", (28, 8, 16, 32, 64)
+        "the image files in --data_dir, in greyscale, cropped to their middle square",
+        "folder",
+        (28, 8, 16, 32, 64),
     ),
 }
 DIMENSIONS = {"images": 3, "labels": 1}

@@ -13,7 +13,7 @@ from typing import Any
 
 MOST_DIGITS = 300  # of a whole number in a JSON file; more would be no float
 NOT_FINITE = "not_finite.json"  # in the folder of a run that ended with a NotFinite
-LESS_MEMORY = "a smaller --batch_size, --eval_chunk, --zo_samples or --model_base_dim needs less"
+TAKES_MEMORY = ("batch_size", "eval_chunk", "zo_samples", "model_base_dim")
 
 
 class Stop(Exception):
@@ -176,7 +176,9 @@ def explained(prog: str, error: BaseException, args=None) -> int | None:
             one_line(prog, "interrupted")
             return 130
     if out_of_memory(error):
-        one_line(prog, f"out of memory ({first_line(error)}); {LESS_MEMORY}")
+        flags = [f"--{name}" for name in TAKES_MEMORY if hasattr(args, name)]
+        less = f"; a smaller {' or '.join(flags)} needs less" if flags else ""
+        one_line(prog, f"out of memory ({first_line(error)}){less}")
         return 1
     return None
 

@@ -97,7 +97,8 @@ class ExactGradients(Objective):
     def _last_time(self, levels: Levels) -> int:
         """The latest time whose step is differentiated."""
         if self.settings.truncation is not None:
-            return math.floor(self.settings.truncation * self.schedule.timesteps)
+            # .29 of 100 times are 29, whatever the product is in floating point
+            return math.floor(round(self.settings.truncation * self.schedule.timesteps, 9))
         return int((levels.signal >= LEAST_SIGNAL).sum()) - 1  # the signal falls
 
     def _differentiated(self, q, fixed):
@@ -120,8 +121,8 @@ class ExactGradients(Objective):
             images = self.sampler(net, noise)
         if images.abs().min() >= 1:
             return (
-                "every pixel lies outside [-1, 1], where it is clipped. Start with --initial_end "
-                "0.98, or sample without --no_clip"
+                "every pixel lies outside [-1, 1], where it is clipped. Start at a lower "
+                "--initial_end (0.98 for cosine and linear), or sample without --no_clip"
             )
         jacobian = torch.autograd.functional.jacobian(self.schedule.curve, self.schedule.vector())
         if not jacobian.any():

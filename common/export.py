@@ -13,7 +13,7 @@ def make_parser() -> cli.Parser:
         "the sampler's times and noise levels, and a model card."
     )
     parser.prog = "python -m common.export"
-    text = "finished run (folder or number), a checkpoint, or a schedule.json, which has no network"
+    text = "run (folder or number), a checkpoint, or a schedule.json, which has no network"
     parser.add_argument("run", metavar="RUN", help=text)
     text = "folder to write; without it, only the times and noise levels are printed"
     parser.add_argument("folder", metavar="DIR", nargs="?", help=text)

@@ -35,6 +35,11 @@ def check_common(args) -> None:
         raise ValueError(f"--model_base_dim {args.model_base_dim} is not a multiple of 4")
     if args.eta and args.sampler == "ddpm":
         raise ValueError(f"--eta {args.eta:g} contradicts --sampler ddpm, whose eta is 1")
+    if args.ema_memory and args.ema_memory < args.model_ema_steps:
+        raise ValueError(
+            f"--ema_memory {args.ema_memory:g} is shorter than --model_ema_steps "
+            f"{args.model_ema_steps}, the steps between two updates of the average"
+        )
     for flag in ("fid_samples", "eval_samples"):
         if getattr(args, flag) == 1:
             raise ValueError(f"--{flag} 1: an FID needs at least 2 images; 0 skips it")
@@ -135,7 +140,8 @@ def check_sampling(args) -> None:
 def check_knots(family: str, args) -> None:
     """Refuse --knots where nothing reads it; a resumed run may have begun with it."""
     if family != "knots" and args.knots != KNOTS and not args.resume:
-        raise ValueError(f"--knots {args.knots} requires the family knots, not {family}")
+        flag = "scheduler" if hasattr(args, "scheduler") else "scheduler_type"
+        raise ValueError(f"--knots {args.knots} requires --{flag} knots")
 
 
 def with_knots(family: str, knots: int, given: dict) -> dict:

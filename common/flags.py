@@ -5,7 +5,10 @@ from common.cli import adder, count, count_or_none, device, number, parameter, p
 from common.datasets import DATASETS, IMAGE_SIZES
 from common.families import FAMILIES, KNOTS, MAX_TIMESTEPS, TOLD
 
-DATA_DIR = "folder that contains MNIST/raw, which is downloaded if it is missing, or your images"
+DATA_DIR = (
+    "folder that contains MNIST/raw or FashionMNIST/raw, which is downloaded if it is missing, or "
+    "your images"
+)
 CHUNK = 500  # images sampled at once
 LR_SCHEDULES = ("onecycle", "constant", "cosine", "step", "exponential", "plateau")
 EXTRACTORS = ("mnist", "first", "second", "pixels", "inception")
@@ -104,9 +107,9 @@ def add_knots(add) -> None:
     add("knots", KNOTS, text, type=number(int, 1, 1000))
 
 
-def add_training(parser, epochs=100):
+def add_training(parser, epochs=100, meaning="passes over the training images"):
     add = adder(parser, "training")
-    add("epochs", epochs, "passes over the training images", type=count)
+    add("epochs", epochs, meaning, type=count)
     add("batch_size", 128, "images per training step", type=number(int, 2, cli.MANY))
     add("lr", 0.001, "peak learning rate of AdamW", type=positive)
     text = "learning-rate schedule; onecycle warms up during the first quarter of the steps"
@@ -137,7 +140,13 @@ def add_noise_levels(parser):
     add("time_sampling", "uniform", text, choices=["uniform", "adaptive"])
 
 
-def add_evaluation(parser, reference="test"):
+EVALUATED = (
+    "images for the final FID and Inception Score; 0: skip them. On MNIST, 10000 images with 100 "
+    "DDIM steps cost about as much as 5.5 training epochs"
+)
+
+
+def add_evaluation(parser, reference="test", evaluated=EVALUATED):
     """`reference` is the split that a script's own FID is measured against."""
     add = adder(parser, "evaluation")
     add("n_samples", 36, "images in the sample grid that is saved after each epoch", type=count)
@@ -157,17 +166,13 @@ def add_evaluation(parser, reference="test"):
         "images with 100 DDIM steps cost about 30%% of a training epoch"
     )
     add("fid_samples", 500, text, type=cli.images)
-    text = (
-        "images for the final FID and Inception Score; 0: skip them. On MNIST, 10000 images with "
-        "100 DDIM steps cost about as much as 5.5 training epochs"
-    )
-    add("eval_samples", 10000, text, type=cli.images)
+    add("eval_samples", 10000, evaluated, type=cli.images)
     text = "images sampled at once when many are wanted; less memory if smaller"
     add("eval_chunk", CHUNK, text, type=count)
     add("extractor", None, f"{EXTRACTOR_TEXT} (default: {EXTRACTOR_DEFAULT})", choices=EXTRACTORS)
     text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
     add("inception_weights", None, text, metavar="FILE")
-    text = "split whose images are the reference of FID and KID"
+    text = "split whose images are the reference of --extractor; the other judges use test"
     if reference == "train":
         text = "split whose images are the reference of the FID that is optimised; reports use test"
     add("reference", reference, text, choices=["test", "train"])

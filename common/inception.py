@@ -104,6 +104,6 @@ def _download_inception():
         raise Stop(
             f"the inception extractor needs {FID_WEIGHTS_URL}, and the download failed ({error}); "
             "fetch that file elsewhere and name it with --inception_weights, "
-            "or measure with --extractor mnist"
+            "or leave out --extractor"
         ) from None
     return path

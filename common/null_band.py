@@ -16,7 +16,7 @@ from common.schedule_optimizer import ScheduleOptimizer, held_of
 from common.step_rule import SteadySteps, null_paths
 from scheduler import Schedule, projected
 
-LEVELS = (0.05, 0.95)
+QUANTILES = (0.05, 0.95)
 POINTS = 200  # of a band, at most: updates between which it is linear
 Band = dict[str, list[float]]
 
@@ -26,7 +26,6 @@ def null_band(
     first: Schedule,
     lr_beta: list[float],
     runs: int = 200,
-    seed: int = 0,
 ) -> Band:
     """`updates` and, of each parameter that moves, NAME_low and NAME_high after so many of them.
 
@@ -37,7 +36,7 @@ def null_band(
     if not (made and moving):
         return {}
     kept = np.unique(np.linspace(0, made, POINTS + 1).round().astype(int))
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     if isinstance(rule, SteadySteps):
         r = rule.moments.correlation().item()
         paths = null_paths(first, lr_beta, updates, r, runs, random)
@@ -45,8 +44,8 @@ def null_band(
         decay = rule.optimizer.param_groups[0]["weight_decay"]
         paths = _adaptive_paths(first, lr_beta, updates, runs, random, decay)
     paths = paths[kept]  # (k,runs,p)
-    levels = torch.tensor(LEVELS, dtype=torch.float64)
-    low, high = paths.quantile(levels, dim=1)  # (k,p)
+    limits = torch.tensor(QUANTILES, dtype=torch.float64)
+    low, high = paths.quantile(limits, dim=1)  # (k,p)
     band: Band = {"updates": kept.tolist()}
     if isinstance(rule, SteadySteps):
         band["correlation"] = [r]

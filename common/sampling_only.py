@@ -13,7 +13,6 @@ from torch import nn
 from common.bilevel_figures import leave_frozen_figures
 from common.errors import NotFinite
 from common.judging import Judge, Judges, evaluate
-from common.null_band import null_band
 from common.objective import UpperSettings
 from common.portable import sampling_steps
 from common.run import Run
@@ -106,16 +105,15 @@ def run_frozen(
 ) -> None:
     """Judge before and after; leave schedule.json, the table of steps and the summary."""
     process = trained.process.replaced(sampling_schedule=schedule, told=told)
-    sampler, began = Sampler(process, trained.settings, trained.shape), time.monotonic()
+    sampler = Sampler(process, trained.settings, trained.shape)
     before = evaluate(trained, net, eval_samples, judges, "evaluation", run)
-    first = Schedule.from_dict(schedule.to_dict())
+    first, began = Schedule.from_dict(schedule.to_dict()), time.monotonic()
     q = learn(run, net, sampler, objective, settings, lr_beta, updates, log_freq)
+    seconds = time.monotonic() - began
     fixed = Schedule.from_dict(schedule.to_dict())
     sampler = Sampler(process.replaced(sampling_schedule=fixed), sampler.settings, sampler.shape)
     after = evaluate(sampler, net, eval_samples, judges, "evaluation", run)
-    table, band = steps_table(sampler), null_band(q, first, lr_beta)
-    run.write_json("null_band.json", band)
-    pictures = leave_frozen_figures(run, first, fixed, band)
+    table, pictures = steps_table(sampler), leave_frozen_figures(run, first, fixed)
     run.log(f"pictures: {', '.join(map(str, pictures))}")
     run.write_json("schedule.json", {**fixed.to_dict(), "told": told})
     run.write_json("steps.json", {"told": told, "steps": table})
@@ -124,5 +122,5 @@ def run_frozen(
     summary = {"updates": q.count, "told": told, "fid_before": before["fid"], **fixed.values()}
     summary["upper_reference"] = objective.reference.name
     summary["before"] = {name: before[name] for name in judges.columns}
-    summary["learning_seconds"] = time.monotonic() - began
+    summary["learning_seconds"] = seconds
     run.finish({**summary, **after}, drawn=2 * eval_samples * sampler.steps)

@@ -64,7 +64,8 @@ class Moments:
         if self.count < FEWEST:
             return mean, torch.full_like(mean, math.inf)
         r = self.correlation()
-        # variance of the mean in variances of a slope: white noise, then AR(1)
+        # variance of the mean in variances of a slope: white noise, then AR(1) by its limit of
+        # many updates; of fewer than twelve that is too much, as their own variance is too little
         white = (1 - MEMORY) / (1 + MEMORY) * (1 + MEMORY**self.count) / seen
         part = (white * (1 + MEMORY * r) / (1 - MEMORY * r)).clamp(max=0.98)
         # the variance around the running mean lacks that part

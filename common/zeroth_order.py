@@ -16,7 +16,7 @@ Box = tuple[Tensor, Tensor]  # lower and upper bounds, (p,) each
 
 
 class Slope(NamedTuple):
-    """A gradient, the value it was taken at, and the spread of the directions' estimates."""
+    """A gradient, the mean of the values that it was made of, and the spread of the estimates."""
 
     gradient: Tensor  # (p,)
     value: float

@@ -19,6 +19,7 @@ from common.errors import Stop
 from common.locate import ROOT
 from common.machine import progress_bar
 from common.run_files import refuse_links
+from common.tables import counted
 from comparison.jobs import Job
 
 INTERRUPTED = (130, 143, -2, -15)  # exit codes
@@ -210,5 +211,6 @@ def _left(waiting, failed):
     if len(taken) + len(lacking) < len(waiting):
         return None
     if lacking:
-        print(f"left out for lack of a schedule or a network: {len(lacking)} runs", file=sys.stderr)
+        count = counted(len(lacking), "run")
+        print(f"left out for lack of a schedule or a network: {count}", file=sys.stderr)
     return Ended(failed + lacking, taken)

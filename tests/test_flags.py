@@ -139,7 +139,7 @@ WRONG_SEARCH = [
 ]  # fmt: skip
 WRONG_COMBINATIONS = [
     "--cpu --device cuda", "--cpu --device cuda:0", "--cpu --device mps", "--device cuda:x",
-    "--eta 1.5", "--eps_scale 2.5", "--sampler ddpm --eta 0.5",
+    "--eta 1.5", "--eps_scale 2.5", "--sampler ddpm --eta 0.5", "--ema_memory 3",
     "--backward_steps 1001", "--timesteps 50", "--timesteps 10 --backward_steps 11",
     "--start 0.5 --end 0.5", "--start 0.6 --end 0.5", "--start 1", "--end 0", "--end 1.1",
     "--tau 0.9", "--epsilon 1.1", "--epsilon -0.1", "--start 0.5 --end 0.5005",

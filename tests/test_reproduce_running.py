@@ -141,7 +141,7 @@ def test_a_run_that_fails_is_named_and_the_exit_code_says_so(comparison):
     process = comparison(1, "--methods", "default", "grid")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1, output
-    assert "grid, seed 0: FAILED" in output and "1 runs are missing" in output
+    assert "grid, seed 0: FAILED" in output and "missing from the results: grid, seed 0" in output
     assert "cannot be read" in (damaged.parent / "output.txt").read_text()
 
 

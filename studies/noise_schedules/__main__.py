@@ -48,6 +48,7 @@ from common.data import Source
 from common.errors import Stop, guarded
 from common.machine import gpus_to_share, setup
 from common.run import forward_passes
+from common.tables import counted
 from comparison.cells import Places
 from comparison.running import run_all
 from studies.noise_schedules import report
@@ -82,9 +83,11 @@ def run_missing(tasks: list[Task], results: Results, args) -> None:
     )
     take_done(missing, results)  # what another process ran and did not come to judge
     if failed:
-        raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
+        count = counted(len(failed), "run")
+        raise Stop(f"{count} failed, the first is {failed[0].root}/output.txt")
     if taken:
-        raise Stop(f"{len(taken)} runs are in other processes; repeat the command after them")
+        count = counted(len(taken), "run")
+        raise Stop(f"other processes make {count}; repeat the command after them")
 
 
 def take_done(missing: list[Task], results: Results) -> None:
@@ -114,7 +117,7 @@ def print_plan(missing: list[Task], args) -> None:
             f"{dataset:8s} {size:2d}x{size:<2d} {len(of_size):4d} runs, {hours}, judged by {judges}"
         )
     hours = sum(map(sum, minutes.values())) / 60
-    print(f"{len(missing)} runs, {hours:.1f} hours one after the other")
+    print(f"{counted(len(missing), 'run')}, {hours:.1f} hours one after the other")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import finetune_reward
 from common.errors import Stop, guarded
-from common.tables import read_csv, write_csv
+from common.tables import counted, read_csv, write_csv
 from comparison.running import run_all
 from studies.reward import page, report
 
@@ -72,9 +72,11 @@ def main(args) -> None:
         return
     failed, taken = timed(tasks, args.jobs)
     if failed:
-        raise Stop(f"{len(failed)} runs failed, the first is {failed[0].root}/output.txt")
+        count = counted(len(failed), "run")
+        raise Stop(f"{count} failed, the first is {failed[0].root}/output.txt")
     if taken:
-        raise Stop(f"{len(taken)} runs are in other processes; repeat the command after them")
+        count = counted(len(taken), "run")
+        raise Stop(f"other processes make {count}; repeat the command after them")
     if whole:
         report.gather(tasks)
         report.write_page()
