@@ -83,6 +83,7 @@ METHODS = {
     "adaptive times": Method("train", "--time_sampling adaptive"),
     "exact knots": Method("bilevel", f"{EXACT} {KNOTS}", controls=HELD),
     "exact's schedule, anew": Method("train", schedule_from=BILEVEL),
+    "exact, late's schedule, anew": Method("train", schedule_from="exact, late"),
     "exact's schedule, no clipping, anew": Method(
         "train", schedule_from="exact, no clipping", controls=BEGUN
     ),
@@ -122,6 +123,7 @@ KEY_ROWS = (
     "exact, late, no clipping",
     "start 0.02",
     DRAWN_START,
+    "exact, late's schedule, anew",
 )
 
 # where the scale's own epochs are no fewer, or nearly as many
