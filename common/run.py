@@ -177,7 +177,10 @@ class Run:
         if saved := self.restore():
             missing = [name for name in parts if name not in saved]
             if missing:
-                raise Stop(f"{self.folder}: written by another version, without {missing[0]}")
+                raise Stop(
+                    f"{self.folder}: written by another version, without {missing[0]}; resume it "
+                    "with that version (the commit in args.json), or start a new run"
+                )
             for name, part in parts.items():
                 try:
                     part.load_state_dict(saved[name])

@@ -27,7 +27,11 @@ class Record:
             raise Stop(f"{path}: damaged (arguments, or earlier rates)")
         for name, fact in facts.items():
             if self.content.get(name) != fact:
-                raise Stop(f"{path}: the {name} was {self.content.get(name)}, now it is {fact}")
+                before = self.content.get(name)
+                raise Stop(
+                    f"{path}: the {name} was {before}, now it is {fact}; resume with what it "
+                    "was, or start a new run"
+                )
 
     def note_rates(self, log: Callable[[str], None]) -> None:
         """Keep the learning rates of now, and those that the run had before."""

@@ -141,7 +141,10 @@ class Ray:
             )
         except Exception as error:  # of several kinds, Exception itself among them
             reason = first_line(error)
-            raise Stop(f"--executor ray: no cluster ({reason})") from None
+            raise Stop(
+                f"--executor ray: no cluster ({reason}); start one, or name it with "
+                "--executor_options address=HOST:PORT"
+            ) from None
         self.check_size(options["num_cpus"], options.get("num_gpus", 0), bool(address))
 
     def check_size(self, cpus: float, gpus: float, may_grow: bool) -> None:

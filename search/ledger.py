@@ -72,7 +72,10 @@ class Ledger:
             for name, (low, high) in space.items()
         ):
             path = self.path if trial in self.rows else trial_folder(self.path.parent, trial)
-            raise Stop(f"{path}: trial {trial} is outside the ranges of this search")
+            raise Stop(
+                f"{path}: trial {trial} is outside the ranges of this search; start a new one, "
+                "or resume with the file as the search left it"
+            )
         self.warn(f"warning: trial {trial} was another point than this version asks for")
         return tried
 

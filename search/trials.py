@@ -208,7 +208,10 @@ class Workers:
                 return {self.pool.submit(run_trial, *task): i for i, task in tasks.items()}
             except BrokenProcessPool:
                 self._end_pool()
-        raise Stop(f"{self.run.folder}: its worker processes are killed as soon as they start")
+        raise Stop(
+            f"{self.run.folder}: its worker processes are killed as they start, perhaps for "
+            "lack of memory; --resume with fewer --jobs"
+        )
 
     def _end_pool(self) -> None:
         self.pool.shutdown()  # when it returns the other workers are gone and hold no lock
