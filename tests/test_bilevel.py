@@ -154,6 +154,10 @@ def test_every_recipe_runs_and_moves_the_schedule(tmp_path, recipe):
     state = result(script.only)
     learned = Schedule.from_dict(state["schedule"])
     assert learned.to_dict() != Schedule(learned.family, 20).to_dict()
+    if "--gamma_end" in recipe:  # one value for each of the four updates
+        rows = csv.DictReader((script.only / "iterations.csv").open())
+        gammas = [float(row["gamma"]) for row in rows if row["gamma"]]
+        assert gammas == pytest.approx([5, 3.5, 2, 0.5])
 
 
 def test_the_learned_schedule_trains_the_baseline(tmp_path, whole):

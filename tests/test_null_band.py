@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 
+from common.families import MIN_GAP
 from common.null_band import Copies, null_band, null_text, within
 from common.schedule_optimizer import ScheduleOptimizer
-from common.step_rule import SteadySteps
+from common.step_rule import SteadySteps, null_paths
 from scheduler import Schedule
 
 F64 = torch.float64
@@ -65,6 +66,24 @@ def test_copies_move_as_a_schedule_does(first):
         for step, path in zip(noise, paths, strict=True):
             one.step(step[:, run])
             assert torch.allclose(schedule.vector(), path[run], rtol=0, atol=1e-12)
+
+
+def test_a_twentieth_of_other_runs_ends_on_either_side_of_the_band():
+    first = Schedule("cosine", 20, **INSIDE)
+    band = band_of(SteadySteps, first, runs=4000)
+    (r,), random = band["correlation"], torch.Generator().manual_seed(1)
+    ends = null_paths(first, RATES, UPDATES, r, 4000, random)[-1]
+    for i, name in enumerate(INSIDE):
+        low, high = (band[f"{name}_{side}"][-1] for side in ("low", "high"))
+        sides = [(ends[:, i] < low).double().mean(), (ends[:, i] > high).double().mean()]
+        assert sides == pytest.approx([0.05, 0.05], abs=0.02)
+
+
+@pytest.mark.parametrize("rule_class", [SteadySteps, ScheduleOptimizer])
+def test_a_start_that_is_held_stays_below_the_band_of_end(rule_class):
+    first = Schedule("cosine", 20, start=0.97, end=0.972)
+    band = band_of(rule_class, first, [0, 0.01, 0.1, 0.001], runs=200)
+    assert min(band["end_low"]) == pytest.approx(0.97 + MIN_GAP, abs=1e-8)
 
 
 def test_weight_decay_pulls_the_band_towards_0():

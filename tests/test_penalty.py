@@ -15,6 +15,7 @@ from common.data import Batches
 from common.fast_unet import FastUNet
 from common.penalty import Penalty, PenaltySettings, gamma_for, loss_differences, seen_by_loss
 from common.training import Learner, LRSchedule, make_optimizer
+from common.weights import flat
 from common.zeroth_order import Slope
 from unet import UNet
 
@@ -83,6 +84,8 @@ def test_on_a_quadratic_it_is_the_hypergradient(every):
     problem, penalty, direct, implicit = on_quadratic(1e6, 400, exact_every=every)
     torch.testing.assert_close(direct, problem.direct)
     torch.testing.assert_close(implicit, problem.implicit, rtol=1e-4, atol=1e-4)
+    both = penalty.slope(problem, [torch.zeros(1, 1, 1, 1)], 0, 0).flatten()
+    torch.testing.assert_close(both, problem.direct + problem.implicit, rtol=1e-4, atol=1e-4)
     assert penalty.warning() is None
     _, small, _, wrong = on_quadratic(0.1, 400)
     assert (wrong - problem.implicit).norm() > 0.2 * problem.implicit.norm()
@@ -172,12 +175,31 @@ def test_networks_that_part_by_themselves_begin_again_together(monkeypatch):
         penalty, process, levels = in_a_network(TwoLayers, gamma, settle_steps=2)
         seen = []
         for _ in range(7):
-            penalty.step(process, levels)
+            loss_y = penalty.step(process, levels)
             seen.append((penalty.began, penalty.due()))
+            if penalty.began == penalty.steps - 1:  # nothing of before is averaged or compared
+                averages = [average.model.module.state_dict() for average in penalty.averages]
+                nets = [each.net.state_dict() for each in (penalty.theta_z, penalty.theta_y)]
+                assert same(averages, nets)
+                assert penalty.losses == [penalty.loss_z, loss_y]
         assert [x for x, _ in seen] == began
         assert [i for i, (_, x) in enumerate(seen, 1) if x] == due
         assert ("parted" in (penalty.warning() or "")) == (began[-1] > 0)
         assert len(penalty.direct) == (1 if began[-1] else 4)  # none of before they parted
+
+
+@pytest.mark.parametrize(("apart", "parted"), [(3e-4, False), (1e-2, True)])
+@pytest.mark.parametrize(("higher", "left"), [(0.02, False), (0.1, True)])
+def test_what_was_measured_lies_on_both_sides_of_the_limits(apart, parted, higher, left):
+    """Two networks that a chosen gamma sets apart, or chaos; a loss near argmin L, or not."""
+    penalty, *_ = in_a_network(TwoLayers, None)
+    penalty.begin()
+    weight = penalty.theta_z.net.last.weight
+    with torch.no_grad():
+        weight.add_(apart * flat(penalty.theta_y.net).norm() / weight.numel() ** 0.5)
+    assert penalty.distance() == pytest.approx(apart, rel=1e-3) and penalty.parted() == parted
+    penalty.steps, penalty.losses = 1, [1 + higher, 1.0]
+    assert ("left argmin L" in (penalty.warning() or "")) == left
 
 
 @pytest.mark.parametrize("network", [FastUNet, UNet, TwoLayers])
@@ -242,3 +264,35 @@ def test_the_updates_that_are_planned_are_made(inner_loop):
     reached = {i * inner_loop // 50 for i in range(iterations + 1)}
     made = [i for i in range(1, iterations + 1) if settings.due(i * inner_loop, inner_loop)]
     assert len(made) == settings.updates(iterations, inner_loop) == len(reached - {0, 1, 2}) > 0
+
+
+def test_the_training_steps_of_an_iteration_are_the_losses_that_were_taken(monkeypatch):
+    """With and without an update of the schedule, which is due every 8 steps."""
+    penalty, process, levels = in_a_network(TwoLayers, 1e3, 3, update_every=8, batches=2)
+    taken, loss, dealt = [], process.loss, [torch.ones(4, 1, 8, 8)] * 2
+    monkeypatch.setattr(process, "loss", lambda *a, **b: taken.append(1) or loss(*a, **b))
+    due = []
+    for update in range(3):
+        taken.clear()
+        for _ in range(5):
+            penalty.step(process, levels)
+        due.append(penalty.due(5))
+        if due[-1]:
+            penalty.slope(process, dealt, 0, update)
+        assert penalty.training_steps(5) == len(taken)
+    assert due == [False, True, False]
+
+
+def test_the_difference_sees_batches_in_an_order_that_no_epoch_has():
+    """Two of them and the beginning of another, and none twice."""
+
+    class Numbers(SomeBatches):
+        def __call__(self, epoch, i):
+            return epoch, i
+
+    penalty, *_ = in_a_network(TwoLayers, None, batches=12)
+    first = list(penalty.batches(Numbers()))
+    assert len(set(first)) == 12 and all(epoch < 0 for epoch, _ in first)
+    assert [i for _, i in first] == [*range(5), *range(5), 0, 1]
+    penalty.steps = 50
+    assert not set(first) & set(penalty.batches(Numbers()))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from common.errors import NotFinite
+from common.null_band import null_band
 from common.schedule_optimizer import ScheduleOptimizer
-from common.step_rule import Moments, SteadySteps, null_paths, sureness
+from common.step_rule import Moments, SteadySteps, sureness
 from scheduler import Schedule
 
 F64 = torch.float64
@@ -16,11 +17,13 @@ INSIDE = {"start": 0.3, "end": 0.7, "tau": 8.0, "epsilon": 0.5}
 UPDATES = 60
 
 
-def null_band(*settings):
-    """The 5 and 95 % of where noise alone ends."""
-    levels = torch.tensor([0.05, 0.95], dtype=F64)
-    low, high = null_paths(*settings)[-1].quantile(levels, dim=0).tolist()
-    return dict(zip(INSIDE, zip(low, high, strict=True), strict=True))
+def band_at_the_end(schedule, updates, r):
+    """Where noise alone takes each parameter, for a rule that has seen noise of this r."""
+    rule = SteadySteps(schedule, RATES, updates)
+    rule.moments.count = updates
+    rule.moments.correlation = lambda: torch.tensor([r], dtype=F64)
+    band = null_band(rule, schedule, RATES)
+    return {name: (band[f"{name}_low"][-1], band[f"{name}_high"][-1]) for name in schedule.q}
 
 
 def moved(rule_class, gradient):
@@ -167,7 +170,7 @@ def test_the_band_widens_with_the_correlation_and_takes_no_time():
     schedule, began = Schedule("cosine", 20, **INSIDE), time.process_time()
     widths = []
     for r in (0.0, 0.8):
-        band = null_band(schedule, RATES, 400, r)
+        band = band_at_the_end(schedule, 400, r)
         widths.append(
             sum((high - low) / rate for (low, high), rate in zip(band.values(), RATES, strict=True))
         )
@@ -183,9 +186,8 @@ def test_the_band_is_that_of_the_rule():
             rule.step(gradient)
         ends.append(rule.schedule.vector())
     ends = torch.stack(ends)
-    for i, (low, high) in enumerate(
-        null_band(Schedule("cosine", 20, **INSIDE), RATES, 20, 0.9).values()
-    ):
+    band = band_at_the_end(Schedule("cosine", 20, **INSIDE), 20, 0.9)
+    for i, (low, high) in enumerate(band.values()):
         inside = ((ends[:, i] >= low) & (ends[:, i] <= high)).double().mean()
         assert 0.75 < inside.item() <= 1
 

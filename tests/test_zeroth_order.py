@@ -11,8 +11,8 @@ from toys import F64, small_upper
 import common.upper_level as module
 from common.families import FAMILIES, box_of, complete, project
 from common.fast_unet import FastUNet
-from common.training import EmaRule
-from common.uncoupled import Uncoupled, UncoupledSettings
+from common.training import Average, EmaRule
+from common.uncoupled import Uncoupled, UncoupledSettings, loss_difference
 from common.weights import flat, seen_by_loss
 from common.zeroth_order import Slope, one_point, two_point
 from model import Diffusion
@@ -138,6 +138,35 @@ def test_biases_before_batch_norm_stay():
     assert torch.equal(seen_by_loss(net), 1 - blind)
 
 
+@pytest.mark.parametrize("recopied", [False, True])
+@pytest.mark.parametrize("common_noise", [False, True])
+def test_the_published_gradient_after_the_steps_of_theta_z(recopied, common_noise):
+    """Over three updates gamma goes from 4 to 2 in a straight line; a step moves a bias by 1."""
+    y, z = TwoLayers(), TwoLayers()
+
+    def step(*_):
+        with torch.no_grad():
+            z.last.bias.add_(1)
+        return 0.0
+
+    of_weights = Slope(torch.zeros_like(flat(z)), 1.0, torch.zeros(1))
+    of_q = Slope(torch.tensor([0.5, -2.0], dtype=F64), 1.0, torch.zeros(2))
+    upper = SimpleNamespace(
+        slope_of_weights=lambda *_: of_weights, slope_of_schedule=lambda *_: of_q
+    )
+    theta_y, theta_z = SimpleNamespace(net=y), SimpleNamespace(net=z, count=0, step=step)
+    settings = UncoupledSettings(3, recopied, common_noise, gamma=4.0, gamma_end=2.0)
+    penalty = Uncoupled(theta_y, theta_z, upper, settings, updates=3)
+    process, x0 = Diffusion(Schedule("linear", 20, learned=True, end=0.9)), torch.randn(4, 1, 8, 8)
+    for update, gamma in enumerate([4.0, 3.0, 2.0]):
+        slope = penalty.slope(process, [x0], 0, update)
+        moved = (z.last.bias - y.last.bias).item()
+        assert moved == pytest.approx(3 if recopied else 3 * (update + 1))
+        difference = loss_difference(process, z, y, x0, 0, update, common_noise)
+        torch.testing.assert_close(slope, of_q.gradient / gamma + difference)
+        assert penalty.row()["gamma"] == gamma and difference.all()
+
+
 @pytest.mark.parametrize("network", [UNet, FastUNet])
 def test_what_the_loss_is_blind_to_is_found_by_its_gradient(network):
     """In the networks of the scripts: no gradient at all there, in float64, and some elsewhere."""
@@ -163,3 +192,16 @@ def test_the_rule_of_the_average():
     given = EmaRule.from_flags(**published, epochs=3, recipe="paper", inner_loop=10, ema_memory=200)
     assert given.memory == pytest.approx(200) and given.every == 10
     assert EmaRule.from_flags(**published, epochs=3, ema_memory=5).decay == 0
+
+
+def test_the_average_is_updated_every_few_steps_and_at_the_last():
+    """A copy at step 3, half of the old and half of the new at 6 and 8; statistics too."""
+    net, averages = torch.nn.BatchNorm1d(1), []
+    average = Average(net, decay=0.5, every=3, total_steps=8)
+    for step in range(1, 9):
+        for value in (net.weight.data, net.running_mean):
+            value.fill_(step)
+        average.after_step(net, step)
+        of_net = average.model.module
+        averages.append([of_net.weight.item(), of_net.running_mean.item()])
+    assert averages == [[1, 0]] * 2 + [[x, x] for x in (3, 3, 3, 4.5, 4.5, 6.25)]
