@@ -15,7 +15,7 @@ from harness import Script, mutated
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from common import data, figures
+from common import figures
 from common.data import (
     DIGITS_TEST_EVERY,
     Batches,
@@ -333,9 +333,3 @@ def test_a_limit_cuts_the_epoch_short():
     assert Batches(numbered(50), 8, 0, limit=100).steps == 7
     whole, cut = (dealt(Batches(numbered(50), 8, 0, limit), 5) for limit in (0, 3))
     assert cut == whole[:3]
-
-
-def test_nothing_outside_data_py_converts_images():
-    """127.5 is written in one module: images are in [-1, 1] everywhere else."""
-    root = Path(data.__file__).parent
-    assert [p.name for p in root.glob("*.py") if "127.5" in p.read_text()] == ["data.py"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_metrics import normal
 
-from metrics import inception_score, kid
+from metrics import FeatureStatistics, inception_score, kid
 
 
 def test_inception_score_of_known_probabilities():
@@ -15,6 +15,13 @@ def test_inception_score_of_known_probabilities():
     assert inception_score(torch.eye(10).repeat(4, 1), 4) == pytest.approx((10, 0))
     halves = torch.eye(4)[[0, 0, 1, 1, 2, 2, 2, 2]]
     assert inception_score(halves, 2) == pytest.approx((1.5, 0.5))  # the deviation over n, not n-1
+
+
+def test_confidence_is_the_mean_of_the_largest_probability():
+    statistics = FeatureStatistics()
+    for probs in ([[0.9, 0.1]], [[0.5, 0.5], [0.4, 0.6]]):
+        statistics.update(normal(len(probs), 3), torch.tensor(probs))
+    assert statistics.confidence() == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(("n", "splits"), [(100, 10), (103, 10), (10, 10), (40, 1)])

@@ -1,6 +1,7 @@
 """The rule of imports, read from the source of every tracked file, and what lies at the root."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,13 @@ def test_no_filler_noun_is_a_name():
                     | ast.AsyncFunctionDef(name=noun)
                 ):
                     assert noun not in fillers, f"{name}:{node.lineno}: {noun}"
+
+
+def test_pixels_are_scaled_in_data_py_and_for_one_benchmark():
+    """Images are in [-1, 1] everywhere else; data cleaning gives a linear classifier [0, 1]."""
+    scaling = re.compile(r"127\.5|[*/] ?\(?255|\b255(\.0?)? ?[*/]|(div|mul)_?\(255|ToTensor")
+    scaled = {name for name in SOURCES if scaling.search((ROOT / name).read_text())}
+    assert scaled == {"common/data.py", "benchmarks/data_cleaning.py"}
 
 
 def test_the_root_holds_nine_files_of_python_and_ten_others():

@@ -89,6 +89,15 @@ def test_clipping_comes_after_the_scale():
     assert x0 == 1 and seen[0] != seen[2]
 
 
+def test_a_process_that_is_replaced_keeps_everything_else():
+    train, sampling, fixed = (Schedule(family, 20) for family in ("cosine", "linear", "sigmoid"))
+    process = Diffusion(train, 0.5, False, sampling, "meta", torch.float64, "visited", fixed)
+    assert vars(process.replaced()) == vars(process)
+    assert vars(process.replaced(told="nearest")) == vars(process) | {"told": "nearest"}
+    alone = Diffusion(train).replaced(schedule=fixed)
+    assert alone.schedule is alone.sampling_schedule is fixed
+
+
 def test_quadratic_spacing_reaches_the_law_too():
     process = Diffusion(Schedule("linear", 1000), **F64)
     assert ddim_law(process, 300, tau_type="quadratic") == pytest.approx((MEAN, STD), abs=0.01)

@@ -115,6 +115,8 @@ def test_ddpm_is_linear_in_beta():
     )
     coarse = Schedule("ddpm", 100).betas().numpy()
     assert coarse[0] == pytest.approx(1e-3) and coarse[-1] == pytest.approx(0.2)
+    short = Schedule("ddpm", 10).betas().numpy()
+    np.testing.assert_allclose(short, np.minimum(np.linspace(0.01, 2, 10), 0.999), rtol=1e-10)
 
 
 def test_default_ends_in_noise():
@@ -206,6 +208,16 @@ def test_projection_lands_inside_and_leaves_the_inside_alone(family):
         assert min(schedule.to_bounds().values()) >= -1e-12
 
     check()
+
+
+def test_start_and_end_are_also_bounded_by_each_other():
+    close = Schedule("cosine", 10, start=0.4, end=0.5, tau=1.5, epsilon=0.1)
+    apart = Schedule("sigmoid", 10, start=-2.0, end=3.0, tau=0.7)
+    gap = 0.1 - MIN_GAP
+    expected = {"start": gap, "end": gap, "tau": 0.5, "epsilon": 0.1}
+    assert close.to_bounds() == pytest.approx(expected)
+    assert apart.to_bounds()["end"] == 5 - MIN_GAP
+    assert Schedule("linear", 10, start=0.1).to_bounds() == {"start": 0.1, "end": 0.0}
 
 
 def test_projection_is_the_nearest_point():

@@ -128,6 +128,13 @@ def test_the_options_of_the_lr_schedules_are_torchs():
     )
     assert rates("cosine", 20, losses) == pytest.approx(0.05 * (1 + np.cos(np.pi * steps / 20)))
     assert rates("constant", 20, losses) == [0.1] * 20
+
+    def cosine(start, end, part):
+        return end + (start - end) / 2 * (1 + np.cos(np.pi * part))
+
+    # 21 states, the first before any step: up to the highest within a quarter of them, then down
+    up, down = cosine(0.004, 0.1, steps / 4.25), cosine(0.1, 4e-7, (steps - 4.25) / 15.75)
+    assert rates("onecycle", 20, losses) == pytest.approx(np.where(steps < 4.25, up, down))
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     theirs, expected = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=1), []
     for loss in losses:
