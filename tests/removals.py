@@ -184,6 +184,17 @@ LISTED = [
             "tests/test_scheduler.py -k out_of_bounds"),
     Removal("clamp of beta", "scheduler.py", "min=math.log(1 - MAX_BETA), max=0.0", "max=0.0",
             "tests/test_scheduler.py -k inside_its_bounds"),
+    # --- the two levels
+    Removal("the implicit term", "common/penalty.py", "self.terms[0].gradient + self.terms[1].gradient",
+            "self.terms[0].gradient", "tests/test_penalty.py -k quadratic_it"),
+    Removal("averages begin again", "common/penalty.py", "            average.model.n_averaged.zero_()",
+            "            pass", "tests/test_penalty.py -k part_by"),
+    Removal("the published direct term", "common/uncoupled.py", "return of_q.gradient / gamma + difference",
+            "return difference", "tests/test_zeroth_order.py -k published_gradient"),
+    Removal("gamma's straight line", "common/uncoupled.py", "* update / max(1", "* 0 / max(1",
+            "tests/test_zeroth_order.py -k published_gradient"),
+    Removal("correlation of the null band", "common/null_band.py", "updates, r, runs, random)",
+            "updates, 0.0, runs, random)", "tests/test_step_rule.py -k band_widens"),
     # --- data and the cache
     Removal("data's SHA-256", "common/data.py",
             "if hashlib.sha256(raw).hexdigest() != expected:", "if False:",
