@@ -8,10 +8,11 @@ the networks are those of runs, of any size. For each, a schedule of knots is le
 numbers of DDIM steps, with clipping and without, by the exact gradient of the FID by `first`
 against training images. With clipping it begins as the default schedule, without as the default
 with end 0.9: the default ends in so little signal that its unclipped samples are noise, with a
-gradient to match. Every judge sees samples of all three, against test images. Writes
-docs/results/frozen.csv, a row a network, clipping, number of steps and schedule; rows that are in
-the file stay, and only what is missing is measured. Of a run's network it also draws samples by all
-three, from the same noise.
+gradient to match. Beside them stand samplers that need no learning: quadratic steps, and noise in
+each step with --eps_scale, as docs/network.md advises. Every judge sees samples of all, against
+test images. Writes docs/results/frozen.csv, a row a network, clipping, number of steps and
+schedule; rows that are in the file stay, and only what is missing is measured. Of a run's network
+it also draws samples by all, from the same noise.
 """
 
 from common import cli
@@ -47,6 +48,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from assets.make import EPS_SCALE
 from benchmarks.problem import Mlp
 from benchmarks.record import RESULTS, ROOT
 from common.data import Batches, Source
@@ -69,6 +71,11 @@ TRAIN_STEPS, BATCH, RATE, MEMORY = 10000, 128, 2e-3, 500  # of the fully connect
 RATES = [0.01, 0.01, 0.1, 0.001]  # of start, end, the knots and epsilon: the script's defaults
 # what each changes of the schedule of training; the last one is learned
 SCHEDULES: dict[str, dict] = {"default": {}, "end 0.9": {"end": 0.9}, "learned": {}}
+# the schedule of training by other DDIM steps, as flags that need no learning choose them
+SAMPLERS: dict[str, dict] = {
+    "quadratic steps": {"tau_type": "quadratic"},
+    f"eta 1, eps_scale {EPS_SCALE:g}": {"eta": 1.0, "eps_scale": EPS_SCALE},
+}
 TOLD = "visited"  # the network receives the times of the steps
 DRAWN = 16  # images of a picture
 KEY = ("network", "size", "seed", "clip", "steps", "schedule")
@@ -158,12 +165,12 @@ class Measurement:
         return self.judges.score(real_batches(self.source.images("train")[chosen]))
 
     def by_schedule(self, network: Network, name: str, steps: int, clip: bool) -> dict:
-        """The scores of samples by one of SCHEDULES, and what they were drawn with."""
+        """The scores of samples by one of SCHEDULES or SAMPLERS, and what they were drawn with."""
         if name == "learned":
             schedule = self.learned(network, steps, clip)
         else:
-            schedule = changed(network.parts[1], SCHEDULES[name])
-        sampler = self.sampler(network, schedule, steps, clip)
+            schedule = changed(network.parts[1], SCHEDULES.get(name, {}))
+        sampler = self.sampler(network, schedule, steps, clip, **SAMPLERS.get(name, {}))
         sigmas = " ".join(f"{row['sigma']:.4g}" for row in steps_table(sampler))
         visited = json.dumps({**schedule.to_dict(), "told": TOLD})
         scores = evaluate(sampler, network.parts[0], self.images, self.judges, "evaluation")
@@ -179,21 +186,24 @@ class Measurement:
         learn(Silent(), net, sampler, self.objective, settings, RATES, self.updates)
         return Schedule.from_dict(schedule.to_dict())
 
-    def sampler(self, network: Network, schedule: Schedule, steps: int, clip: bool) -> Sampler:
+    def sampler(
+        self, network: Network, schedule: Schedule, steps: int, clip: bool, **others
+    ) -> Sampler:
         """Draws by another schedule than that of training, in so many steps."""
         process = network.parts[1].replaced(sampling_schedule=schedule, told=TOLD)
-        return Sampler(process, SamplerSettings(steps, clip=clip), self.shape)
+        return Sampler(process, SamplerSettings(steps, clip=clip, **others), self.shape)
 
     def draw(self, network: Network, rows: list[dict], path: Path) -> None:
         """The samples of a network's rows side by side, all from the same noise."""
         pictures = {}
         for row in rows:
             schedule, clip = Schedule.from_dict(json.loads(row["visited"])), row["clip"] == "True"
-            sampler = self.sampler(network, schedule, int(row["steps"]), clip)
+            others = SAMPLERS.get(row["schedule"], {})
+            sampler = self.sampler(network, schedule, int(row["steps"]), clip, **others)
             images = [x.clone() for x in sampler.many(network.parts[0], DRAWN, "picture")]
             clipping = "clipped" if clip else "not clipped"
-            pictures[f"{row['schedule']}, {clipping}"] = grid(torch.cat(images))
-        save_beside(path, pictures, 2.4)
+            pictures[f"{row['schedule']}\n{clipping}"] = grid(torch.cat(images))
+        save_beside(path, pictures, 2.4, across=len(pictures) // 2)
 
 
 def main(args) -> None:
@@ -224,7 +234,7 @@ def main(args) -> None:
     for network, clip, steps in product(chosen, (True, False), args.steps):
         measure = of_size(network.size)
         add(("real images", network.size, "", "", "", ""), measure.real)
-        for schedule in SCHEDULES:
+        for schedule in (*SCHEDULES, *SAMPLERS):
             key = network.name, network.size, network.seed, clip, steps, schedule
             add(key, partial(measure.by_schedule, network, schedule, steps, clip))
     for network, steps in product(chosen if args.ckpt else (), args.steps):

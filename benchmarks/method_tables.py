@@ -170,9 +170,12 @@ def of_frozen_counts(rows: list[dict]) -> str:
     learned = {key[:-1]: r for key, r in by_key.items() if key[-1] == "learned"}
     names, lines = [name for name in JUDGED if name in rows[0]], []
     cases = dict.fromkeys(key[:2] for key in sorted(learned))
-    for case, clip, other in product(cases, ("True", "False"), ("default", "end 0.9")):
+    others = dict.fromkeys(key[-1] for key in by_key if key[-1] not in ("", "learned"))
+    for case, clip, other in product(cases, ("True", "False"), others):
         of_case = {k: r for k, r in learned.items() if k[:2] == case and k[3] == clip}
-        pairs = [(r, by_key[(*k, other)]) for k, r in of_case.items()]
+        pairs = [(r, by_key[(*k, other)]) for k, r in of_case.items() if (*k, other) in by_key]
+        if not pairs:
+            continue
         cells = []
         for name in names:
             sign = -1 if name in LARGER else 1

@@ -40,7 +40,8 @@ EXACT = "--recipe exact"
 HELD = "default", "held"  # in equal epochs the same training, bit for bit
 BEGUN = "default", "end 0.98"  # the second is where a run without clipping begins, held there
 DRAWN = "end 0.98 in sampling"  # the default's network, drawn with that schedule
-DRAWN_START = "start 0.02 in sampling"  # and with the one that `exact, late` learned, rounded
+# and with those that `exact, late` learned, rounded
+DRAWN_START, DRAWN_TAU = "start 0.02 in sampling", "tau 1.15 in sampling"
 STILL = "--lr_beta 0 0 0 0"
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
@@ -60,6 +61,9 @@ METHODS = {
     DRAWN_START: Method(
         "frozen", f"--initial_start 0.02 {STILL} --frozen_updates 1", network_from="default"
     ),
+    DRAWN_TAU: Method(
+        "frozen", f"--initial_tau 1.15 {STILL} --frozen_updates 1", network_from="default"
+    ),
     "schedule alone, no clipping": Method(
         "frozen",
         f"{KNOTS} {NO_CLIP} --initial_end 0.98",
@@ -69,6 +73,7 @@ METHODS = {
     "end 0.9": Method("train", "--end 0.9"),
     "end 0.98": Method("train", "--end 0.98"),
     "start 0.02": Method("train", "--start 0.02"),
+    "tau 1.15": Method("train", "--tau 1.15"),
     "tau 4, end 0.9": Method("train", "--tau 4 --end 0.9"),
     "min-SNR": Method("train", "--loss_weighting min_snr"),
     "held": Method("bilevel", f"{EXACT} {STILL}"),
@@ -123,6 +128,8 @@ KEY_ROWS = (
     "exact, late, no clipping",
     "start 0.02",
     DRAWN_START,
+    "tau 1.15",
+    DRAWN_TAU,
     "exact, late's schedule, anew",
 )
 
