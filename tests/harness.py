@@ -12,6 +12,7 @@ import random
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 from torch import nn
@@ -72,6 +73,15 @@ def main(script: str, argv: list[str], output: str, sabotage=None, real=False) -
     os._exit(code)
 
 
+def until(condition, seconds=300):  # what takes seconds takes minutes on a busy machine
+    """What the condition comes to, once that is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return value
+
+
 class Script:
     """A script at work in a folder."""
 
@@ -95,6 +105,13 @@ class Script:
             process.kill()
             raise TimeoutError(self.said())
         return process.exitcode
+
+    def start_until(self, text: str, *argv):
+        """A process that has come to say so, and goes on."""
+        process = self.start(*argv)
+        until(lambda: text in self.said() or not process.is_alive())
+        assert process.is_alive(), self.said()
+        return process
 
     def said(self) -> str:
         return self.output.read_text() if self.output.exists() else ""

@@ -11,13 +11,15 @@ import pytest
 import torch
 from harness import Script, TwoLayers
 from test_checkpoint import same
-from test_runs import DieAtStep, result
+from test_runs import AVERAGED, DieAtStep, result
 
 import train_mnist
 import train_mnist_bilevel_ZO
-from common import checkpoint
+from common import checkpoint, training
+from common.families import NAMES
 from common.training import EmaRule
 from common.upper_level import UpperLevel
+from model import Diffusion
 from scheduler import Schedule
 
 F64 = torch.float64
@@ -33,11 +35,51 @@ TRAIN = """
 """.split()
 
 
+class KeepLevels:
+    """Leaves in a file which noise levels each step of each network was given."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self):
+        real, given = training.Learner.step, []
+
+        def step(self_, process, levels, *rest):
+            given.append(list(levels))
+            torch.save(given, self.path)
+            return real(self_, process, levels, *rest)
+
+        training.Learner.step = step
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     script = Script(tmp_path_factory.mktemp("whole"), "bilevel")
-    assert script.run(*TINY) == 0, script.said()
+    keep = KeepLevels(script.folder / "levels.pt")
+    assert script.run(*TINY, sabotage=keep) == 0, script.said()
     return script.only
+
+
+def test_both_networks_train_on_the_schedule_as_it_is(whole):
+    given = torch.load(whole.parents[1] / "levels.pt")
+    rows = list(csv.DictReader((whole / "iterations.csv").open()))
+    assert len(given) == 4 + 2 * 4  # theta_y alone, then both
+
+    def levels_after(row):
+        return list(Diffusion(Schedule("cosine", 20, **{n: float(row[n]) for n in NAMES})).levels())
+
+    torch.testing.assert_close(given[0], levels_after(rows[0]))
+    for levels in given[-2:]:  # the last iteration begins where the one before has ended
+        torch.testing.assert_close(levels, levels_after(rows[-2]), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(levels[0], given[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_noise_alone_would_begin_where_the_schedule_began(whole):
+    rows = list(csv.DictReader((whole / "iterations.csv").open()))
+    band = json.loads((whole / "null_band.json").read_text())
+    assert band["updates"][-1] == 4
+    for name in NAMES:
+        assert band[f"{name}_low"][0] == band[f"{name}_high"][0] == float(rows[0][name])
 
 
 def test_a_run_logs_what_a_user_turns(whole):
@@ -103,12 +145,14 @@ def test_with_the_schedule_held_fixed_it_is_the_baseline(tmp_path):
     bilevel, baseline = Script(tmp_path / "a", "bilevel"), Script(tmp_path / "b")
     for script in (bilevel, baseline):
         script.folder.mkdir()
-    assert bilevel.run(*TINY, "--lr_beta", 0, 0, 0, 0) == 0, bilevel.said()
-    assert baseline.run(*TRAIN) == 0, baseline.said()
+    assert bilevel.run(*TINY, *AVERAGED, "--lr_beta", 0, 0, 0, 0) == 0, bilevel.said()
+    assert baseline.run(*TRAIN, *AVERAGED) == 0, baseline.said()
     ours, theirs = result(bilevel.only), result(baseline.only)
     assert same(ours["theta_y"], theirs["theta"])
     for part in ("progress", "ema", "schedule", "png"):
         assert same(ours[part], theirs[part]), part
+    trained = ours["theta_y"]["net"]
+    assert not torch.equal(ours["ema"]["module.last.weight"], trained["last.weight"])
 
 
 def test_theta_z_moves_and_takes_nothing_with_it(tmp_path):
@@ -120,6 +164,10 @@ def test_theta_z_moves_and_takes_nothing_with_it(tmp_path):
         assert script.run(*TINY, "--lr_beta", 0, 0, 0, 0, *flags) == 0, script.said()
         states.append(result(script.only))
     assert same(states[0]["theta_y"], states[1]["theta_y"])
+    # 4 updates, each after one or two steps of theta_z
+    assert [state["theta_z"]["count"] for state in states] == [4, 8]
+    rates = [state["theta_z"]["optimizer"]["param_groups"][0]["lr"] for state in states]
+    assert rates == [0.001, 0.1]
     for state in states:
         assert not same(state["theta_z"]["net"], state["theta_y"]["net"])
         moments = state["theta_z"]["optimizer"]["state"]
@@ -128,7 +176,7 @@ def test_theta_z_moves_and_takes_nothing_with_it(tmp_path):
     assert not same(states[0]["theta_z"]["net"], states[1]["theta_z"]["net"])
 
 
-def test_an_infinite_gamma_is_plain_training_of_theta_z(tmp_path):
+def test_an_infinite_gamma_leaves_nothing_of_the_fid(tmp_path):
     """With gamma -> infinity neither theta_z nor the schedule feels the FID's noise."""
     found = []
     for delta in (0.01, 0.5):
@@ -144,7 +192,8 @@ def test_an_infinite_gamma_is_plain_training_of_theta_z(tmp_path):
 @pytest.mark.parametrize("recipe", [
     "--recipe paper", "--ZO_type one", "--scheduler sigmoid",
     "--scheduler linear --initial_end 0.9", "--upper_gradient forward", "--noise independent",
-    "--theta_z recopied", "--zo_directions 3", "--gamma 5 --gamma_end 0.5", "--inner_loop 3",
+    "--theta_z recopied --lr_schedule plateau", "--zo_directions 3", "--inner_loop 3",
+    "--gamma 5 --gamma_end 0.5",
     "--upper_gradient forward --truncation 0.5", "--upper_gradient forward --amp", "--amp",
     "--upper_gradient exact", "--upper_gradient exact --zo_samples 40",
 ])  # fmt: skip
@@ -152,12 +201,16 @@ def test_every_recipe_runs_and_moves_the_schedule(tmp_path, recipe):
     script = Script(tmp_path, "bilevel")
     assert script.run(*TINY, *recipe.split()) == 0, script.said()
     state = result(script.only)
-    learned = Schedule.from_dict(state["schedule"])
-    assert learned.to_dict() != Schedule(learned.family, 20).to_dict()
+    rows = list(csv.DictReader((script.only / "iterations.csv").open()))
+    learned = Schedule.from_dict(state["schedule"]).values()
+    assert any(value != float(rows[0][name]) for name, value in learned.items())
     if "--gamma_end" in recipe:  # one value for each of the four updates
-        rows = csv.DictReader((script.only / "iterations.csv").open())
         gammas = [float(row["gamma"]) for row in rows if row["gamma"]]
         assert gammas == pytest.approx([5, 3.5, 2, 0.5])
+    if "plateau" in recipe:  # which looks at the loss of each epoch
+        scores = csv.DictReader((script.only / "scores.csv").open())
+        best, lr_schedule = min(float(r["loss"]) for r in scores), state["theta_y"]["lr_schedule"]
+        assert lr_schedule["last_epoch"] == 2 and lr_schedule["best"] == pytest.approx(best)
 
 
 def test_the_learned_schedule_trains_the_baseline(tmp_path, whole):
@@ -241,5 +294,8 @@ def test_the_real_network_runs_with_figures(tmp_path):
     script = Script(tmp_path, "bilevel")
     flags = ["--limit_batches", 2, "--fid_samples", 8, "--eval_samples", 8, "--log_freq", 1]
     assert script.run(*TINY, *flags, "--upper_gradient", "forward", real=True) == 0, script.said()
+    summary = json.loads((script.only / "summary.json").read_text())
+    assert summary["upper_reference"] == "digits train, 1437 images"
+    assert summary["reference"] == "digits test, 360 images"
     for name in ("path", "iterations", "scores", "clock", "schedule"):
         assert (script.only / "figures" / f"{name}.png").stat().st_size > 1000

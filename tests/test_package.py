@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -62,15 +61,3 @@ def test_every_optional_package_is_declared():
 
 def test_all_commands_are_installed():
     assert set(SCRIPTS) == set(MODULES)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_a_command_is_its_script(name):
-    """The same help, by the function that is installed and by the module."""
-    module, function = SCRIPTS[name].split(":")
-    code = f"import sys; sys.argv = ['x', '-h']; from {module} import {function}; {function}()"
-    ours, theirs = (
-        subprocess.run([sys.executable, *how], cwd=ROOT, capture_output=True, text=True)
-        for how in (["-c", code], ["-m", MODULES[name], "-h"])
-    )
-    assert ours.returncode == theirs.returncode == 0 and ours.stdout == theirs.stdout != ""

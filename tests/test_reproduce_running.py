@@ -5,12 +5,13 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from harness import until
 
+import reproduce
 from common import machine
 from common.tables import read_text_csv
 from comparison import running
@@ -52,14 +53,6 @@ def comparison(tmp_path):
     for process in started:
         process.kill()
         process.wait()
-
-
-def until(condition, seconds=300):  # what takes seconds takes minutes on a busy machine
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-    return value
 
 
 def processes_in(folder):
@@ -169,6 +162,23 @@ def test_runs_share_the_cards_of_a_machine(monkeypatch, tmp_path):
     runs.processes.pop(next(p for p, c in runs.processes.items() if c is cells[1]))
     runs.start(cells[3])
     assert seen == ["2", "5", "2", "5"]
+
+
+def test_a_comparison_has_its_jobs_and_its_cards(monkeypatch, tmp_path):
+    given = []
+
+    def run_all(missing, jobs, passes, gpus):
+        given.extend([[(cell.method, cell.seed) for cell in missing], jobs, gpus])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "run_all", run_all)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    words = f"--methods default --seeds 2 --jobs 3 --device cuda --runs_dir {tmp_path} "
+    args = reproduce.make_parser().parse_args((words + f"--results_dir {tmp_path}").split())
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.main(args)
+    assert given == [[("default", 0), ("default", 1)], 3, ["0", "1"]]
 
 
 def test_a_device_that_is_named_is_every_runs_device(monkeypatch):

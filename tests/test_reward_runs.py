@@ -262,8 +262,32 @@ def test_more_steps_than_the_network_has_are_one_line(tmp_path, mnist_dir, capsy
     assert "--backward_steps 100000 exceeds T" in capsys.readouterr().err
 
 
+FEW = "--backward_steps 3 --choice_samples 20 --bank_samples 40 --guided_samples 2 --eval_samples 8"
+
+
+@pytest.mark.parametrize("method, chosen", [
+    ("bilevel", {"40 samples without guidance": 40 * 3}),
+    ("bilevel --estimator guided --iterations 7", {"7 steps of two guided runs": 7 * 2 * 2 * 9}),
+    ("grid", {"6 trials of 2 images": 6 * 2 * 9}),  # of the 120 evaluations that the bank costs
+    ("random --n_calls 5", {"5 trials of 2 images": 5 * 2 * 9}),
+    ("bayesian", {"6 trials of 2 images": 6 * 2 * 9}),
+    ("weighted_sum", {"6 trials of 2 images": 6 * 2 * 9}),
+    ("fixed", {}), ("unguided", {}),
+])  # fmt: skip
+def test_the_plan_counts_forward_passes(method, chosen):
+    """A guided step is a pass forward and one back, which counts as two."""
+    args = parse(*f"--cpu {FEW} --n_samples 4 --method {method}".split())
+    guided = 0 if method == "unguided" else 3 * 3
+    assert finetune_reward.planned(args) == {
+        "choice of class and direction, once": 20 * 3, **chosen,
+        "8 final images, before and after": 8 * (3 + guided),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("method", options.METHODS)
-def test_the_plan_says_what_a_method_costs(method, capsys, tmp_path):
+def test_the_plan_says_what_a_method_costs(method, capsys, tmp_path, monkeypatch):
+    if method != "bilevel":  # the time of a pass is that of any method
+        monkeypatch.setattr(finetune_reward.estimate, "seconds_of", lambda _: 1.0)
     finetune_reward.main(parse("--dry_run", "--cpu", "--method", method, "--runs_dir", tmp_path))
     plan = capsys.readouterr().out.splitlines()
     assert plan[-2].endswith("final images, before and after")

@@ -6,14 +6,14 @@ import os
 import random
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
 from harness import Script, TwoLayers, killed_twice
 from test_checkpoint import same
 
-from common import checkpoint, networks, provenance, run, sampling
+import train_mnist
+from common import checkpoint, cli, networks, provenance, run, sampling
 from common.compare.records import read_record
 from common.compare.samples import sampler_of
 from common.locate import ROOT
@@ -24,6 +24,8 @@ TINY = """
     --limit_batches 5 --backward_steps 4 --n_samples 4 --fid_samples 0 --eval_samples 0 --log_freq 2
     --save_seconds 0
 """.split()
+# by default the average of so short a run is a copy of its network
+AVERAGED = ["--ema_memory", 4, "--model_ema_steps", 2]
 
 
 def result(folder):
@@ -31,8 +33,13 @@ def result(folder):
     state, _ = checkpoint.load_newest(folder / "checkpoints")
     files = {p.name: p.read_bytes() for p in folder.glob("*.csv") if p.name != "timing.csv"}
     samples = {p.name: p.read_bytes() for p in (folder / "samples").glob("*.png")}
+    written = {p.name: json.loads(p.read_text()) for p in folder.glob("*.json")}
+    del written["args.json"]
+    for name in ("seconds", "peak_memory"):
+        del written["summary.json"][name]
     clock = ("elapsed", "args", "files")
-    return {k: v for k, v in state.items() if k not in clock} | {"csv": files, "png": samples}
+    state = {k: v for k, v in state.items() if k not in clock}
+    return state | {"csv": files, "png": samples, "json": written}
 
 
 @pytest.fixture(scope="module")
@@ -129,20 +136,23 @@ def test_every_lr_schedule_resumes_to_the_same_bits(tmp_path, lr_schedule):
     for sabotage in (None, DieAtStep(6)):
         script = Script(tmp_path / str(bool(sabotage)))
         script.folder.mkdir()
-        code = script.run(*TINY, "--lr_schedule", lr_schedule, sabotage=sabotage)
+        flags = ["--lr_schedule", lr_schedule, *AVERAGED]
+        code = script.run(*TINY, *flags, sabotage=sabotage)
         if sabotage:
             assert code == -signal.SIGKILL
             assert script.run("--resume", "latest") == 0, script.said()
         results.append(result(script.only))
     assert same(*results)
+    theta, average = results[0]["theta"], results[0]["ema"]
+    assert not torch.equal(average["module.last.weight"], theta["net"]["last.weight"])
+    if lr_schedule == "plateau":  # which looks at the loss of each epoch
+        assert theta["lr_schedule"]["last_epoch"] == 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_ends_the_run(tmp_path, number, code):
     script = Script(tmp_path)
-    process = script.start(*TINY, "--epochs", "2000", "--save_seconds", "1000")
-    while "step" not in script.said():
-        time.sleep(0.05)
+    process = script.start_until("step", *TINY, "--epochs", "2000", "--save_seconds", "1000")
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == code
@@ -224,9 +234,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, whole, step
 
 def test_two_processes_in_one_folder(tmp_path):
     script = Script(tmp_path)
-    first = script.start(*TINY, "--epochs", "2000")
-    while "step" not in script.said():
-        time.sleep(0.05)
+    first = script.start_until("step", *TINY, "--epochs", "2000")
     second = Script(tmp_path)
     second.output = tmp_path / "second.txt"
     assert second.run("--resume", "latest") == 2
@@ -270,6 +278,13 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path, monkeypatch):
     drawn = read_record(max((tmp_path / "runs").glob("*-sample-*")))
     assert sampler_of(drawn, "cpu")[1].process.sampling_schedule.family == "linear"
     assert script.run(*draw, "--image_size", "16") == 2
+    for timesteps, steps in ((20, 20), (1000, 100)):  # all of T, or the default
+        state = checkpoint.load(newest)
+        state["schedule"]["timesteps"] = timesteps
+        words = ["--sample_only", "--ckpt", str(newest)]
+        args = cli.parse(train_mnist.make_parser(), "train", train_mnist.check, words)
+        train_mnist.take_its_own(args, state)
+        assert args.backward_steps == steps
 
 
 def interrupted_while_drawing():

@@ -249,29 +249,6 @@ def test_each_device_has_its_own_file_of_results(flags, name):
     assert bench.result_name(bench.make_parser().parse_args(flags)) == name
 
 
-COMMANDS = sorted(
-    path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()
-)
-
-
-def test_help_of_every_benchmark_is_printed_without_torch_and_writes_nothing():
-    """In one process, so that it is fast: what the first imports, the others would not."""
-    code = (
-        "import contextlib, io, runpy, sys\n"
-        "for name in sys.argv[1:]:\n"
-        "    output, sys.argv[1:] = io.StringIO(), ['-h']\n"
-        "    try:\n"
-        "        with contextlib.redirect_stdout(output):\n"
-        "            runpy.run_module('benchmarks.' + name, run_name='__main__')\n"
-        "    except SystemExit as stopped: assert stopped.code == 0, name\n"
-        "    assert f'python -m benchmarks.{name}' in output.getvalue(), name\n"
-        "    assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules), name\n"
-    )
-    command = [sys.executable, "-c", code, *COMMANDS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert len(COMMANDS) >= 12 and done.returncode == 0, done.stderr
-
-
 def test_adamw_is_torchs_to_the_bit():
     nets, seen = [torch.nn.Linear(5, 3) for _ in range(2)], []
     nets[1].load_state_dict(nets[0].state_dict())

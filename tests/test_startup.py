@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from argparse import Namespace
 
 import pytest
 from conftest import ROOT
+from test_package import MODULES, SCRIPTS, TRACKED
 
 from common import errors
 
@@ -173,18 +175,57 @@ def test_guarded_takes_the_interrupt_over(monkeypatch, capsys):
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("script", [
-    "train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO", "common/evaluate", "reproduce",
-    "finetune_reward",
-    "common/export", "studies/reward/__main__", "studies/lr_schedules/__main__",
-    "studies/noise_schedules/__main__",
-])  # fmt: skip
-def test_help_and_errors_do_not_import_torch(script):
-    code = (
-        "import runpy, sys\n"
-        f"sys.argv = ['{script}.py', '--no_such_flag']\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as stopped: code = stopped.code\n"
-        "assert code == 2 and not {'torch', 'numpy', 'sklearn'} & set(sys.modules), code\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+# modules that are started as commands; one has no flags, and starts a script
+COMMANDS = sorted(
+    name.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+    for name in set(TRACKED) - {"comparison/child.py"}
+    if name.endswith(".py")
+    and not name.startswith("tests/")
+    and '\nif __name__ == "__main__":' in (ROOT / name).read_text()
+)
+ASK = """
+import contextlib, importlib, io, json, runpy, sys
+answers = {}
+for name in sys.argv[1:]:
+    module, _, function = name.partition(":")
+    for flag in ("-h", "--no_such_flag"):
+        sys.argv, out, err, code = ["x", flag], io.StringIO(), io.StringIO(), None
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                if function:
+                    getattr(importlib.import_module(module), function)()
+                else:
+                    runpy.run_module(module, run_name="__main__", alter_sys=True)
+            except SystemExit as stopped:
+                code = stopped.code
+        slow = {"torch", "numpy", "sklearn", "matplotlib"} & set(sys.modules)
+        assert not slow, f"{name} {flag} imports {slow}"
+        answers.setdefault(name, []).append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(answers))
+"""
+
+
+def test_every_command_answers_help_and_errors_without_torch():
+    """In one process, so that it is fast: what one imports is there for the others too."""
+    command = [sys.executable, "-c", ASK, *COMMANDS, *SCRIPTS.values()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert len(COMMANDS) >= 37 and set(MODULES.values()) <= set(COMMANDS)
+    for name in COMMANDS:
+        program = f"python -m {name}" if "." in name else f"{name}.py"
+        (code, page, _), (wrong, nothing, line) = answers[name]
+        assert code == 0 and page.startswith(f"usage: {program} [-h]"), name
+        assert wrong == 2 and nothing == "" and f"{program}: error: " in line, name
+    for name, module in MODULES.items():  # the function that is installed does the same
+        assert answers[SCRIPTS[name]] == answers[module], name
+
+
+@pytest.mark.parametrize(
+    "script", ["train_mnist", "train_mnist_bayesian", "train_mnist_bilevel_ZO"]
+)
+def test_a_script_prints_its_help(script):
+    command = [sys.executable, f"{script}.py", "-h"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"usage: {script}.py [-h]")

@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -206,21 +204,6 @@ def test_wrong_flags_are_one_line(words, capsys):
         parse(*words.split())
     said = capsys.readouterr()
     assert stopped.value.code == 2 and said.out == "" and said.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("flag, expected", [("--no_such_flag", 2), ("-h", 0)])
-def test_the_command_answers_before_torch_is_imported(flag, expected):
-    code = (
-        "import runpy, sys\n"
-        f"sys.argv = ['x', '{flag}']\n"
-        "try: runpy.run_module('studies.lr_schedules', run_name='__main__')\n"
-        "except SystemExit as stopped: code = stopped.code\n"
-        f"assert code == {expected}, code\n"
-        "assert not {'torch', 'numpy', 'sklearn'} & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "python -m studies.lr_schedules" in done.stdout + done.stderr
 
 
 def test_every_flag_is_read_and_explained():
