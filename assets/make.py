@@ -171,6 +171,17 @@ def write_schedules(results: Path, assets: Path) -> None:
                 schedule.save(folder / f"{scale}-{method}-seed{row['seed']}.json")
 
 
+def write_sampling_schedule(results: Path, assets: Path) -> None:
+    """What was learned for the shipped network with clipping, to be given to --sampling_schedule.
+
+    It is the row of the benchmark `frozen`, and holds the times that the network receives.
+    """
+    for row in read_text_csv(results / "frozen.csv"):
+        if (row["size"], row["clip"], row["schedule"]) == ("28", "True", "learned"):
+            text = json.dumps(json.loads(row["visited"]), indent=2)
+            (assets / f"mnist_{row['steps']}_steps.json").write_text(text + "\n")
+
+
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -190,6 +201,7 @@ def main(args, assets: Path = ASSETS, docs: Path = RESULTS.parent) -> None:
         draw_gif(assets)
     if args.schedules:
         write_schedules(docs / "results", assets)
+        write_sampling_schedule(docs / "results", assets)
     seal(assets)
 
 

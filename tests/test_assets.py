@@ -61,6 +61,12 @@ def test_the_shipped_schedules_are_those_of_the_results(tmp_path):
     assert all((made / name).read_text() == (shipped / name).read_text() for name in names)
 
 
+def test_the_shipped_sampling_schedule_is_the_one_of_the_results(tmp_path):
+    make.write_sampling_schedule(make.RESULTS, tmp_path)
+    (made,) = tmp_path.iterdir()
+    assert made.read_text() == (ASSETS / made.name).read_text()
+
+
 def test_the_shipped_schedules_can_be_trained_with():
     for path in sorted(ASSETS.glob("schedules/*.json")):
         words = ["--schedule_from", str(path)]
