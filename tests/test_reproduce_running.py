@@ -13,6 +13,7 @@ from harness import until
 
 import reproduce
 from common import machine
+from common.errors import Stop
 from common.tables import read_text_csv
 from comparison import running
 from comparison.jobs import Job
@@ -40,7 +41,7 @@ def comparison(tmp_path):
     def start(epochs, *flags):
         places = ["--runs_dir", tmp_path / "runs", "--results_dir", tmp_path / "docs" / "results"]
         flags = [*places, "--methods", "default", "--seeds", 1, "--device", "cpu", *flags]
-        code = LONG.replace("{EPOCHS}", str(epochs))
+        code = LONG.replace("{EPOCHS}", str(epochs)).replace("train=", "judged=20, train=")
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, flags)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -65,7 +66,7 @@ def is_training(folder):
     return list(folder.glob("default-seed0/0*/checkpoints/step_*.pt"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_run_outlives_the_comparison_and_the_same_command_continues(comparison, number):
     first = comparison(20)
     until(lambda: is_training(comparison.folder))
@@ -138,6 +139,38 @@ def test_a_run_that_fails_is_named_and_the_exit_code_says_so(comparison):
     assert "cannot be read" in (damaged.parent / "output.txt").read_text()
 
 
+class Nothing(Job):
+    """Its process is a stand-in."""
+
+    def argv(self):
+        return []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_either_interrupt_stops_the_runs_and_is_the_exit_code(monkeypatch, tmp_path, number):
+    before, stopped = signal.getsignal(number), []
+
+    class Process:
+        def __init__(self, *_, **__):
+            pass
+
+        def poll(self):
+            if not stopped:
+                signal.getsignal(number)(number, None)
+
+        def terminate(self):
+            stopped.append(self)
+
+        def wait(self):
+            assert stopped == [self]
+
+    monkeypatch.setattr(running.subprocess, "Popen", Process)
+    with pytest.raises(Stop, match="the same command continues") as stop:
+        running.run_all([Nothing(tmp_path)], 1, lambda cell: 1)
+    assert stop.value.code == 128 + number and stopped
+    assert signal.getsignal(number) == before
+
+
 def test_runs_share_the_cards_of_a_machine(monkeypatch, tmp_path):
     """Each goes to the card with the fewest runs; one that ends makes its card free again."""
     seen = []
@@ -150,11 +183,6 @@ def test_runs_share_the_cards_of_a_machine(monkeypatch, tmp_path):
             return None
 
     monkeypatch.setattr(running.subprocess, "Popen", Process)
-
-    class Nothing(Job):
-        def argv(self):
-            return []
-
     cells = [Nothing(tmp_path / str(i)) for i in range(4)]
     runs = running.Runs(["2", "5"])
     for cell in cells[:3]:
