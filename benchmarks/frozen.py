@@ -70,10 +70,16 @@ SIDE, TIMESTEPS, KNOTS = 8, 200, 12
 TRAIN_STEPS, BATCH, RATE, MEMORY = 10000, 128, 2e-3, 500  # of the fully connected network
 RATES = [0.01, 0.01, 0.1, 0.001]  # of start, end, the knots and epsilon: the script's defaults
 # what each changes of the schedule of training; the last one is learned
-SCHEDULES: dict[str, dict] = {"default": {}, "end 0.9": {"end": 0.9}, "learned": {}}
+SCHEDULES: dict[str, dict] = {
+    "default": {},
+    "end 0.9": {"end": 0.9},
+    "tau 1.15": {"tau": 1.15},
+    "learned": {},
+}
 # the schedule of training by other DDIM steps, as flags that need no learning choose them
 SAMPLERS: dict[str, dict] = {
     "quadratic steps": {"tau_type": "quadratic"},
+    f"eps_scale {EPS_SCALE:g}": {"eps_scale": EPS_SCALE},
     f"eta 1, eps_scale {EPS_SCALE:g}": {"eta": 1.0, "eps_scale": EPS_SCALE},
 }
 TOLD = "visited"  # the network receives the times of the steps
