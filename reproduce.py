@@ -201,7 +201,7 @@ def report_missing(failed: Sequence[Job]) -> None:
     """A Stop that names what has no result."""
     if failed:
         names = "; ".join(f"{cell.method}, seed {cell.seed}" for cell in failed)
-        raise Stop(f"missing from the results: {names}; output.txt in the folder of each tells why")
+        raise Stop(f"missing from the results: {names}; output.txt in the folder of one says why")
 
 
 @contextmanager

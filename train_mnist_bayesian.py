@@ -23,11 +23,8 @@ def make_parser() -> cli.Parser:
     flags.add_training(parser)
     flags.add_noise_levels(parser)
     add_search(cli.adder(parser, "search"))
-    text = (
-        "images of the FID that the search minimises, and of the final scores. On MNIST, 10000 "
-        "images with 100 DDIM steps cost about as much as 5.5 training epochs"
-    )
-    flags.add_evaluation(parser, "train", text)
+    text = "images of the FID that the search minimises, and of the final scores. "
+    flags.add_evaluation(parser, "train", text + flags.COST_OF_FID)
     flags.add_runtime(parser)
     flags.add_output(parser)
     return parser

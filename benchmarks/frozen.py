@@ -11,8 +11,8 @@ with end 0.9: the default ends in so little signal that its unclipped samples ar
 gradient to match. Beside them stand samplers that need no learning: quadratic steps, and noise in
 each step with --eps_scale, as docs/network.md advises. Every judge sees samples of all, against
 test images. Writes docs/results/frozen.csv, a row a network, clipping, number of steps and
-schedule; rows that are in the file stay, and only what is missing is measured. Of a run's network
-it also draws samples by all, from the same noise.
+schedule; rows that are in the file stay, and only what is missing is measured. Of the first
+run's network it also draws samples by all, from the same noise.
 """
 
 from common import cli
@@ -82,8 +82,9 @@ SAMPLERS: dict[str, dict] = {
     f"eps_scale {EPS_SCALE:g}": {"eps_scale": EPS_SCALE},
     f"eta 1, eps_scale {EPS_SCALE:g}": {"eta": 1.0, "eps_scale": EPS_SCALE},
 }
+NAMES = (*SCHEDULES, *SAMPLERS)
 TOLD = "visited"  # the network receives the times of the steps
-DRAWN = 16  # images of a picture
+DRAWN = 9  # images of a picture
 KEY = ("network", "size", "seed", "clip", "steps", "schedule")
 
 
@@ -108,6 +109,10 @@ class Network:
     size: int
     seed: int
     make: Callable[[], tuple[nn.Module, Diffusion]]
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.name, self.size, self.seed
 
     @cached_property
     def parts(self) -> tuple[nn.Module, Diffusion]:
@@ -134,6 +139,8 @@ def of_run(path: str) -> Network:
     net, state = load_any(path, "cpu")
     if state["args"]["dataset"] != "mnist":
         raise Stop(f"--ckpt {path}: not a network of MNIST", code=2)
+    if state["schedule"] != Schedule("cosine", state["schedule"]["timesteps"]).to_dict():
+        raise Stop(f"--ckpt {path}: not trained with the default schedule", code=2)
     name = f"U-Net, {state['args']['model_base_dim']} channels"
     size, seed = state["shape"][-1], state["args"]["seed"]
     return Network(name, size, seed, lambda: (net, process_of(state, "cpu")))
@@ -216,13 +223,17 @@ def main(args) -> None:
     torch.set_num_threads(1)
     rows = read_text_csv(TABLE) if TABLE.exists() else []
 
-    def add(key: tuple, scores: Callable[[], dict]) -> None:
-        """A row, unless the file has it, on as many images and after as many updates."""
+    def cell_of(key: tuple) -> dict[str, str]:
+        """What a row says of how it was made: on how many images, after how many updates."""
         spent = {"updates": args.updates, "noises": args.noises}
         if key[-1] != "learned":
             spent = dict.fromkeys(spent, "")
         values = *key, args.images, *spent.values()
-        cell = dict(zip((*KEY, "n", *spent), map(str, values), strict=True))
+        return dict(zip((*KEY, "n", *spent), map(str, values), strict=True))
+
+    def add(key: tuple, scores: Callable[[], dict]) -> None:
+        """A row, unless the file has it."""
+        cell = cell_of(key)
         if any(row | cell == row for row in rows):
             return
         result = scores()
@@ -240,13 +251,16 @@ def main(args) -> None:
     for network, clip, steps in product(chosen, (True, False), args.steps):
         measure = of_size(network.size)
         add(("real images", network.size, "", "", "", ""), measure.real)
-        for schedule in (*SCHEDULES, *SAMPLERS):
-            key = network.name, network.size, network.seed, clip, steps, schedule
+        for schedule in NAMES:
+            key = *network.key, clip, steps, schedule
             add(key, partial(measure.by_schedule, network, schedule, steps, clip))
-    for network, steps in product(chosen if args.ckpt else (), args.steps):
-        about = list(map(str, (network.name, network.size, network.seed)))
-        of_network = [row for row in rows if [row[name] for name in KEY[:3]] == about]
-        drawn = [row for row in of_network if row["steps"] == str(steps)]
+    for network, steps in product(chosen[:1] if args.ckpt else (), args.steps):
+        drawn = [
+            row
+            for clip, schedule in product((True, False), NAMES)
+            for row in rows
+            if row | cell_of((*network.key, clip, steps, schedule)) == row
+        ]
         of_size(network.size).draw(network, drawn, figure_path(TABLE, f"{network.size}_{steps}"))
 
 

@@ -174,7 +174,7 @@ def of_frozen_counts(rows: list[dict]) -> str:
     for case, clip, other in product(cases, ("True", "False"), others):
         of_case = {k: r for k, r in learned.items() if k[:2] == case and k[3] == clip}
         pairs = [(r, by_key[(*k, other)]) for k, r in of_case.items() if (*k, other) in by_key]
-        if not pairs:
+        if len(pairs) < 2:  # nothing to count
             continue
         cells = []
         for name in names:

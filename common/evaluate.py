@@ -26,7 +26,7 @@ def make_parser() -> cli.Parser:
     add("extractor", None, f"{EXTRACTOR_TEXT} (default: the run's)", choices=EXTRACTORS)
     text = "pytorch-fid's InceptionV3 weights as a local file; downloaded if not given"
     add("inception_weights", None, text, metavar="FILE")
-    add("data_dir", None, "folder that contains MNIST/raw or the like (default: the run's)")
+    add("data_dir", None, "folder that contains MNIST/raw or FashionMNIST/raw (default: the run's)")
     text = "folder in which reference statistics of the FID are cached "
     add("cache_dir", "cache", text)
     text = "cpu, mps, cuda or cuda:N; auto takes cuda if available, else mps, else cpu"

@@ -140,10 +140,8 @@ def add_noise_levels(parser):
     add("time_sampling", "uniform", text, choices=["uniform", "adaptive"])
 
 
-EVALUATED = (
-    "images for the final FID and Inception Score; 0: skip them. On MNIST, 10000 images with 100 "
-    "DDIM steps cost about as much as 5.5 training epochs"
-)
+COST_OF_FID = "On MNIST, 10000 images with 100 DDIM steps cost about as much as 5.5 training epochs"
+EVALUATED = "images for the final FID and Inception Score; 0: skip them. " + COST_OF_FID
 
 
 def add_evaluation(parser, reference="test", evaluated=EVALUATED):

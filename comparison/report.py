@@ -231,7 +231,7 @@ def _probability(p: float) -> str:
 
 def by_the_rule(cells: dict[str, tuple[str, str]]) -> str:
     """What the judges say together that nothing was tuned to."""
-    verdicts = {verdict for judge, (_, verdict) in cells.items() if judge in UNTUNED}
+    verdicts = {cells.get(judge, ("", ""))[1] for judge in UNTUNED}
     return {"better": "gain", "worse": "loss"}.get(
         verdicts.pop() if len(verdicts) == 1 else "", "–"
     )

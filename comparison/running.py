@@ -214,3 +214,13 @@ def _left(waiting, failed):
         count = counted(len(lacking), "run")
         print(f"left out for lack of a schedule or a network: {count}", file=sys.stderr)
     return Ended(failed + lacking, taken)
+
+
+def refuse_unfinished(failed: Sequence[Job], taken: Sequence[Job]) -> None:
+    """A Stop where runs failed, or are made by other processes."""
+    if failed:
+        count = counted(len(failed), "run")
+        raise Stop(f"{count} failed, the first is {failed[0].root}/output.txt")
+    if taken:
+        count = counted(len(taken), "run")
+        raise Stop(f"{count} left to other processes; repeat the command when they have ended")

@@ -40,7 +40,7 @@ EXACT = "--recipe exact"
 HELD = "default", "held"  # in equal epochs the same training, bit for bit
 BEGUN = "default", "end 0.98"  # the second is where a run without clipping begins, held there
 DRAWN = "end 0.98 in sampling"  # the default's network, drawn with that schedule
-# and with those that `exact, late` learned, rounded
+# and with a start and a tau near those that `exact, late` learned
 DRAWN_START, DRAWN_TAU = "start 0.02 in sampling", "tau 1.15 in sampling"
 STILL = "--lr_beta 0 0 0 0"
 LONGER = ("default, 30 epochs",)

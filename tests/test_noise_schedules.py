@@ -29,7 +29,8 @@ from studies.noise_schedules.plan import DATASETS, FUNCTIONS, MATCHED, RECIPES, 
 
 RESULTS = ROOT / "docs" / "results" / "noise_schedules.csv"
 TINY = """--model_base_dim 4 --timesteps 10 --batch_size 16 --epochs 1 --limit_batches 2
-    --ema_memory 2 --backward_steps 2 --fid_samples 0 --eval_samples 20 --n_samples 4"""
+    --ema_memory 2 --model_ema_steps 1 --backward_steps 2 --fid_samples 0
+    --eval_samples 20 --n_samples 4"""
 
 
 def all_tasks(seeds=plan.SEEDS):

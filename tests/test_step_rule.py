@@ -1,7 +1,5 @@
 """The step rule of q: still on noise, full steps on a slope, and what a resumed one remembers."""
 
-import time
-
 import pytest
 import torch
 
@@ -166,15 +164,14 @@ def test_the_correlation_is_found_and_the_standard_error_follows_it(r):
     assert error.square().mean().sqrt() == pytest.approx(mean.std().item(), rel=0.25)
 
 
-def test_the_band_widens_with_the_correlation_and_takes_no_time():
-    schedule, began = Schedule("cosine", 20, **INSIDE), time.process_time()
-    widths = []
+def test_the_band_widens_with_the_correlation():
+    schedule, widths = Schedule("cosine", 20, **INSIDE), []
     for r in (0.0, 0.8):
         band = band_at_the_end(schedule, 400, r)
         widths.append(
             sum((high - low) / rate for (low, high), rate in zip(band.values(), RATES, strict=True))
         )
-    assert widths[1] > 2 * widths[0] > 0 and time.process_time() - began < 4
+    assert widths[1] > 2 * widths[0] > 0
 
 
 def test_the_band_is_that_of_the_rule():

@@ -45,12 +45,12 @@ from pathlib import Path
 
 from common import estimate
 from common.data import Source
-from common.errors import Stop, guarded
+from common.errors import guarded
 from common.machine import gpus_to_share, setup
 from common.run import forward_passes
 from common.tables import counted
 from comparison.cells import Places
-from comparison.running import run_all
+from comparison.running import refuse_unfinished, run_all
 from studies.noise_schedules import report
 from studies.noise_schedules.results import Results
 from studies.noise_schedules.tasks import Task, tasks_of
@@ -82,12 +82,7 @@ def run_missing(tasks: list[Task], results: Results, args) -> None:
         results.take,
     )
     take_done(missing, results)  # what another process ran and did not come to judge
-    if failed:
-        count = counted(len(failed), "run")
-        raise Stop(f"{count} failed, the first is {failed[0].root}/output.txt")
-    if taken:
-        count = counted(len(taken), "run")
-        raise Stop(f"other processes make {count}; repeat the command after them")
+    refuse_unfinished(failed, taken)
 
 
 def take_done(missing: list[Task], results: Results) -> None:

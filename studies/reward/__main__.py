@@ -44,8 +44,8 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import finetune_reward
 from common.errors import Stop, guarded
-from common.tables import counted, read_csv, write_csv
-from comparison.running import run_all
+from common.tables import read_csv, write_csv
+from comparison.running import refuse_unfinished, run_all
 from studies.reward import page, report
 
 
@@ -71,12 +71,7 @@ def main(args) -> None:
         report.write_page()
         return
     failed, taken = timed(tasks, args.jobs)
-    if failed:
-        count = counted(len(failed), "run")
-        raise Stop(f"{count} failed, the first is {failed[0].root}/output.txt")
-    if taken:
-        count = counted(len(taken), "run")
-        raise Stop(f"other processes make {count}; repeat the command after them")
+    refuse_unfinished(failed, taken)
     if whole:
         report.gather(tasks)
         report.write_page()
