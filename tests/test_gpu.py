@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -178,9 +179,11 @@ def test_out_of_memory_is_one_line_that_says_what_helps(error, capsys):
     def main(_):
         raise error
 
-    assert errors.guarded(main, None, "train_mnist.py") == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "--batch_size" in said and "--eval_chunk" in said
+    args = SimpleNamespace(batch_size=128, eval_chunk=500)  # the flags that the command has
+    for given, flags in ((args, "--batch_size or --eval_chunk"), (None, "")):
+        assert errors.guarded(main, given, "train_mnist.py") == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and flags in said and "--zo_samples" not in said
 
 
 def test_another_error_is_not_called_out_of_memory():
