@@ -8,10 +8,10 @@ the networks are those of runs, of any size. For each, a schedule of knots is le
 numbers of DDIM steps, with clipping and without, by the exact gradient of the FID by `first`
 against training images. With clipping it begins as the default schedule, without as the default
 with end 0.9: the default ends in so little signal that its unclipped samples are noise, with a
-gradient to match. Beside them stand samplers that need no learning: quadratic steps, and noise in
-each step with --eps_scale, as docs/network.md advises. Every judge sees samples of all, against
-test images. Writes docs/results/frozen.csv, a row a network, clipping, number of steps and
-schedule; rows that are in the file stay, and only what is missing is measured. Of the first
+gradient to match. Beside them stand what needs no learning: a tau of 1.15, quadratic steps,
+--eps_scale, and with it noise in each step, as docs/network.md advises. Every judge sees samples of
+all, against test images. Writes docs/results/frozen.csv, a row a network, clipping, number of steps
+and schedule; rows that are in the file stay, and only what is missing is measured. Of the first
 run's network it also draws samples by all, from the same noise.
 """
 

@@ -88,7 +88,7 @@ def newest(run_folder: Path) -> Path:
     """The last whole checkpoint of a run; a Stop if it has none."""
     loaded = load_newest(run_folder / "checkpoints")
     if not loaded:
-        raise Stop(f"{run_folder}: has no checkpoint; its run ended before the first one")
+        raise Stop(f"{run_folder}: has no checkpoint, or none that is whole")
     return loaded[1]
 
 

@@ -35,7 +35,7 @@ def check_common(args) -> None:
         raise ValueError(f"--model_base_dim {args.model_base_dim} is not a multiple of 4")
     if args.eta and args.sampler == "ddpm":
         raise ValueError(f"--eta {args.eta:g} contradicts --sampler ddpm, whose eta is 1")
-    if args.ema_memory and args.ema_memory < args.model_ema_steps:
+    if args.ema_memory and args.ema_memory < args.model_ema_steps and not args.resume:
         raise ValueError(
             f"--ema_memory {args.ema_memory:g} is shorter than --model_ema_steps "
             f"{args.model_ema_steps}, the steps between two updates of the average"

@@ -25,6 +25,8 @@ EXTRACTOR_TEXT = (
 EXTRACTOR_DEFAULT = (
     "mnist for 28x28 MNIST and for digits, else first, or pixels where there is no such network"
 )
+COST_OF_FID = "On MNIST, 10000 images with 100 DDIM steps cost about as much as 5.5 training epochs"
+EVALUATED = "images for the final FID and Inception Score; 0: skip them. " + COST_OF_FID
 WIDTH = number(int, 1, 4096)
 TIMESTEPS = 1000  # T unless a flag or a schedule file sets another
 MEANING = {
@@ -138,10 +140,6 @@ def add_noise_levels(parser):
         "is much information, without importance weights"
     )
     add("time_sampling", "uniform", text, choices=["uniform", "adaptive"])
-
-
-COST_OF_FID = "On MNIST, 10000 images with 100 DDIM steps cost about as much as 5.5 training epochs"
-EVALUATED = "images for the final FID and Inception Score; 0: skip them. " + COST_OF_FID
 
 
 def add_evaluation(parser, reference="test", evaluated=EVALUATED):

@@ -232,9 +232,9 @@ def _probability(p: float) -> str:
 def by_the_rule(cells: dict[str, tuple[str, str]]) -> str:
     """What the judges say together that nothing was tuned to."""
     verdicts = {cells.get(judge, ("", ""))[1] for judge in UNTUNED}
-    return {"better": "gain", "worse": "loss"}.get(
-        verdicts.pop() if len(verdicts) == 1 else "", "–"
-    )
+    if verdicts == {"better"}:
+        return "gain"
+    return "loss" if verdicts == {"worse"} else "–"
 
 
 def signs(values: list[float]) -> str:

@@ -1,11 +1,13 @@
 """The curves of docs/reward.md against closed forms, their errors, and the tables made of them."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
-from common.tables import write_csv
+from common.tables import fill, write_csv
 from studies.reward import curves, gaussian, page, report
 from studies.reward.gaussian import BEST
 from studies.reward.tasks import BILEVEL
@@ -91,3 +93,14 @@ def test_what_the_calls_took_adds_up_and_outlives_the_runs(tmp_path, monkeypatch
     write_csv(tmp_path / "facts.csv", [*stored, {"name": "page_runs", "value": 1}])
     kept = report.spent(tmp_path / "none.csv", "first")
     assert kept == {name: str(value) for name, value in expected.items()}
+
+
+def test_the_page_holds_the_tables_of_the_results():
+    text = (ROOT / "docs" / "reward.md").read_text()
+    assert fill(text, page.all_tables(report.stored())) == text
+    for name in set(re.findall(r"\((figures/\S+)\)", text)):
+        assert (ROOT / "docs" / name).stat().st_size > 1000
+
+
+def test_the_oracles_of_the_page_are_within_their_tolerances():
+    assert all(row["ok"] for row in report.stored()["oracles"])

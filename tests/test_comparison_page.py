@@ -1,0 +1,101 @@
+"""What docs/comparison.md says of the files in docs/results."""
+
+from statistics import mean
+
+import pytest
+
+from common.locate import ROOT
+from common.tables import read_csv, read_text_csv
+from comparison.rows import JUDGED_BY, headline
+
+RESULTS = ROOT / "docs" / "results"
+PAGE = (ROOT / "docs" / "comparison.md").read_text()
+TEXT = " ".join(PAGE.split())
+CLIP, NO_CLIP = "True", "False"
+
+
+def of(scale: str, method: str, clip: str) -> dict[str, list[float]]:
+    """seed -> the FIDs by the three judges."""
+    rows = headline(read_text_csv(RESULTS / f"reproduce_{scale}.csv"), clip)
+    return {r["seed"]: [float(r[j]) for j in JUDGED_BY] for r in rows if r["method"] == method}
+
+
+def changes(scale: str, method: str, clip: str = CLIP) -> dict[str, list[float]]:
+    """seed -> how far each judge's FID lies from the default's, in percent."""
+    ours, base = of(scale, method, clip), of(scale, "default", clip)
+    return {
+        seed: [100 * (a / b - 1) for a, b in zip(values, base[seed], strict=True)]
+        for seed, values in ours.items()
+    }
+
+
+def rounded(value: float) -> str:
+    """Three digits, as the tables of the page have them."""
+    text = f"{value:.3g}" if value < 1 else f"{value:#.3g}"
+    return text.rstrip(".").removeprefix("0")
+
+
+@pytest.mark.parametrize("method,clip,row", [
+    ("default", NO_CLIP, "default"), ("default", CLIP, "default, clipped"),
+    ("end 0.98", NO_CLIP, "end 0.98"), ("end 0.98 in sampling", NO_CLIP, "end 0.98 in sampling"),
+    ("schedule alone, no clipping", NO_CLIP, "schedule alone, no clipping"),
+])  # fmt: skip
+def test_the_table_without_clipping_has_the_means(method, clip, row):
+    (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {row} |") and "/" in line)
+    cells = [cell.strip() for cell in line.strip("| ").split("|")][1:]
+    for scale, cell in zip(("cpu", "cpu16", "fashion"), cells, strict=True):
+        seeds = of(scale, method, clip)
+        if scale != "cpu":
+            seeds = {seed: seeds[seed] for seed in "012"}
+        means = [mean(column) for column in zip(*seeds.values(), strict=True)] if seeds else []
+        assert cell.split(" / ") == ([rounded(value) for value in means] or ["–"]), scale
+
+
+def test_a_larger_tau_in_sampling_lowers_every_fid():
+    for scale, ranges in {
+        "fashion": "by 12 to 24, 30 to 43 and 37 to 52 %",
+        "cpu16": "by 9 to 18, 26 to 42 and 37 to 55 %",
+    }.items():
+        by_judge = list(zip(*changes(scale, "tau 1.15 in sampling").values(), strict=True))
+        told = [sorted(-value for value in column) for column in by_judge]
+        assert all(column[0] > 0 for column in told) and ranges in TEXT
+        ends = [int(x) for x in ranges.replace(",", "").split() if x.isdigit()]
+        for column, low, high in zip(told, ends[::2], ends[1::2], strict=True):
+            assert abs(column[0] - low) < 1 and abs(column[-1] - high) < 1, scale
+
+
+def test_the_runs_in_which_tau_rose_have_lower_fids():
+    for scale in ("cpu16", "fashion"):
+        runs = read_csv(RESULTS / f"reproduce_{scale}_runs.csv")
+        taus = {str(r["seed"]): r["tau"] for r in runs if r["method"] == "exact, late"}
+        rose = {seed for seed, tau in taus.items() if tau > 1.02}
+        assert rose == ({"1", "2"} if scale == "cpu16" else {"2", "6"})
+        assert all(max(changes(scale, "exact, late")[seed]) < 0 for seed in rose)
+
+
+def test_no_network_comes_near_its_floor():
+    floors = read_csv(RESULTS / "fid_floor.csv")
+    near: dict[str, float] = {}
+    for scale, data, size in (
+        ("cpu", "mnist", 8),
+        ("cpu16", "mnist", 16),
+        ("fashion", "fashion", 8),
+    ):
+        (floor,) = (
+            r for r in floors
+            if (r["dataset"], r["image_size"], r["images"]) == (data, size, "training images")
+        )  # fmt: skip
+        for row in read_csv(RESULTS / f"reproduce_{scale}.csv"):
+            for judge in ("fid_first", "fid_second", "fid_pixels"):
+                if row["n"] == 10000:
+                    near[judge] = min(near.get(judge, 1e9), row[judge] / floor[judge])
+    assert "than 5.4 times, by `pixels`, or 19 times by the others" in TEXT
+    assert near["fid_pixels"] >= 5.4 and min(near["fid_first"], near["fid_second"]) >= 19
+
+
+def test_the_table_of_the_shipped_network_has_its_rows():
+    rows = [r for r in read_csv(RESULTS / "frozen.csv") if r["size"] == 28 and r["clip"] == "True"]
+    assert len(rows) == 7
+    for row in rows:
+        cells = [f"{row[name]:.3g}" for name in ("fid_first", "fid_second", "fid_pixels")]
+        assert f"| {' | '.join(cells)} | {row['precision']:.2f} | {row['recall']:.2f} |" in PAGE
