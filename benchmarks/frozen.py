@@ -213,9 +213,9 @@ class Measurement:
             schedule, clip = Schedule.from_dict(json.loads(row["visited"])), row["clip"] == "True"
             others = SAMPLERS.get(row["schedule"], {})
             sampler = self.sampler(network, schedule, int(row["steps"]), clip, **others)
-            images = [x.clone() for x in sampler.many(network.parts[0], DRAWN, "picture")]
+            images = sampler.all_of(network.parts[0], DRAWN, "picture")
             clipping = "clipped" if clip else "not clipped"
-            pictures[f"{row['schedule']}\n{clipping}"] = grid(torch.cat(images))
+            pictures[f"{row['schedule']}\n{clipping}"] = grid(images)
         save_beside(path, pictures, 2.4, across=len(pictures) // 2)
 
 

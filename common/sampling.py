@@ -102,6 +102,10 @@ class Sampler:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp), frozen(net):
             return self.process.sample(net, x, s.steps, *how, fresh, **options)
 
+    def all_of(self, net: nn.Module, n: int, purpose: str) -> Tensor:
+        """Images of `many` as one tensor: its chunks may share their memory."""
+        return torch.cat([x.clone() for x in self.many(net, n, purpose)])
+
     def many(
         self, net: nn.Module, n: int, purpose: str, poll: Callable[[], None] | None = None
     ) -> Iterator[Tensor]:
@@ -253,4 +257,4 @@ def sample(
     steps = steps or settings.steps
     settings = replace(settings, steps=steps, eta=eta, eps_scale=scale, amp=amp)
     sampler = Sampler(process, settings, state["shape"])
-    return torch.cat([x.clone() for x in sampler.many(net, n, f"sample {seed}")]).cpu()
+    return sampler.all_of(net, n, f"sample {seed}").cpu()

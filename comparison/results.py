@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from common import checkpoint
@@ -99,7 +98,7 @@ def samples_of(cell: Cell, clip: bool) -> Tensor:
     network, arguments, changes = network_of(cell)
     settings = SamplerSettings.from_flags(**arguments | {"no_clip": not clip})
     net, sampler = load_sampler(network, "cpu", settings, **changes)
-    return torch.cat([x.clone() for x in sampler.many(net, 36, "picture")])
+    return sampler.all_of(net, 36, "picture")
 
 
 def drawn_with(cell: Cell) -> tuple[bool, ...]:
