@@ -152,7 +152,7 @@ def test_every_lr_schedule_resumes_to_the_same_bits(tmp_path, lr_schedule):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_ends_the_run(tmp_path, number, code):
     script = Script(tmp_path)
-    process = script.start_until("step", *TINY, "--epochs", "2000", "--save_seconds", "1000")
+    process = script.start_until("loss", *TINY, "--epochs", "2000", "--save_seconds", "1000")
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == code
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, whole, step
 
 def test_two_processes_in_one_folder(tmp_path):
     script = Script(tmp_path)
-    first = script.start_until("step", *TINY, "--epochs", "2000")
+    first = script.start_until("loss", *TINY, "--epochs", "2000")
     second = Script(tmp_path)
     second.output = tmp_path / "second.txt"
     assert second.run("--resume", "latest") == 2
