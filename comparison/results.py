@@ -26,6 +26,7 @@ SCHEDULE = ("timesteps", "start", "end", "tau", "epsilon")  # columns of the lea
 TERMS = tuple(f"{term}_{name}" for name in NAMES for term in ("direct", "implicit"))
 AVERAGES = tuple(f"{part}_{name}" for name in NAMES for part in ("grad", "spread"))
 SCORES = (*COLUMNS, *JUDGES_COLUMNS)
+FROZEN_SAMPLER = "tau_type", "eps_scale"  # what else a frozen run may change for all its regimes
 JUDGED = ("steps", "clip", "n", "extractor", "reference")  # a row of judged.json beside its scores
 
 
@@ -80,7 +81,7 @@ def regime_of(row: dict) -> tuple[int, bool, int]:
 
 
 def network_of(cell: Cell) -> tuple[Path, dict, dict]:
-    """A cell's checkpoint, the arguments of its run and what a frozen run changes in sampling."""
+    """A cell's checkpoint, the arguments that judge it, and what a frozen run samples with."""
     trained = cell.network or cell
     folder, places = trained.chosen, cell.places
     arguments = read_json(folder / "args.json")["arguments"]
@@ -88,6 +89,8 @@ def network_of(cell: Cell) -> tuple[Path, dict, dict]:
     arguments |= {"device": places.device, "data_dir": places.data_dir, "cache_dir": "cache"}
     if not cell.network:
         return checkpoint.newest(folder), arguments, {}
+    how = read_json(cell.folder / "args.json")["arguments"]
+    arguments |= {name: how[name] for name in FROZEN_SAMPLER if name in how}
     learned = read_json(cell.folder / "schedule.json")
     changes = {"sampling_schedule": learned, "told": learned["told"]}
     return checkpoint.newest(folder), arguments, changes

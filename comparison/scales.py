@@ -42,7 +42,10 @@ BEGUN = "default", "end 0.98"  # the second is where a run without clipping begi
 DRAWN = "end 0.98 in sampling"  # the default's network, drawn with that schedule
 # and with a start and a tau near those that `exact, late` learned
 DRAWN_START, DRAWN_TAU = "start 0.02 in sampling", "tau 1.15 in sampling"
+DRAWN_SCALED = "eps_scale 1.15 in sampling"  # and with its predicted noise multiplied
 STILL = "--lr_beta 0 0 0 0"
+AS_IT_IS = f"{STILL} --frozen_updates 1"  # of a frozen run: nothing is learned
+SCALED = "--eps_scale 1.15"
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
@@ -55,14 +58,17 @@ METHODS = {
     "schedule alone": Method("frozen", KNOTS, network_from="default"),
     DRAWN: Method(
         "frozen",
-        f"{KNOTS} --initial_end 0.98 {STILL} --frozen_updates 1",
+        f"{KNOTS} --initial_end 0.98 {AS_IT_IS}",
         network_from="default",
     ),
-    DRAWN_START: Method(
-        "frozen", f"--initial_start 0.02 {STILL} --frozen_updates 1", network_from="default"
-    ),
-    DRAWN_TAU: Method(
-        "frozen", f"--initial_tau 1.15 {STILL} --frozen_updates 1", network_from="default"
+    DRAWN_START: Method("frozen", f"--initial_start 0.02 {AS_IT_IS}", network_from="default"),
+    DRAWN_TAU: Method("frozen", f"--initial_tau 1.15 {AS_IT_IS}", network_from="default"),
+    DRAWN_SCALED: Method("frozen", f"{SCALED} {AS_IT_IS}", network_from="default"),
+    "schedule alone, eps_scale 1.15": Method(
+        "frozen",
+        f"{KNOTS} {SCALED}",
+        network_from="default",
+        controls=("default", DRAWN_SCALED),
     ),
     "schedule alone, no clipping": Method(
         "frozen",
@@ -130,6 +136,8 @@ KEY_ROWS = (
     DRAWN_START,
     "tau 1.15",
     DRAWN_TAU,
+    DRAWN_SCALED,
+    "schedule alone, eps_scale 1.15",
     "exact, late's schedule, anew",
 )
 
