@@ -22,9 +22,9 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     parser.prog = "python -m benchmarks.frozen"
     add = cli.adder(parser)
-    add("data_dir", "data", "folder that contains MNIST/raw")
+    add("data_dir", "data", "folder that contains the images")
     add("seeds", 3, "networks that are trained, one a seed", type=cli.count)
-    text = "runs or checkpoints on MNIST, whose networks take the place of trained ones"
+    text = "runs or checkpoints whose networks take the place of trained ones"
     add("ckpt", None, text, nargs="+", metavar="RUN")
     add("steps", [5, 10, 20, 50], "numbers of DDIM steps", nargs="+", type=cli.count)
     add("updates", 100, "updates of a schedule", type=cli.count)
@@ -83,6 +83,7 @@ SAMPLERS: dict[str, dict] = {
     f"eta 1, eps_scale {EPS_SCALE:g}": {"eta": 1.0, "eps_scale": EPS_SCALE},
 }
 NAMES = (*SCHEDULES, *SAMPLERS)
+IN_A_NAME = {"mnist": "", "fashion": ", Fashion-MNIST"}
 TOLD = "visited"  # the network receives the times of the steps
 DRAWN = 9  # images of a picture
 KEY = ("network", "size", "seed", "clip", "steps", "schedule")
@@ -109,6 +110,7 @@ class Network:
     size: int
     seed: int
     make: Callable[[], tuple[nn.Module, Diffusion]]
+    dataset: str = "mnist"
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -137,13 +139,14 @@ def trained(seed: int, images: Tensor) -> tuple[nn.Module, Diffusion]:
 def of_run(path: str) -> Network:
     """The averaged network of a run."""
     net, state = load_any(path, "cpu")
-    if state["args"]["dataset"] != "mnist":
-        raise Stop(f"--ckpt {path}: not a network of MNIST", code=2)
+    dataset = state["args"]["dataset"]
+    if dataset not in IN_A_NAME:
+        raise Stop(f"--ckpt {path}: not a network of MNIST or Fashion-MNIST", code=2)
     if state["schedule"] != Schedule("cosine", state["schedule"]["timesteps"]).to_dict():
         raise Stop(f"--ckpt {path}: not trained with the default schedule", code=2)
-    name = f"U-Net, {state['args']['model_base_dim']} channels"
+    name = f"U-Net, {state['args']['model_base_dim']} channels{IN_A_NAME[dataset]}"
     size, seed = state["shape"][-1], state["args"]["seed"]
-    return Network(name, size, seed, lambda: (net, process_of(state, "cpu")))
+    return Network(name, size, seed, lambda: (net, process_of(state, "cpu")), dataset)
 
 
 def networks(args) -> list[Network]:
@@ -243,14 +246,15 @@ def main(args) -> None:
         print(*rows[-1].values(), sep=",", flush=True)
 
     @cache
-    def of_size(size: int) -> Measurement:
-        source = Source("mnist", args.data_dir, size)
+    def of_source(dataset: str, size: int) -> Measurement:
+        source = Source(dataset, args.data_dir, size)
         return Measurement(source, args.images, args.noises, args.updates)
 
     chosen = networks(args)
     for network, clip, steps in product(chosen, (True, False), args.steps):
-        measure = of_size(network.size)
-        add(("real images", network.size, "", "", "", ""), measure.real)
+        measure = of_source(network.dataset, network.size)
+        real = f"real images{IN_A_NAME[network.dataset]}"
+        add((real, network.size, "", "", "", ""), measure.real)
         for schedule in NAMES:
             key = *network.key, clip, steps, schedule
             add(key, partial(measure.by_schedule, network, schedule, steps, clip))
@@ -261,7 +265,9 @@ def main(args) -> None:
             for row in rows
             if row | cell_of((*network.key, clip, steps, schedule)) == row
         ]
-        of_size(network.size).draw(network, drawn, figure_path(TABLE, f"{network.size}_{steps}"))
+        of_source(network.dataset, network.size).draw(
+            network, drawn, figure_path(TABLE, f"{network.size}_{steps}")
+        )
 
 
 if __name__ == "__main__":
