@@ -27,7 +27,7 @@ def make_parser() -> cli.Parser:
     add("ckpt", None, text, nargs="+", metavar="RUN")
     add("steps", 10, "DDIM steps", type=cli.count)
     add("updates", 100, "updates of a descent", type=cli.count)
-    add("calls", 60, "points that the Gaussian process proposes", type=cli.count)
+    add("calls", 50, "points that the Gaussian process proposes", type=cli.count)
     add("noises", 256, "images of the FID that is minimised", type=cli.count)
     add("images", 2000, "images that are judged", type=cli.number(int, 100))
     return parser
