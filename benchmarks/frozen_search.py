@@ -4,14 +4,16 @@
     python -m benchmarks.frozen_search --data_dir data --ckpt assets/mnist.pt --noises 128
     python -m benchmarks.frozen_search --data_dir data --ckpt runs/00003
 
-For the networks of `benchmarks.frozen`, or those of runs, a schedule is sought that lowers the FID
-by `first` of one fixed sample of noises, with clipping: over the four parameters of the training
-schedule or over twelve knots that begin as it does. The descent follows the exact gradient; random
-points are drawn for as many forward passes as the descent takes, a gradient counting as its 4 or 5
-samplings; a Gaussian process proposes --calls points, few, since it takes seconds a point. Both
-searches try the training schedule first. Writes docs/results/frozen_search.csv, a row a network,
-space and method: the FID that was minimised before and after, what it took, and what all judges say
-of other samples, against test images. Rows that are in the file stay.
+For the networks of `benchmarks.frozen`, or those of runs, it is sought what lowers the FID by
+`first` of one fixed sample of noises, with clipping: over the four parameters of the training
+schedule, or over twelve knots that begin as it does. The descent follows the exact gradient; random
+points are drawn for as many forward passes as the descent takes, where a gradient counts as its 4
+or 5 samplings; a Gaussian process proposes few points, since it takes seconds for each. Both
+searches try the training schedule first. Beside them stand constants, chosen by the same FID from a
+few values: a tau of sampling alone, and a factor of the predicted noise. Writes
+docs/results/frozen_search.csv, a row a network, space and method: the FID that was minimised,
+before and after, what that took, and what all judges say of other samples, against test images.
+Rows that are in the file stay.
 """
 
 from common import cli
@@ -38,6 +40,7 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import json
 import time
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -49,6 +52,7 @@ from common.exact_gradients import samplings_of_gradient
 from common.families import table_of
 from common.judging import evaluate
 from common.objective import Objective, UpperSettings
+from common.sampling import Sampler
 from common.sampling_only import learn
 from common.scores import JUDGES_COLUMNS
 from common.tables import read_text_csv, write_csv
@@ -57,18 +61,65 @@ from scheduler import Schedule
 from search.points import Points
 
 TABLE = RESULTS / "frozen_search.csv"
-SPACES = "4 parameters", "12 knots"
-METHODS = "none", "descent", "random", "bayesian"
 INITIAL = 10  # random points before the Gaussian process proposes any
+LEARN = "none", "descent", "random", "bayesian"
+FAMILIES = {"4 parameters": None, "12 knots": KNOTS}
+CONSTANTS = {
+    "tau": [1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.75, 2, 2.5],
+    "eps_scale": [0.9, 0.95, 0.975, 1, 1.025, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3],
+}
+PLANS = (*product(FAMILIES, LEARN), *((name, "grid") for name in CONSTANTS))
 KEY = ("network", "size", "seed", "steps", "space", "method")
 
 
-def beginning(network: Network, space: str) -> Schedule:
-    """The training schedule, as it is or as knots, with parameters to learn."""
-    schedule = network.parts[1].schedule
-    if space == "12 knots":
-        return schedule.as_knots(KNOTS, learned=True)
-    return Schedule.from_dict(schedule.to_dict(), learned=True)
+class Trials:
+    """The FIDs of one fixed sample of noises, as a function of what the sampler draws with."""
+
+    def __init__(self, measure: Measurement, network: Network, steps: int, knots: int | None):
+        """A point is made of parameters of the schedule, or of `knots`, and of the sampler."""
+        self.measure, self.network, self.steps = measure, network, steps
+        trained = network.parts[1].schedule
+        self.first = trained.as_knots(knots) if knots else trained
+        self.settings = UpperSettings(steps, measure.noises)
+        # those of a descent's updates
+        self.noise = self._objective({}).noises(1, "q", 0)[0]
+
+    def sampler(self, point: dict[str, float]) -> Sampler:
+        """Draws with a point in place of what the network was trained with."""
+        names = self.first.values()
+        schedule = self.first.to_dict() | {n: v for n, v in point.items() if n in names}
+        others = {name: value for name, value in point.items() if name not in names}
+        fixed = Schedule.from_dict(schedule)
+        return self.measure.sampler(self.network, fixed, self.steps, clip=True, **others)
+
+    def _objective(self, point: dict[str, float]) -> Objective:
+        return Objective(self.sampler(point), self.measure.objective, self.first, self.settings)
+
+    @torch.no_grad()
+    def __call__(self, point: dict[str, float]) -> float:
+        net = self.network.parts[0]
+        with evaluating(net):
+            return float(self._objective(point).fid(net, None, self.noise))
+
+    def descended(self) -> dict[str, float]:
+        """The point that the exact gradient finds."""
+        schedule = Schedule.from_dict(self.first.to_dict(), learned=True)
+        sampler = self.measure.sampler(self.network, schedule, self.steps, clip=True)
+        settings = replace(self.settings, upper_gradient="exact")
+        judge, updates = self.measure.objective, self.measure.updates
+        learn(Silent(), self.network.parts[0], sampler, judge, settings, RATES, updates)
+        return schedule.values()
+
+    def searched(self, strategy: str, count: int, seed: int) -> dict[str, float]:
+        """The best of so many points."""
+        first = self.first.values()
+        points = Points(strategy, count, INITIAL, seed, box_around(self.first), [first])
+        tried = []
+        for _ in range(count):
+            (point,) = points.ask(1)
+            tried.append((self(point), point))
+            points.tell([point], [tried[-1][0]])
+        return min(tried, key=lambda pair: pair[0])[1]
 
 
 def box_around(schedule: Schedule) -> dict[str, tuple[float, float]]:
@@ -81,74 +132,34 @@ def box_around(schedule: Schedule) -> dict[str, tuple[float, float]]:
     }
 
 
-class Trials:
-    """The FIDs of one fixed sample of noises, as a function of a schedule's parameters."""
-
-    def __init__(self, measure: Measurement, network: Network, schedule: Schedule, steps: int):
-        sampler = measure.sampler(network, schedule, steps, clip=True)
-        settings = UpperSettings(steps, measure.noises)
-        self.net, self.schedule = network.parts[0], schedule
-        self.objective = Objective(sampler, measure.objective, schedule, settings)
-        self.noise = self.objective.noises(1, "q", 0)[0]  # those of a descent
-
-    @torch.no_grad()
-    def __call__(self, point: dict[str, float]) -> float:
-        q = torch.tensor([point[name] for name in self.schedule.q]).to(self.schedule.vector())
-        with evaluating(self.net):
-            return float(self.objective.fid(self.net, self.objective.levels(q), self.noise))
-
-
-def search(trials: Trials, strategy: str, count: int, seed: int) -> dict[str, float]:
-    """The best of so many points."""
-    first, box = trials.schedule.values(), box_around(trials.schedule)
-    points, best = Points(strategy, count, INITIAL, seed, box, [first]), (first, float("inf"))
-    for _ in range(count):
-        (point,) = points.ask(1)
-        value = trials(point)
-        points.tell([point], [value])
-        best = min(best, (point, value), key=lambda pair: pair[1])
-    return best[0]
-
-
-def descend(measure: Measurement, network: Network, schedule: Schedule, steps: int) -> dict:
-    """What the exact gradient finds."""
-    sampler = measure.sampler(network, schedule, steps, clip=True)
-    settings = UpperSettings(steps, measure.noises, upper_gradient="exact")
-    updates = measure.updates
-    learn(Silent(), network.parts[0], sampler, measure.objective, settings, RATES, updates)
-    return schedule.values()
-
-
 def measured(measure: Measurement, network: Network, key: tuple, calls: int) -> dict:
-    """The schedule that a method finds: what it took, and what the judges say of it."""
+    """What a method finds: what it took, and what the judges say of it."""
     steps, space, method = key[3:]
-    schedule = beginning(network, space)
-    trials, first = Trials(measure, network, schedule, steps), schedule.values()
+    trials = Trials(measure, network, steps, FAMILIES.get(space))
     of_descent = measure.updates * samplings_of_gradient(measure.noises, UpperSettings.at_once)
-    budget = {"none": 0, "descent": of_descent, "random": of_descent, "bayesian": calls}[method]
-    began = time.monotonic()
-    if method == "none":
-        found = first
+    budget = {"none": 0, "descent": of_descent, "random": of_descent, "bayesian": calls}
+    budget["grid"] = len(CONSTANTS.get(space, ()))
+    began, found = time.monotonic(), {}
+    if method == "grid":
+        found = min(({space: value} for value in CONSTANTS[space]), key=trials)
     elif method == "descent":
-        found = descend(measure, network, beginning(network, space), steps)
-    else:
-        found = search(trials, method, budget, network.seed)
+        found = trials.descended()
+    elif method != "none":
+        found = trials.searched(method, budget[method], network.seed)
     seconds = time.monotonic() - began
-    fixed = Schedule.from_dict(schedule.to_dict() | found)
-    sampler = measure.sampler(network, fixed, steps, clip=True)
+    sampler = trials.sampler(found)
     scores = evaluate(sampler, network.parts[0], measure.images, measure.judges, "evaluation")
     return {
-        "samplings": budget, "seconds": f"{seconds:.0f}", "minimised": f"{trials(found):.6g}",
-        "at_first": f"{trials(first):.6g}",
-        **{name: f"{scores[name]:.6g}" for name in JUDGES_COLUMNS},
-        "schedule": json.dumps(fixed.to_dict()),
+        "samplings": budget[method], "seconds": f"{seconds:.0f}",
+        "at_first": f"{trials({}):.6g}", "minimised": f"{trials(found):.6g}",
+        **{name: f"{scores[name]:.6g}" for name in JUDGES_COLUMNS}, "found": json.dumps(found),
     }  # fmt: skip
 
 
 def main(args) -> None:
     torch.set_num_threads(1)
     rows, measures = read_text_csv(TABLE) if TABLE.exists() else [], {}
-    for network, space, method in product(networks(args), SPACES, METHODS):
+    for network, (space, method) in product(networks(args), PLANS):
         key = *network.key, args.steps, space, method
         cell = dict(
             zip((*KEY, "n", "noises"), map(str, (*key, args.images, args.noises)), strict=True)
