@@ -18,6 +18,8 @@ Rows that are in the file stay.
 
 from common import cli
 
+METHODS = ["none", "descent", "random", "bayesian", "grid"]
+
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
@@ -27,6 +29,8 @@ def make_parser() -> cli.Parser:
     add("seeds", 3, "networks that are trained, one a seed", type=cli.count)
     text = "runs or checkpoints whose networks take the place of trained ones"
     add("ckpt", None, text, nargs="+", metavar="RUN")
+    text = "what is measured; none: the network as it was trained"
+    add("methods", METHODS, text, choices=METHODS, nargs="+")
     add("steps", 10, "DDIM steps", type=cli.count)
     add("updates", 100, "updates of a descent", type=cli.count)
     add("calls", 50, "points that the Gaussian process proposes", type=cli.count)
@@ -62,13 +66,12 @@ from search.points import Points
 
 TABLE = RESULTS / "frozen_search.csv"
 INITIAL = 10  # random points before the Gaussian process proposes any
-LEARN = "none", "descent", "random", "bayesian"
 FAMILIES = {"4 parameters": None, "12 knots": KNOTS}
 CONSTANTS = {
     "tau": [1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.75, 2, 2.5],
     "eps_scale": [0.9, 0.95, 0.975, 1, 1.025, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3],
 }
-PLANS = (*product(FAMILIES, LEARN), *((name, "grid") for name in CONSTANTS))
+PLANS = (*product(FAMILIES, METHODS[:-1]), *((name, "grid") for name in CONSTANTS))
 KEY = ("network", "size", "seed", "steps", "space", "method")
 
 
@@ -159,7 +162,8 @@ def measured(measure: Measurement, network: Network, key: tuple, calls: int) -> 
 def main(args) -> None:
     torch.set_num_threads(1)
     rows, measures = read_text_csv(TABLE) if TABLE.exists() else [], {}
-    for network, (space, method) in product(networks(args), PLANS):
+    plans = [plan for plan in PLANS if plan[1] in args.methods]
+    for network, (space, method) in product(networks(args), plans):
         key = *network.key, args.steps, space, method
         cell = dict(
             zip((*KEY, "n", "noises"), map(str, (*key, args.images, args.noises)), strict=True)
