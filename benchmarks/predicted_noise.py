@@ -5,7 +5,7 @@
 At the times of ten DDIM steps, for each network: the factor of its prediction that has the least
 squared error on noised test images, 1 if it is right on average; and the size, as the root of the
 mean square, of what it receives there, and of what it receives at the same step of a clipped chain:
-as the sampler is, with a tau of 1.15 in sampling, and with --eps_scale 1.15. Writes
+as the sampler is, in 50 steps, with a tau of 1.15 in sampling, and with --eps_scale 1.15. Writes
 docs/results/predicted_noise.csv, a row a network and time; rows of other networks stay.
 """
 
@@ -38,7 +38,13 @@ from model import Diffusion
 
 TABLE = RESULTS / "predicted_noise.csv"
 STEPS = 10
-CHAINS = {"chain": {}, "chain_tau": SCHEDULES["tau 1.15"], "chain_scaled": {}}
+# column -> steps, what differs in the sampling schedule, factor of the predicted noise
+CHAINS = {
+    "chain": (STEPS, {}, 1.0),
+    "chain_50": (5 * STEPS, {}, 1.0),  # which visits the times of ten steps too
+    "chain_tau": (STEPS, SCHEDULES["tau 1.15"], 1.0),
+    "chain_scaled": (STEPS, {}, EPS_SCALE),
+}
 KEY = ("network", "size", "seed")
 
 
@@ -55,7 +61,9 @@ def on_images(net: nn.Module, process: Diffusion, x0: Tensor, t: int) -> tuple[f
     return float((eps * predicted).sum() / predicted.square().sum()), size_of(x)
 
 
-def on_the_way(net: nn.Module, process: Diffusion, shape, eps_scale: float) -> dict[int, float]:
+def on_the_way(
+    net: nn.Module, process: Diffusion, shape, steps: int, values: dict, eps_scale: float
+) -> dict[int, float]:
     """The size of what the network receives, by time, in clipped chains from fresh noise."""
     sizes = {}
 
@@ -64,18 +72,15 @@ def on_the_way(net: nn.Module, process: Diffusion, shape, eps_scale: float) -> d
         return net(x, t)
 
     x = torch.randn(shape, generator=stream("cpu", 0, "chains"))
-    process.sample(watched, x, STEPS, eps_scale=eps_scale)
+    process = process.replaced(sampling_schedule=changed(process, values), told=TOLD)
+    process.sample(watched, x, steps, eps_scale=eps_scale)
     return sizes
 
 
 @torch.no_grad()
 def rows_of(network: Network, x0: Tensor) -> list[dict]:
     net, process = network.parts
-    chains = {}
-    for name, values in CHAINS.items():
-        other = process.replaced(sampling_schedule=changed(process, values), told=TOLD)
-        scale = EPS_SCALE if name == "chain_scaled" else 1.0
-        chains[name] = on_the_way(net, other, x0.shape, scale)
+    chains = {name: on_the_way(net, process, x0.shape, *how) for name, how in CHAINS.items()}
     rows = []
     for t in sorted(chains["chain"], reverse=True):
         factor, size = on_images(net, process, x0, t)
