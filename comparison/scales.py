@@ -100,7 +100,9 @@ METHODS = {
     ),
     "zeroth-order": Method("bilevel", "--recipe ours", controls=HELD),
     "zeroth-order, no clipping": Method("bilevel", "--recipe paper", controls=HELD),
-    "schedule alone, 4 parameters": Method("frozen", network_from="default"),
+    "schedule alone, 4 parameters": Method(
+        "frozen", network_from="default", controls=("default", DRAWN_TAU)
+    ),
     "tau 2": Method("train", "--tau 2"),
     "input scale 0.5": Method("train", "--input_scale 0.5"),
     "default, exact's budget": Method("train", equal="passes"),
@@ -138,6 +140,7 @@ KEY_ROWS = (
     DRAWN_TAU,
     DRAWN_SCALED,
     "schedule alone, eps_scale 1.15",
+    "schedule alone, 4 parameters",
     "exact, late's schedule, anew",
 )
 
