@@ -5,8 +5,11 @@
 At the times of ten DDIM steps, for each network: the factor of its prediction that has the least
 squared error on noised test images, 1 if it is right on average; and the size, as the root of the
 mean square, of what it receives there, and of what it receives at the same step of a clipped chain:
-as the sampler is, in 50 steps, with a tau of 1.15 in sampling, and with --eps_scale 1.15. Writes
-docs/results/predicted_noise.csv, a row a network and time; rows of other networks stay.
+as the sampler is, in 50 steps, with a tau of 1.15 in sampling, and with --eps_scale 1.15. Then what
+all judges say of the ten-step chain, of the one with that tau, and of one whose network receives
+its input multiplied to the size that it has on training images. Writes
+docs/results/predicted_noise.csv, a row a network and time, and predicted_noise_fids.csv, a row a
+network and chain; rows of other networks stay.
 """
 
 from common import cli
@@ -18,25 +21,30 @@ def make_parser() -> cli.Parser:
     add = cli.adder(parser)
     add("data_dir", "data", "folder that contains the images")
     add("ckpt", ["assets/mnist.pt"], "runs or checkpoints", nargs="+", metavar="RUN")
-    add("images", 500, "test images, and chains", type=cli.number(int, 2))
+    add("images", 500, "images at each time, and chains", type=cli.number(int, 2))
+    add("judged", 2000, "images that are judged", type=cli.number(int, 100))
     return parser
 
 
 if __name__ == "__main__":  # before torch is imported, so that -h and a wrong flag answer at once
     ARGS = make_parser().parse_args()
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from assets.make import EPS_SCALE
-from benchmarks.frozen import SCHEDULES, TOLD, Network, changed, of_run
+from benchmarks.frozen import SCHEDULES, TOLD, Measurement, Network, changed, of_run
 from benchmarks.record import RESULTS
 from common.data import Source, to_unit
+from common.judging import evaluate
 from common.machine import stream
+from common.scores import JUDGES_COLUMNS
 from common.tables import read_text_csv, write_csv
-from model import Diffusion
+from model import Diffusion, visited_times
 
-TABLE = RESULTS / "predicted_noise.csv"
+TABLE, FIDS = RESULTS / "predicted_noise.csv", RESULTS / "predicted_noise_fids.csv"
 STEPS = 10
 # column -> steps, what differs in the sampling schedule, factor of the predicted noise
 CHAINS = {
@@ -91,17 +99,52 @@ def rows_of(network: Network, x0: Tensor) -> list[dict]:
     return rows
 
 
+class Rescaled(nn.Module):
+    """A network whose input is first multiplied to the size that it should have at that time."""
+
+    def __init__(self, net: nn.Module, sizes: dict[int, float]):
+        super().__init__()
+        self.net, self.sizes = net, sizes
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.net(x * (self.sizes[int(t[0])] / size_of(x)), t)
+
+
+@torch.no_grad()
+def fids_of(network: Network, x0: Tensor, measure: Measurement) -> list[dict]:
+    """What the judges say of three chains, the last of which brings what the network expects."""
+    net, process = network.parts
+    first, last = (changed(process, SCHEDULES[name]) for name in ("default", "tau 1.15"))
+    times = visited_times(process.schedule.timesteps, STEPS)
+    sizes = {t: on_images(net, process, x0, t)[1] for t in times}
+    drawn = {"default": (net, first), "tau 1.15": (net, last)}
+    drawn["rescaled input"] = Rescaled(net, sizes), first
+    rows = []
+    for name, (seen_by, schedule) in drawn.items():
+        sampler = measure.sampler(network, schedule, STEPS, clip=True)
+        scores = evaluate(sampler, seen_by, measure.images, measure.judges, "evaluation")
+        place = dict(zip(KEY, network.key, strict=True)) | {"chain": name, "n": measure.images}
+        rows.append(place | {name: f"{scores[name]:.6g}" for name in JUDGES_COLUMNS})
+    return rows
+
+
+def put(table: Path, network: Network, new: list[dict]) -> None:
+    """Write a network's rows into a file, in the place of those it had."""
+    rows = read_text_csv(table) if table.exists() else []
+    key = tuple(map(str, network.key))
+    write_csv(table, [row for row in rows if tuple(row[name] for name in KEY) != key] + new)
+    for row in new:
+        print(*row.values(), sep=",", flush=True)
+
+
 def main(args) -> None:
     torch.set_num_threads(1)
-    rows = read_text_csv(TABLE) if TABLE.exists() else []
     for network in map(of_run, args.ckpt):
-        images = Source(network.dataset, args.data_dir, network.size).images("test")
-        new = rows_of(network, to_unit(images[: args.images]))
-        key = tuple(map(str, network.key))
-        rows = [row for row in rows if tuple(row[name] for name in KEY) != key] + new
-        write_csv(TABLE, rows)
-        for row in new:
-            print(*row.values(), sep=",")
+        source = Source(network.dataset, args.data_dir, network.size)
+        test, train = (to_unit(source.images(name)[: args.images]) for name in ("test", "train"))
+        put(TABLE, network, rows_of(network, test))
+        measure = Measurement(source, args.judged, noises=0, updates=0)
+        put(FIDS, network, fids_of(network, train, measure))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,17 @@ def of_predicted_noise(rows: list[dict]) -> str:
     return markdown(["size", "network", "networks", "t", "best factor", *CHAINS.values()], lines)
 
 
+def of_fids(rows: list[dict]) -> str:
+    """Mean and standard error over the networks of a kind, by chain."""
+    lines, names = [], [name for name in FOUND if name in rows[0]]
+    for kind, chain in product(by_size(rows), dict.fromkeys(r["chain"] for r in rows)):
+        run = [r for r in rows if (r["size"], r["network"], r["chain"]) == (*kind, chain)]
+        cells = [plus_minus([r[name] for r in run], ".3g") for name in names]
+        lines.append([*kind, len(run), chain, *cells])
+    head = ["size", "network", "networks", "chain of ten steps"]
+    return markdown([*head, *(FOUND[name] for name in names)], lines)
+
+
 def of_frozen_search(rows: list[dict]) -> str:
     """Mean and standard error over the networks of a kind: a line a method and what it varies."""
     lines, plans = [], dict.fromkeys((r["space"], r["method"]) for r in rows)
@@ -58,8 +69,9 @@ def of_frozen_search(rows: list[dict]) -> str:
 
 
 def all_tables() -> dict[str, str]:
-    """Both by the names of their marks."""
+    """All by the names of their marks."""
     return {
         "predicted_noise": of_predicted_noise(read_csv(RESULTS / "predicted_noise.csv")),
+        "predicted_noise_fids": of_fids(read_csv(RESULTS / "predicted_noise_fids.csv")),
         "frozen_search": of_frozen_search(read_csv(RESULTS / "frozen_search.csv")),
     }

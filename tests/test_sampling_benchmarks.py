@@ -11,6 +11,7 @@ from benchmarks.frozen import Network
 from common.families import table_of
 from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
+from common.tables import read_csv
 from common.upper_level import UpperLevel
 from metrics import Reference
 from model import Diffusion
@@ -130,3 +131,25 @@ def test_the_tables_have_a_line_a_kind(tmp_path):
     ]
     line = sampling_tables.of_frozen_search(rows).splitlines()[-1]
     assert "tau: 1.1, 1.3" in line and line.count("2 ± 0") == len(scores)
+
+
+def test_a_rescaled_input_has_the_size_of_noised_images():
+    seen, x = [], torch.full((3, 1, 2, 2), 0.5)
+
+    def net(x, t):
+        seen.append((predicted_noise.size_of(x), int(t)))
+        return x
+
+    wrapped = predicted_noise.Rescaled(net, {20: 0.8, 40: 0.4})
+    for t in (40, 20):
+        wrapped(x, torch.tensor([t]))
+    assert seen == [(pytest.approx(0.4), 40), (pytest.approx(0.8), 20)]
+
+
+def test_rows_of_other_networks_stay(tmp_path):
+    table, other = tmp_path / "table.csv", trained()
+    other.name = "another"
+    for network, value in ((other, 1), (trained(), 2), (trained(), 3)):
+        place = dict(zip(predicted_noise.KEY, network.key, strict=True))
+        predicted_noise.put(table, network, [place | {"value": value}])
+    assert [row["value"] for row in read_csv(table)] == [1, 3]
