@@ -176,7 +176,14 @@ def write_sampling_schedule(results: Path, assets: Path) -> None:
 
     It is the row of the benchmark `frozen`, and holds the times that the network receives.
     """
-    shipped = {"size": "28", "seed": "1", "clip": "True", "steps": "10", "schedule": "learned"}
+    shipped = {
+        "network": "U-Net, 32 channels",
+        "size": "28",
+        "seed": "1",
+        "clip": "True",
+        "steps": "10",
+        "schedule": "learned",
+    }
     (row,) = (row for row in read_text_csv(results / "frozen.csv") if row | shipped == row)
     text = json.dumps(json.loads(row["visited"]), indent=2)
     (assets / "mnist_10_steps.json").write_text(text + "\n")

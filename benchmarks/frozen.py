@@ -29,7 +29,7 @@ def make_parser() -> cli.Parser:
     add("steps", [5, 10, 20, 50], "numbers of DDIM steps", nargs="+", type=cli.count)
     add("updates", 100, "updates of a schedule", type=cli.count)
     text = "images of the FID that is descended, always from the same noise"
-    add("noises", 256, text, type=cli.count)
+    add("noises", 256, text, type=cli.number(int, 2))
     add("images", 2000, "images that are judged", type=cli.number(int, 100))
     return parser
 
@@ -54,6 +54,7 @@ from benchmarks.record import RESULTS, ROOT
 from common.data import Batches, Source
 from common.errors import Stop
 from common.figures import grid, save_beside
+from common.judge_files import is_made
 from common.judging import Judge, Judges, evaluate, real_batches
 from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings, load_any, process_of
@@ -139,22 +140,28 @@ def trained(seed: int, images: Tensor) -> tuple[nn.Module, Diffusion]:
 def of_run(path: str) -> Network:
     """The averaged network of a run."""
     net, state = load_any(path, "cpu")
-    dataset = state["args"]["dataset"]
-    if dataset not in IN_A_NAME:
-        raise Stop(f"--ckpt {path}: not a network of MNIST or Fashion-MNIST", code=2)
+    dataset, size = state["args"]["dataset"], state["shape"][-1]
+    if dataset not in IN_A_NAME or not is_made("first", dataset, size):
+        raise Stop(f"--ckpt {path}: the judge `first` does not know {dataset} at {size}", code=2)
     if state["schedule"] != Schedule("cosine", state["schedule"]["timesteps"]).to_dict():
         raise Stop(f"--ckpt {path}: not trained with the default schedule", code=2)
     name = f"U-Net, {state['args']['model_base_dim']} channels{IN_A_NAME[dataset]}"
-    size, seed = state["shape"][-1], state["args"]["seed"]
+    seed = state["args"]["seed"]
     return Network(name, size, seed, lambda: (net, process_of(state, "cpu")), dataset)
 
 
-def networks(args) -> list[Network]:
+def networks(args, most_steps: int) -> list[Network]:
+    """The networks that the flags name; each has at least so many times to visit."""
     if args.ckpt:
-        return [of_run(path) for path in args.ckpt]
-    images = Source("mnist", args.data_dir, SIDE).images("train")
-    name, seeds = "fully connected", range(args.seeds)
-    return [Network(name, SIDE, s, lambda s=s: trained(s, images)) for s in seeds]
+        chosen = [of_run(path) for path in args.ckpt]
+        longest = min(network.parts[1].schedule.timesteps for network in chosen)
+    else:
+        images, longest = Source("mnist", args.data_dir, SIDE).images("train"), TIMESTEPS
+        name, seeds = "fully connected", range(args.seeds)
+        chosen = [Network(name, SIDE, s, lambda s=s: trained(s, images)) for s in seeds]
+    if most_steps > longest:
+        raise Stop(f"{most_steps} steps exceed the T of a network, {longest}", code=2)
+    return chosen
 
 
 def changed(process: Diffusion, values: dict) -> Schedule:
@@ -183,7 +190,8 @@ class Measurement:
     def by_schedule(self, network: Network, name: str, steps: int, clip: bool) -> dict:
         """The scores of samples by one of SCHEDULES or SAMPLERS, and what they were drawn with."""
         if name == "learned":
-            schedule = self.learned(network, steps, clip)
+            first = changed(network.parts[1], SCHEDULES["default" if clip else "end 0.9"])
+            schedule = self.learned(network, first.as_knots(KNOTS), steps, clip)
         else:
             schedule = changed(network.parts[1], SCHEDULES.get(name, {}))
         sampler = self.sampler(network, schedule, steps, clip, **SAMPLERS.get(name, {}))
@@ -192,13 +200,12 @@ class Measurement:
         scores = evaluate(sampler, network.parts[0], self.images, self.judges, "evaluation")
         return scores | {"sigmas": sigmas, "visited": visited}
 
-    def learned(self, network: Network, steps: int, clip: bool) -> Schedule:
-        """Knots that begin as the default; without clipping, as one that ends early."""
-        net, process = network.parts
-        first = changed(process, SCHEDULES["default" if clip else "end 0.9"])
-        schedule = first.as_knots(KNOTS, learned=True)
+    def learned(self, network: Network, first: Schedule, steps: int, clip: bool) -> Schedule:
+        """What the exact gradient makes of a schedule."""
+        schedule = Schedule.from_dict(first.to_dict(), learned=True)
         sampler = self.sampler(network, schedule, steps, clip)
         settings = UpperSettings(steps, self.noises, upper_gradient="exact")
+        net = network.parts[0]
         learn(Silent(), net, sampler, self.objective, settings, RATES, self.updates)
         return Schedule.from_dict(schedule.to_dict())
 
@@ -250,7 +257,7 @@ def main(args) -> None:
         source = Source(dataset, args.data_dir, size)
         return Measurement(source, args.images, args.noises, args.updates)
 
-    chosen = networks(args)
+    chosen = networks(args, max(args.steps))
     for network, clip, steps in product(chosen, (True, False), args.steps):
         measure = of_source(network.dataset, network.size)
         real = f"real images{IN_A_NAME[network.dataset]}"
@@ -265,9 +272,9 @@ def main(args) -> None:
             for row in rows
             if row | cell_of((*network.key, clip, steps, schedule)) == row
         ]
-        of_source(network.dataset, network.size).draw(
-            network, drawn, figure_path(TABLE, f"{network.size}_{steps}")
-        )
+        data = "" if network.dataset == "mnist" else f"{network.dataset}_"
+        path = figure_path(TABLE, f"{data}{network.size}_{steps}")
+        of_source(network.dataset, network.size).draw(network, drawn, path)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,17 @@
     python -m benchmarks.frozen_search --data_dir data --ckpt assets/mnist.pt --noises 128
     python -m benchmarks.frozen_search --data_dir data --ckpt runs/00003
 
-For the networks of `benchmarks.frozen`, or those of runs, it is sought what lowers the FID by
-`first` of one fixed sample of noises, with clipping: over the four parameters of the training
-schedule, or over twelve knots that begin as it does. The descent follows the exact gradient; random
-points are drawn for as many forward passes as the descent takes, where a gradient counts as its 4
-or 5 samplings; a Gaussian process proposes few points, since it takes seconds for each. Both
-searches try the training schedule first. Beside them stand constants, chosen by the same FID from a
-few values: a tau of sampling alone, and a factor of the predicted noise. Writes
-docs/results/frozen_search.csv, a row a network, space and method: the FID that was minimised,
-before and after, what that took, and what all judges say of other samples, against test images.
-Rows that are in the file stay.
+For the networks of `benchmarks.frozen`, or those of runs, several methods lower the FID by `first`
+of one fixed sample of noises, with clipping. They vary the four parameters of the training
+schedule, or twelve knots that begin near it. The descent follows the exact gradient, in which the
+noisiest steps are constants. The random search draws as many samples as the descent, whose
+gradients count as 4 or 5 samplings each; the Bayesian search tries few points, since its Gaussian
+process takes seconds for each. Both look within the ranges of the search script, widened to hold
+the schedule that they begin with; the descent has wider bounds. Constants stand beside them: a tau
+of sampling alone, and a factor of the predicted noise, each the best of eleven values. A search's
+seed is the network's. Writes docs/results/frozen_search.csv, a row a network, space and method:
+the FID before and after, what that took, and what all judges say of other samples, against test
+images. Rows that are in the file stay.
 """
 
 from common import cli
@@ -29,12 +30,13 @@ def make_parser() -> cli.Parser:
     add("seeds", 3, "networks that are trained, one a seed", type=cli.count)
     text = "runs or checkpoints whose networks take the place of trained ones"
     add("ckpt", None, text, nargs="+", metavar="RUN")
-    text = "what is measured; none: the network as it was trained"
+    text = "what is measured; none: the schedule that the others begin with"
     add("methods", METHODS, text, choices=METHODS, nargs="+")
     add("steps", 10, "DDIM steps", type=cli.count)
     add("updates", 100, "updates of a descent", type=cli.count)
-    add("calls", 50, "points that the Gaussian process proposes", type=cli.count)
-    add("noises", 256, "images of the FID that is minimised", type=cli.count)
+    text = "points that the Bayesian search tries: the first, some at random, and its own"
+    add("calls", 50, text, type=cli.count)
+    add("noises", 256, "images of the FID that is minimised", type=cli.number(int, 2))
     add("images", 2000, "images that are judged", type=cli.number(int, 100))
     return parser
 
@@ -44,12 +46,12 @@ if __name__ == "__main__":  # before torch is imported, so that -h and a wrong f
 
 import json
 import time
-from dataclasses import replace
+from functools import cache
 from itertools import product
 
 import torch
 
-from benchmarks.frozen import KNOTS, RATES, Measurement, Network, Silent, networks
+from benchmarks.frozen import KNOTS, Measurement, Network, networks
 from benchmarks.record import RESULTS
 from common.data import Source
 from common.exact_gradients import samplings_of_gradient
@@ -57,7 +59,6 @@ from common.families import table_of
 from common.judging import evaluate
 from common.objective import Objective, UpperSettings
 from common.sampling import Sampler
-from common.sampling_only import learn
 from common.scores import JUDGES_COLUMNS
 from common.tables import read_text_csv, write_csv
 from common.weights import evaluating
@@ -65,14 +66,13 @@ from scheduler import Schedule
 from search.points import Points
 
 TABLE = RESULTS / "frozen_search.csv"
-INITIAL = 10  # random points before the Gaussian process proposes any
+AT_RANDOM = 10  # points of a Bayesian search before its Gaussian process, the first among them
 FAMILIES = {"4 parameters": None, "12 knots": KNOTS}
 CONSTANTS = {
     "tau": [1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.75, 2, 2.5],
     "eps_scale": [0.9, 0.95, 0.975, 1, 1.025, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3],
 }
 PLANS = (*product(FAMILIES, METHODS[:-1]), *((name, "grid") for name in CONSTANTS))
-KEY = ("network", "size", "seed", "steps", "space", "method")
 
 
 class Trials:
@@ -105,18 +105,13 @@ class Trials:
             return float(self._objective(point).fid(net, None, self.noise))
 
     def descended(self) -> dict[str, float]:
-        """The point that the exact gradient finds."""
-        schedule = Schedule.from_dict(self.first.to_dict(), learned=True)
-        sampler = self.measure.sampler(self.network, schedule, self.steps, clip=True)
-        settings = replace(self.settings, upper_gradient="exact")
-        judge, updates = self.measure.objective, self.measure.updates
-        learn(Silent(), self.network.parts[0], sampler, judge, settings, RATES, updates)
-        return schedule.values()
+        """The point to which the exact gradient leads."""
+        return self.measure.learned(self.network, self.first, self.steps, clip=True).values()
 
     def searched(self, strategy: str, count: int, seed: int) -> dict[str, float]:
         """The best of so many points."""
-        first = self.first.values()
-        points = Points(strategy, count, INITIAL, seed, box_around(self.first), [first])
+        box, first = box_around(self.first), self.first.values()
+        points = Points(strategy, count, AT_RANDOM, seed, box, [first])
         tried = []
         for _ in range(count):
             (point,) = points.ask(1)
@@ -126,7 +121,7 @@ class Trials:
 
 
 def box_around(schedule: Schedule) -> dict[str, tuple[float, float]]:
-    """Where a search looks: the ranges of the search script, widened to hold the beginning."""
+    """The ranges of the search script, widened to hold a schedule."""
     values = schedule.values()
     table = table_of(schedule.family, values)
     return {
@@ -135,45 +130,59 @@ def box_around(schedule: Schedule) -> dict[str, tuple[float, float]]:
     }
 
 
-def measured(measure: Measurement, network: Network, key: tuple, calls: int) -> dict:
-    """What a method finds: what it took, and what the judges say of it."""
-    steps, space, method = key[3:]
-    trials = Trials(measure, network, steps, FAMILIES.get(space))
-    of_descent = measure.updates * samplings_of_gradient(measure.noises, UpperSettings.at_once)
-    budget = {"none": 0, "descent": of_descent, "random": of_descent, "bayesian": calls}
-    budget["grid"] = len(CONSTANTS.get(space, ()))
-    began, found = time.monotonic(), {}
+def samplings_of(space: str, method: str, args) -> int:
+    """How often a method draws the images whose FID it minimises."""
     if method == "grid":
-        found = min(({space: value} for value in CONSTANTS[space]), key=trials)
+        return len(CONSTANTS[space])
+    of_descent = args.updates * samplings_of_gradient(args.noises, UpperSettings.at_once)
+    counts = {"none": 0, "descent": of_descent, "random": of_descent, "bayesian": args.calls}
+    return counts[method]
+
+
+def measured(
+    measure: Measurement, network: Network, steps: int, space: str, method: str, samplings: int
+) -> dict:
+    """Where a method ends, and what the judges say of that."""
+    trials = Trials(measure, network, steps, FAMILIES.get(space))
+    began, point = time.monotonic(), {}
+    if method == "grid":
+        point = min(({space: value} for value in CONSTANTS[space]), key=trials)
     elif method == "descent":
-        found = trials.descended()
+        point = trials.descended()
     elif method != "none":
-        found = trials.searched(method, budget[method], network.seed)
+        point = trials.searched(method, samplings, network.seed)
     seconds = time.monotonic() - began
-    sampler = trials.sampler(found)
-    scores = evaluate(sampler, network.parts[0], measure.images, measure.judges, "evaluation")
+    drawn, net = trials.sampler(point), network.parts[0]
+    scores = evaluate(drawn, net, measure.images, measure.judges, "evaluation")
     return {
-        "samplings": budget[method], "seconds": f"{seconds:.0f}",
-        "at_first": f"{trials({}):.6g}", "minimised": f"{trials(found):.6g}",
-        **{name: f"{scores[name]:.6g}" for name in JUDGES_COLUMNS}, "found": json.dumps(found),
+        "seconds": f"{seconds:.0f}", "at_first": f"{trials({}):.6g}",
+        "minimised": f"{trials(point):.6g}",
+        **{name: f"{scores[name]:.6g}" for name in JUDGES_COLUMNS}, "point": json.dumps(point),
     }  # fmt: skip
 
 
 def main(args) -> None:
     torch.set_num_threads(1)
-    rows, measures = read_text_csv(TABLE) if TABLE.exists() else [], {}
+    rows = read_text_csv(TABLE) if TABLE.exists() else []
+
+    @cache
+    def of_source(source: Source) -> Measurement:
+        return Measurement(source, args.images, args.noises, args.updates)
+
     plans = [plan for plan in PLANS if plan[1] in args.methods]
-    for network, (space, method) in product(networks(args), plans):
-        key = *network.key, args.steps, space, method
-        cell = dict(
-            zip((*KEY, "n", "noises"), map(str, (*key, args.images, args.noises)), strict=True)
-        )
+    for network, (space, method) in product(networks(args, args.steps), plans):
+        samplings = samplings_of(space, method, args)
+        cell = {
+            "network": network.name, "size": network.size, "seed": network.seed,
+            "steps": args.steps, "space": space, "method": method, "n": args.images,
+            "noises": args.noises, "samplings": samplings,
+        }  # fmt: skip
+        cell = {name: str(value) for name, value in cell.items()}
         if any(row | cell == row for row in rows):
             continue
-        source = Source(network.dataset, args.data_dir, network.size)
-        if source not in measures:
-            measures[source] = Measurement(source, args.images, args.noises, args.updates)
-        rows.append(cell | measured(measures[source], network, key, args.calls))
+        measure = of_source(Source(network.dataset, args.data_dir, network.size))
+        result = measured(measure, network, args.steps, space, method, samplings)
+        rows.append(cell | result)
         write_csv(TABLE, rows)
         print(*rows[-1].values(), sep=",", flush=True)
 

@@ -1,15 +1,15 @@
-"""Does a network predict too much noise or too little, on images and on its way to samples?
+"""Is the predicted noise right on average, and do chains bring networks what they were trained on?
 
     python -m benchmarks.predicted_noise --data_dir data --ckpt assets/mnist.pt
 
 At the times of ten DDIM steps, for each network: the factor of its prediction that has the least
 squared error on noised test images, 1 if it is right on average; and the size, as the root of the
-mean square, of what it receives there, and of what it receives at the same step of a clipped chain:
-as the sampler is, in 50 steps, with a tau of 1.15 in sampling, and with --eps_scale 1.15. Then what
-all judges say of the ten-step chain, of the one with that tau, and of one whose network receives
-its input multiplied to the size that it has on training images. Writes
-docs/results/predicted_noise.csv, a row a network and time, and predicted_noise_fids.csv, a row a
-network and chain; rows of other networks stay.
+mean square, of what it receives there, and of what it receives at the same time in a clipped chain:
+with the sampler's own settings, in 50 steps, with a tau of 1.15 in sampling, and with
+--eps_scale 1.15. Then what all judges say of the ten-step chain, of the one with that tau, and of
+one that is multiplied, before each step and a batch at a time, to the size of noised training
+images. Writes docs/results/predicted_noise.csv, a row a network and time, and
+predicted_noise_fids.csv, a row a network and chain; rows of other networks stay.
 """
 
 from common import cli
@@ -35,11 +35,12 @@ import torch
 from torch import Tensor, nn
 
 from assets.make import EPS_SCALE
-from benchmarks.frozen import SCHEDULES, TOLD, Measurement, Network, changed, of_run
+from benchmarks.frozen import SCHEDULES, TOLD, Measurement, Network, changed, networks
 from benchmarks.record import RESULTS
 from common.data import Source, to_unit
 from common.judging import evaluate
 from common.machine import stream
+from common.sampling import Sampler
 from common.scores import JUDGES_COLUMNS
 from common.tables import read_text_csv, write_csv
 from model import Diffusion, visited_times
@@ -92,54 +93,64 @@ def rows_of(network: Network, x0: Tensor) -> list[dict]:
     rows = []
     for t in sorted(chains["chain"], reverse=True):
         factor, size = on_images(net, process, x0, t)
-        numbers = {"factor": factor, "images": size}
+        numbers = {"factor": factor, "noised": size}
         numbers |= {name: sizes[t] for name, sizes in chains.items()}
-        place = dict(zip(KEY, network.key, strict=True)) | {"time": t}
+        place = dict(zip(KEY, network.key, strict=True)) | {"time": t, "n": len(x0)}
         rows.append(place | {name: f"{value:.4f}" for name, value in numbers.items()})
     return rows
 
 
-class Rescaled(nn.Module):
-    """A network whose input is first multiplied to the size that it should have at that time."""
+class Rescaled(Diffusion):
+    """Chains that are multiplied, before each step, to the size that noised images have there."""
 
-    def __init__(self, net: nn.Module, sizes: dict[int, float]):
-        super().__init__()
-        self.net, self.sizes = net, sizes
+    sizes: dict[int, float]
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.net(x * (self.sizes[int(t[0])] / size_of(x)), t)
+    @classmethod
+    def of(cls, process: Diffusion, sizes: dict[int, float]) -> "Rescaled":
+        """A process whose sizes are known at the times that it visits."""
+        ours = cls(process.schedule, process.b, process.normalise)
+        ours.sizes = sizes
+        return ours
+
+    def sample(self, net, x: Tensor, steps: int, *how, **options) -> Tensor:
+        wanted = list(self.sizes.values())
+
+        def scaled(step, x, i):
+            return step(x * (wanted[i - 1] / size_of(x)), i)
+
+        return super().sample(net, x, steps, *how, **options, around=scaled)
 
 
 @torch.no_grad()
 def fids_of(network: Network, x0: Tensor, measure: Measurement) -> list[dict]:
-    """What the judges say of three chains, the last of which brings what the network expects."""
+    """What the judges say of three chains, the last of which has the sizes of noised images."""
     net, process = network.parts
-    first, last = (changed(process, SCHEDULES[name]) for name in ("default", "tau 1.15"))
     times = visited_times(process.schedule.timesteps, STEPS)
     sizes = {t: on_images(net, process, x0, t)[1] for t in times}
-    drawn = {"default": (net, first), "tau 1.15": (net, last)}
-    drawn["rescaled input"] = Rescaled(net, sizes), first
+    plain = measure.sampler(network, process.schedule, STEPS, clip=True)
+    larger = measure.sampler(network, changed(process, SCHEDULES["tau 1.15"]), STEPS, clip=True)
+    rescaled = Sampler(Rescaled.of(process, sizes), plain.settings, plain.shape)
     rows = []
-    for name, (seen_by, schedule) in drawn.items():
-        sampler = measure.sampler(network, schedule, STEPS, clip=True)
-        scores = evaluate(sampler, seen_by, measure.images, measure.judges, "evaluation")
+    for name, sampler in {"default": plain, "tau 1.15": larger, "rescaled": rescaled}.items():
+        scores = evaluate(sampler, net, measure.images, measure.judges, "evaluation")
         place = dict(zip(KEY, network.key, strict=True)) | {"chain": name, "n": measure.images}
         rows.append(place | {name: f"{scores[name]:.6g}" for name in JUDGES_COLUMNS})
     return rows
 
 
 def put(table: Path, network: Network, new: list[dict]) -> None:
-    """Write a network's rows into a file, in the place of those it had."""
+    """Write a network's rows into a file, instead of those it had; the file is in order."""
     rows = read_text_csv(table) if table.exists() else []
     key = tuple(map(str, network.key))
-    write_csv(table, [row for row in rows if tuple(row[name] for name in KEY) != key] + new)
+    others = [row for row in rows if tuple(row[name] for name in KEY) != key]
+    write_csv(table, sorted([*others, *new], key=lambda row: [str(row[name]) for name in KEY]))
     for row in new:
         print(*row.values(), sep=",", flush=True)
 
 
 def main(args) -> None:
     torch.set_num_threads(1)
-    for network in map(of_run, args.ckpt):
+    for network in networks(args, max(steps for steps, *_ in CHAINS.values())):
         source = Source(network.dataset, args.data_dir, network.size)
         test, train = (to_unit(source.images(name)[: args.images]) for name in ("test", "train"))
         put(TABLE, network, rows_of(network, test))

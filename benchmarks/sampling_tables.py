@@ -1,21 +1,21 @@
-"""The tables of docs/comparison.md that other benchmarks than the comparison fill."""
+"""The tables of docs/comparison.md that benchmarks fill, and not reproduce.py."""
 
 import json
-from itertools import product
 from statistics import mean
 
 from benchmarks.record import RESULTS
 from common.tables import markdown, plus_minus, read_csv
+from comparison.rows import grouped
 
-# columns of predicted_noise.csv -> heading
+# columns of predicted_noise.csv -> heading: how much larger than noised images it is
 CHAINS = {
     "chain": "10 steps",
     "chain_50": "50 steps",
     "chain_tau": "10 steps, tau 1.15",
     "chain_scaled": "10 steps, eps_scale 1.15",
 }
-# and of frozen_search.csv
-FOUND = {
+# columns of scores -> heading
+SCORES = {
     "minimised": "the minimised FID",
     "fid_first": "`first`",
     "fid_second": "`second`",
@@ -25,53 +25,57 @@ FOUND = {
 }
 
 
-def by_size(rows: list[dict]) -> list[tuple]:
-    """The kinds of networks, each with the side of its images."""
-    return sorted(dict.fromkeys((r["size"], r["network"]) for r in rows))
+def by_size(rows: list[dict], *columns: str) -> list[tuple[tuple, list[dict]]]:
+    """Rows of several networks by size, name and other columns, in the order of the first two."""
+    groups = grouped(rows, "size", "network", *columns).items()
+    return sorted(groups, key=lambda group: group[0][:2])
 
 
 def of_predicted_noise(rows: list[dict]) -> str:
-    """Mean over the networks of a kind, at every other time; sizes beside that on images."""
-    times, lines = sorted({r["time"] for r in rows}, reverse=True)[1::2], []
-    for kind, time in product(by_size(rows), times):
-        at = [r for r in rows if (r["size"], r["network"], r["time"]) == (*kind, time)]
-        factor = mean(r["factor"] for r in at)
-        sizes = [mean(r[name] / r["images"] - 1 for r in at) for name in CHAINS]
-        lines.append([*kind, len(at), time, f"{factor:.3f}", *(f"{size:+.1%}" for size in sizes)])
+    """Mean over the networks of a kind, at every other time."""
+    lines = []
+    for (size, network), of_kind in by_size(rows):
+        for time in sorted({r["time"] for r in of_kind}, reverse=True)[1::2]:
+            at = [r for r in of_kind if r["time"] == time]
+            factor = mean(r["factor"] for r in at)
+            sizes = [f"{mean(r[name] / r['noised'] - 1 for r in at):+.1%}" for name in CHAINS]
+            lines.append([size, network, len(at), time, f"{factor:.3f}", *sizes])
     return markdown(["size", "network", "networks", "t", "best factor", *CHAINS.values()], lines)
 
 
+def scores_of(run: list[dict]) -> list[str]:
+    """Mean and standard error over networks."""
+    return [plus_minus([r[name] for r in run], ".3g") for name in SCORES if name in run[0]]
+
+
 def of_fids(rows: list[dict]) -> str:
-    """Mean and standard error over the networks of a kind, by chain."""
-    lines, names = [], [name for name in FOUND if name in rows[0]]
-    for kind, chain in product(by_size(rows), dict.fromkeys(r["chain"] for r in rows)):
-        run = [r for r in rows if (r["size"], r["network"], r["chain"]) == (*kind, chain)]
-        cells = [plus_minus([r[name] for r in run], ".3g") for name in names]
-        lines.append([*kind, len(run), chain, *cells])
+    lines = [
+        [size, network, len(run), chain, *scores_of(run)]
+        for (size, network, chain), run in by_size(rows, "chain")
+    ]
     head = ["size", "network", "networks", "chain of ten steps"]
-    return markdown([*head, *(FOUND[name] for name in names)], lines)
+    return markdown([*head, *(SCORES[name] for name in SCORES if name in rows[0])], lines)
 
 
 def of_frozen_search(rows: list[dict]) -> str:
-    """Mean and standard error over the networks of a kind: a line a method and what it varies."""
-    lines, plans = [], dict.fromkeys((r["space"], r["method"]) for r in rows)
-    for kind, (space, method) in product(by_size(rows), plans):
-        about = *kind, space, method
-        run = [r for r in rows if (r["size"], r["network"], r["space"], r["method"]) == about]
-        if not run:
-            continue
+    """A line a method and what it varies; the values of a constant are named."""
+    lines = []
+    about = "steps", "noises", "n", "space", "method", "samplings"
+    for (size, network, steps, _, _, space, method, samplings), run in by_size(rows, *about):
+        values = [json.loads(r["point"]).get(space) for r in run]
         label = space
         if method == "grid":
-            label += ": " + ", ".join(f"{json.loads(r['found'])[space]:g}" for r in run)
-        cells = [plus_minus([r[name] for r in run], ".3g") for name in FOUND]
-        lines.append([*kind, label, method, run[0]["samplings"], *cells])
-    return markdown(["size", "network", "over", "method", "samplings", *FOUND.values()], lines)
+            label += ": " + ", ".join(f"{value:g}" for value in values)
+        lines.append([size, network, len(run), steps, label, method, samplings, *scores_of(run)])
+    head = ["size", "network", "networks", "steps", "over", "method", "samplings"]
+    return markdown([*head, *SCORES.values()], lines)
 
 
 def all_tables() -> dict[str, str]:
     """All by the names of their marks."""
-    return {
-        "predicted_noise": of_predicted_noise(read_csv(RESULTS / "predicted_noise.csv")),
-        "predicted_noise_fids": of_fids(read_csv(RESULTS / "predicted_noise_fids.csv")),
-        "frozen_search": of_frozen_search(read_csv(RESULTS / "frozen_search.csv")),
+    tables = {
+        "predicted_noise": of_predicted_noise,
+        "predicted_noise_fids": of_fids,
+        "frozen_search": of_frozen_search,
     }
+    return {name: make(read_csv(RESULTS / f"{name}.csv")) for name, make in tables.items()}

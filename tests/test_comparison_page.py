@@ -6,7 +6,7 @@ import pytest
 
 from common.locate import ROOT
 from common.tables import read_csv, read_text_csv
-from comparison.rows import JUDGED_BY, headline
+from comparison.rows import JUDGED_BY, grouped, headline
 
 RESULTS = ROOT / "docs" / "results"
 PAGE = (ROOT / "docs" / "comparison.md").read_text()
@@ -62,6 +62,42 @@ def test_a_larger_tau_in_sampling_lowers_every_fid():
         ends = [int(x) for x in ranges.replace(",", "").split() if x.isdigit()]
         for column, low, high in zip(told, ends[::2], ends[1::2], strict=True):
             assert abs(column[0] - low) < 1 and abs(column[-1] - high) < 1, scale
+
+
+def test_a_scaled_noise_is_no_larger_tau():
+    fashion, mnist = (changes(s, "eps_scale 1.15 in sampling") for s in ("fashion", "cpu16"))
+    ratios = [[1 + x / 100 for x in column] for column in zip(*fashion.values(), strict=True)]
+    told = ", ".join(f"{min(column):.1f} to {max(column):.1f}" for column in ratios)
+    assert told.replace(", 1.8", " and 1.8") + " times the default's" in TEXT
+    assert len(fashion) == 7 and len(mnist) == 3
+    first, second, pixels = zip(*mnist.values(), strict=True)
+    lower = [f"{-max(column):.0f} to {-min(column):.0f}" for column in (first, second)]
+    assert f"lower by {' and '.join(lower)} % by the first two judges" in TEXT
+    assert f"higher by {min(pixels):.0f} to {max(pixels):.0f} % by `pixels`" in TEXT
+
+
+def test_networks_predict_the_right_amount_of_noise():
+    rows = read_csv(RESULTS / "predicted_noise.csv")
+    factors = [row["factor"] for row in rows]
+    assert min(factors) >= 0.988 and max(factors) <= 1.021
+    assert "between 0.988 and 1.021 at every time" in TEXT
+    late = [row for row in rows if row["time"] < 100]
+    assert len(late) == 7 * 4
+    for row in late:
+        short, many, tau, scaled = (
+            row["noised"] - row[name] for name in ("chain", "chain_50", "chain_tau", "chain_scaled")
+        )
+        assert min(many, tau) > 0 and max(many, tau) < short < scaled
+
+
+def test_chains_of_the_right_size_are_better():
+    fids = read_csv(RESULTS / "predicted_noise_fids.csv")
+    networks = grouped(fids, "network", "size", "seed")
+    assert len(networks) == 7
+    for rows in networks.values():
+        by_chain = {row["chain"]: row for row in rows}
+        for judge in ("fid_first", "fid_second", "fid_pixels"):
+            assert by_chain["rescaled"][judge] < by_chain["default"][judge]
 
 
 def test_the_runs_in_which_tau_rose_have_lower_fids():
