@@ -10,7 +10,7 @@ import torch
 import reproduce
 from common import checkpoint, errors
 from common.tables import read_text_csv, write_csv
-from comparison import report
+from comparison import report, results
 from comparison.cells import Places, make_cells
 from comparison.kept import Kept, results_path
 from comparison.results import check_same, spent_of
@@ -179,3 +179,22 @@ def test_a_plan_for_a_gpu_projects_hours(capsys):
         out = capsys.readouterr().out
         assert "2.0 hours one after the other" in out and ("H100" in out) == said
     assert "peak: 60.0 minutes," in out
+
+
+def test_a_frozen_row_is_judged_by_the_sampler_that_it_names(tmp_path, monkeypatch):
+    """Its factor of the predicted noise and its spacing are its own, the rest the network's."""
+    places = Places(runs_dir=str(tmp_path), device="cpu")
+    name = "eps_scale 1.15 in sampling"
+    (cell,) = make_cells("quick", places, [name], [0], torch.zeros(50, 1, 8, 8))
+    monkeypatch.setattr(results.checkpoint, "newest", lambda folder: folder / "step.pt")
+    for one, script in ((cell, "frozen"), (cell.network, "train")):
+        folder = one.root / f"00000-{script}-seed0"
+        folder.mkdir(parents=True)
+        arguments = vars(one.parsed()) | {"backward_steps": 7 if one is cell else 5}
+        checkpoint.write_json(folder / "args.json", {"arguments": arguments})
+        checkpoint.write_json(folder / "summary.json", {})
+    checkpoint.write_json(cell.folder / "schedule.json", {"told": "visited"})
+    path, arguments, changes = results.network_of(cell)
+    assert path == cell.network.folder / "step.pt" and changes["told"] == "visited"
+    assert arguments["eps_scale"] == 1.15 and arguments["backward_steps"] == 5
+    assert results.network_of(cell.network)[1]["eps_scale"] == 1
