@@ -46,6 +46,7 @@ DRAWN_SCALED = "eps_scale 1.15 in sampling"  # and with its predicted noise mult
 STILL = "--lr_beta 0 0 0 0"
 AS_IT_IS = f"{STILL} --frozen_updates 1"  # of a frozen run: nothing is learned
 SCALED = "--eps_scale 1.15"
+MORE_IMAGES = "--zo_samples 256 --frozen_updates 100"  # for twice the passes of a frozen run's own
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
@@ -103,6 +104,12 @@ METHODS = {
     "schedule alone, 4 parameters": Method(
         "frozen", network_from="default", controls=("default", DRAWN_TAU)
     ),
+    "schedule alone, 256 images": Method(
+        "frozen", f"{KNOTS} {MORE_IMAGES}", network_from="default", controls=("default", DRAWN_TAU)
+    ),
+    "schedule alone, 4 parameters, 256 images": Method(
+        "frozen", MORE_IMAGES, network_from="default", controls=("default", DRAWN_TAU)
+    ),
     "tau 2": Method("train", "--tau 2"),
     "input scale 0.5": Method("train", "--input_scale 0.5"),
     "default, exact's budget": Method("train", equal="passes"),
@@ -141,6 +148,8 @@ KEY_ROWS = (
     DRAWN_SCALED,
     "schedule alone, eps_scale 1.15",
     "schedule alone, 4 parameters",
+    "schedule alone, 256 images",
+    "schedule alone, 4 parameters, 256 images",
     "exact, late's schedule, anew",
 )
 
