@@ -1,5 +1,6 @@
 """What docs/comparison.md says of the files in docs/results."""
 
+import json
 from statistics import mean
 
 import pytest
@@ -106,6 +107,31 @@ def test_chains_of_the_right_size_are_better_on_fashion_alone():
             assert all(a < b < c for a, b, c in zip(tau, rescaled, default, strict=True))
         if size == 16:
             assert rescaled[0] > default[0] and rescaled[2] > default[2]
+
+
+def test_one_number_does_what_a_descent_does():
+    rows = [r for r in read_csv(RESULTS / "frozen_search.csv") if "Fashion" in r["network"]]
+    assert len({r["seed"] for r in rows}) == 3
+    ratios: dict[str, list[float]] = {}
+    for of_network in grouped(rows, "seed").values():
+        by_plan = {(r["space"], r["method"]): r for r in of_network}
+        best = {plan: float(r["minimised"]) for plan, r in by_plan.items()}
+        descent, knots = best["4 parameters", "descent"], best["12 knots", "descent"]
+        assert json.loads(by_plan["tau", "grid"]["point"]) == {"tau": 1.3}
+        assert json.loads(by_plan["eps_scale", "grid"]["point"])["eps_scale"] in (1, 0.975)
+        assert descent < best["4 parameters", "random"] and knots < best["12 knots", "random"]
+        for name, ratio in {
+            "tau": best["tau", "grid"] / descent,
+            "bayesian": best["4 parameters", "bayesian"] / descent,
+            "bayesian, knots": best["12 knots", "bayesian"] / knots,
+            "knots": knots / descent,
+        }.items():
+            ratios.setdefault(name, []).append(ratio)
+    assert max(ratios["tau"]) < 1.02 and max(ratios["bayesian"]) < 1.02
+    assert min(ratios["knots"]) > 0.93 and max(ratios["knots"]) < 1
+    told = "within 9 to 19 % over knots"
+    low, high = (100 * (extreme(ratios["bayesian, knots"]) - 1) for extreme in (min, max))
+    assert told in TEXT and (round(low), round(high)) == (9, 19)
 
 
 def test_the_runs_in_which_tau_rose_have_lower_fids():
