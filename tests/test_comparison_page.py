@@ -52,17 +52,31 @@ def test_the_table_without_clipping_has_the_means(method, clip, row):
         assert cell.split(" / ") == ([rounded(value) for value in means] or ["–"]), scale
 
 
-def test_a_larger_tau_in_sampling_lowers_every_fid():
-    for scale, ranges in {
-        "fashion": "by 12 to 24, 30 to 43 and 37 to 52 %",
-        "cpu16": "by 9 to 18, 26 to 42 and 37 to 55 %",
-    }.items():
-        by_judge = list(zip(*changes(scale, "tau 1.15 in sampling").values(), strict=True))
-        told = [sorted(-value for value in column) for column in by_judge]
-        assert all(column[0] > 0 for column in told) and ranges in TEXT
-        ends = [int(x) for x in ranges.replace(",", "").split() if x.isdigit()]
-        for column, low, high in zip(told, ends[::2], ends[1::2], strict=True):
-            assert abs(column[0] - low) < 1 and abs(column[-1] - high) < 1, scale
+LEARNED = "schedule alone, 4 parameters, 256 images"
+
+
+@pytest.mark.parametrize("scale,method,seeds,ranges", [
+    ("fashion", "tau 1.15 in sampling", 7, "by 12 to 24, 30 to 43 and 37 to 52 %"),
+    ("cpu16", "tau 1.15 in sampling", 3, "by 9 to 18, 26 to 42 and 37 to 55 %"),
+    ("fashion", LEARNED, 7, "by 19 to 38, 49 to 74 and 44 to 69 %"),
+    ("cpu16", LEARNED, 3, "by 14 to 24, 34 to 61 and 41 to 71 %"),
+])  # fmt: skip
+def test_a_larger_tau_in_sampling_lowers_every_fid(scale, method, seeds, ranges):
+    by_judge = list(zip(*changes(scale, method).values(), strict=True))
+    told = [sorted(-value for value in column) for column in by_judge]
+    assert all(len(column) == seeds and column[0] > 0 for column in told) and ranges in TEXT
+    ends = [int(x) for x in ranges.replace(",", "").split() if x.isdigit()]
+    for column, low, high in zip(told, ends[::2], ends[1::2], strict=True):
+        assert abs(column[0] - low) < 1 and abs(column[-1] - high) < 1
+
+
+def test_what_is_learned_is_a_larger_tau():
+    runs = read_csv(RESULTS / "reproduce_fashion_runs.csv") + read_csv(
+        RESULTS / "reproduce_cpu16_runs.csv"
+    )
+    taus = [row["tau"] for row in runs if row["method"] == LEARNED]
+    assert len(taus) == 10 and all(1.39 < tau < 1.61 for tau in taus)
+    assert "a tau of 1.39 to 1.51" in TEXT and "a tau of 1.51 to 1.60" in TEXT
 
 
 def test_a_scaled_noise_is_no_larger_tau():
