@@ -76,7 +76,7 @@ def test_what_is_learned_is_a_larger_tau():
     )
     taus = [row["tau"] for row in runs if row["method"] == LEARNED]
     assert len(taus) == 10 and all(1.39 < tau < 1.61 for tau in taus)
-    assert "a tau of 1.39 to 1.51" in TEXT and "a tau of 1.51 to 1.60" in TEXT
+    assert "a tau of 1.39 to 1.51" in TEXT and "tau ends at 1.51 to 1.60" in TEXT
 
 
 def test_a_scaled_noise_is_no_larger_tau():
