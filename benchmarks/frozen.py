@@ -121,6 +121,10 @@ class Network:
     def parts(self) -> tuple[nn.Module, Diffusion]:
         return self.make()
 
+    def source(self, data_dir: str) -> Source:
+        """The images that it was trained on."""
+        return Source(self.dataset, data_dir, self.size)
+
 
 def trained(seed: int, images: Tensor) -> tuple[nn.Module, Diffusion]:
     """A fully connected network after 21 epochs at the default schedule, averaged."""
@@ -172,12 +176,14 @@ def changed(process: Diffusion, values: dict) -> Schedule:
 class Measurement:
     """The judges, the objective, and what is drawn for both."""
 
-    def __init__(self, source: Source, images: int, noises: int, updates: int):
+    def __init__(self, source: Source, images: int, noises: int = 0, updates: int = 0):
+        """Nothing is learned or searched where there are no noises."""
         flags = {"dataset": source.dataset, "data_dir": source.data_dir}
-        flags |= {"image_size": source.size}
+        flags |= {"image_size": source.size, "extractor": "first"}
         flags |= {"inception_weights": None, "cache_dir": str(ROOT / "cache")}
-        self.judges = Judges.from_flags("cpu", extractor="first", eval_samples=images, **flags)
-        self.objective = Judge.from_flags("cpu", extractor="first", split="train", **flags)
+        self.judges = Judges.from_flags("cpu", eval_samples=images, **flags)
+        if noises:
+            self.objective = Judge.from_flags("cpu", split="train", **flags)
         self.source, self.shape = source, (1, source.size, source.size)
         self.images, self.noises, self.updates = images, noises, updates
 
@@ -253,13 +259,12 @@ def main(args) -> None:
         print(*rows[-1].values(), sep=",", flush=True)
 
     @cache
-    def of_source(dataset: str, size: int) -> Measurement:
-        source = Source(dataset, args.data_dir, size)
+    def of_source(source: Source) -> Measurement:
         return Measurement(source, args.images, args.noises, args.updates)
 
     chosen = networks(args, max(args.steps))
     for network, clip, steps in product(chosen, (True, False), args.steps):
-        measure = of_source(network.dataset, network.size)
+        measure = of_source(network.source(args.data_dir))
         real = f"real images{IN_A_NAME[network.dataset]}"
         add((real, network.size, "", "", "", ""), measure.real)
         for schedule in NAMES:
@@ -274,7 +279,7 @@ def main(args) -> None:
         ]
         data = "" if network.dataset == "mnist" else f"{network.dataset}_"
         path = figure_path(TABLE, f"{data}{network.size}_{steps}")
-        of_source(network.dataset, network.size).draw(network, drawn, path)
+        of_source(network.source(args.data_dir)).draw(network, drawn, path)
 
 
 if __name__ == "__main__":

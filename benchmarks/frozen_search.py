@@ -180,7 +180,7 @@ def main(args) -> None:
         cell = {name: str(value) for name, value in cell.items()}
         if any(row | cell == row for row in rows):
             continue
-        measure = of_source(Source(network.dataset, args.data_dir, network.size))
+        measure = of_source(network.source(args.data_dir))
         result = measured(measure, network, args.steps, space, method, samplings)
         rows.append(cell | result)
         write_csv(TABLE, rows)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from assets.make import EPS_SCALE
 from benchmarks.frozen import SCHEDULES, TOLD, Measurement, Network, changed, networks
 from benchmarks.record import RESULTS
-from common.data import Source, to_unit
+from common.data import to_unit
 from common.judging import evaluate
 from common.machine import stream
 from common.sampling import Sampler
@@ -103,20 +103,14 @@ def rows_of(network: Network, x0: Tensor) -> list[dict]:
 class Rescaled(Diffusion):
     """Chains that are multiplied, before each step, to the size that noised images have there."""
 
-    sizes: dict[int, float]
-
-    @classmethod
-    def of(cls, process: Diffusion, sizes: dict[int, float]) -> "Rescaled":
-        """A process whose sizes are known at the times that it visits."""
-        ours = cls(process.schedule, process.b, process.normalise)
-        ours.sizes = sizes
-        return ours
+    def __init__(self, process: Diffusion, sizes: list[float]):
+        """The sizes are those at the times that it visits, rising."""
+        super().__init__(process.schedule, process.b, process.normalise)
+        self.sizes = sizes
 
     def sample(self, net, x: Tensor, steps: int, *how, **options) -> Tensor:
-        wanted = list(self.sizes.values())
-
         def scaled(step, x, i):
-            return step(x * (wanted[i - 1] / size_of(x)), i)
+            return step(x * (self.sizes[i - 1] / size_of(x)), i)
 
         return super().sample(net, x, steps, *how, **options, around=scaled)
 
@@ -126,10 +120,10 @@ def fids_of(network: Network, x0: Tensor, measure: Measurement) -> list[dict]:
     """What the judges say of three chains, the last of which has the sizes of noised images."""
     net, process = network.parts
     times = visited_times(process.schedule.timesteps, STEPS)
-    sizes = {t: on_images(net, process, x0, t)[1] for t in times}
+    sizes = [on_images(net, process, x0, t)[1] for t in times]
     plain = measure.sampler(network, process.schedule, STEPS, clip=True)
     larger = measure.sampler(network, changed(process, SCHEDULES["tau 1.15"]), STEPS, clip=True)
-    rescaled = Sampler(Rescaled.of(process, sizes), plain.settings, plain.shape)
+    rescaled = Sampler(Rescaled(process, sizes), plain.settings, plain.shape)
     rows = []
     for name, sampler in {"default": plain, "tau 1.15": larger, "rescaled": rescaled}.items():
         scores = evaluate(sampler, net, measure.images, measure.judges, "evaluation")
@@ -151,10 +145,10 @@ def put(table: Path, network: Network, new: list[dict]) -> None:
 def main(args) -> None:
     torch.set_num_threads(1)
     for network in networks(args, max(steps for steps, *_ in CHAINS.values())):
-        source = Source(network.dataset, args.data_dir, network.size)
+        source = network.source(args.data_dir)
         test, train = (to_unit(source.images(name)[: args.images]) for name in ("test", "train"))
         put(TABLE, network, rows_of(network, test))
-        measure = Measurement(source, args.judged, noises=0, updates=0)
+        measure = Measurement(source, args.judged)
         put(FIDS, network, fids_of(network, train, measure))
 
 

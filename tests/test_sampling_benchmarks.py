@@ -138,18 +138,20 @@ def test_a_rescaled_chain_has_the_sizes_of_noised_data():
     network = trained()
     net, process = network.parts
     times = visited_times(TIMESTEPS, STEPS)
-    sizes = {t: predicted_noise.on_images(net, process, images(4000), t)[1] for t in times}
+    sizes = [predicted_noise.on_images(net, process, images(4000), t)[1] for t in times]
     plain = Sampler(process, SamplerSettings(STEPS, clip=False), (1, 2, 2))
-    rescaled = Sampler(predicted_noise.Rescaled.of(process, sizes), plain.settings, plain.shape)
+    rescaled = Sampler(predicted_noise.Rescaled(process, sizes), plain.settings, plain.shape)
     with torch.no_grad():
         spreads = [float(s.all_of(net, 2000, "test").std()) for s in (plain, rescaled)]
     assert abs(spreads[1] - SPREAD) < abs(spreads[0] - SPREAD)
     seen = []
-    predicted_noise.Rescaled.of(process, sizes).sample(
+    predicted_noise.Rescaled(process, sizes).sample(
         lambda x, t: (seen.append((int(t), predicted_noise.size_of(x))), net(x, t))[1],
         torch.randn((50, 1, 2, 2)), STEPS,
     )  # fmt: skip
-    assert seen == [(t, pytest.approx(sizes[t], rel=1e-5)) for t in reversed(times)]
+    assert seen == [
+        (t, pytest.approx(size, rel=1e-5)) for t, size in list(zip(times, sizes, strict=True))[::-1]
+    ]
 
 
 def settings_seen(sampler, *_):
