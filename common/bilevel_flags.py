@@ -5,7 +5,7 @@ import argparse
 from common import cli
 from common.families import TOLD
 
-FROZEN_UPDATES = 200
+FROZEN_UPDATES, FROZEN_IMAGES = 100, 256  # docs/comparison.md compares others
 
 # the flags that --recipe sets; a flag given explicitly takes precedence
 RECIPES: dict[str, dict[str, object]] = {
@@ -114,7 +114,8 @@ def add_recipe(add) -> None:
         "with the gradient of the FID on top (default: set by --recipe)"
     )
     add("theta_z", None, text, choices=["kept", "recopied", "coupled"])
-    text = "images per FID of the upper level (default: set by --recipe)"
+    text = "images per FID of the upper level (default: set by --recipe; "
+    text += f"{FROZEN_IMAGES} with --freeze_network)"
     add("zo_samples", None, text, type=cli.number(int, 2))
 
 
@@ -198,7 +199,8 @@ def apply_recipe(args) -> None:
     if args.recipe is None:
         args.recipe = "ours" if selected else "exact"
     chosen, differences = args.perturbation, [n for n in ZEROTH if getattr(args, n) is not None]
-    for name, value in {**OTHERWISE, **RECIPES[args.recipe]}.items():
+    frozen = {"zo_samples": FROZEN_IMAGES} if args.freeze_network else {}
+    for name, value in {**OTHERWISE, **RECIPES[args.recipe], **frozen}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.no_clip = args.no_clip or args.recipe == "paper"

@@ -14,7 +14,7 @@ class Scale(NamedTuple):
     bilevel: str
     coupled: str = ""  # of a bilevel run whose theta_z is coupled to theta_y
     late: str = ""  # of one whose schedule moves while the rate falls, when the two stay together
-    frozen: str = ""
+    frozen: str = "--zo_samples 64 --frozen_updates 200"  # as in the first of these rows
     trials: int | None = None  # of a search; None: what the bilevel run's forward passes pay for
     judged: int = 10000  # images that every network is judged on, in the scale's DDIM steps
     chains: tuple[int, ...] = ()  # DDIM steps in which it is judged too
@@ -46,7 +46,7 @@ DRAWN_SCALED = "eps_scale 1.15 in sampling"  # and with its predicted noise mult
 STILL = "--lr_beta 0 0 0 0"
 AS_IT_IS = f"{STILL} --frozen_updates 1"  # of a frozen run: nothing is learned
 SCALED = "--eps_scale 1.15"
-MORE_IMAGES = "--zo_samples 256 --frozen_updates 100"  # for twice the passes of a frozen run's own
+MORE_IMAGES = "--zo_samples 256 --frozen_updates 100"  # of a frozen run, for twice the passes
 LONGER = ("default, 30 epochs",)
 NO_CLIP = "--no_clip"
 KNOTS = "--scheduler knots"
