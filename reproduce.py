@@ -28,9 +28,7 @@ def make_parser() -> cli.Parser:
         f"of: {names}"
     )
     add("methods", None, text, nargs="+", choices=list(METHODS), metavar="METHOD")
-    text = (
-        "run only this cell, a number of the list that --dry_run prints; --collect writes the table"
-    )
+    text = "run only this cell, a number from the list of --dry_run; --collect writes the table"
     add("cell", None, text, type=cli.count_or_none)
     add("jobs", 1, "runs in parallel", type=cli.number(int, 1, 1024))
     text = "CPU threads of each run; 0: torch's default (default: set by --scale)"
@@ -47,13 +45,11 @@ def make_parser() -> cli.Parser:
     text = "start no run and evaluate nothing; write table and figures from the CSV file"
     add("report", False, text, action="store_true")
     text = (
-        "also run cells whose rows the CSV file has, from other machines or earlier versions, and "
-        "replace these rows; a run that lies finished in --runs_dir is judged, not run again"
+        "also run cells that the CSV file has, from other machines or earlier versions, and "
+        "replace their rows; a run that lies finished in --runs_dir is judged, not run again"
     )
     add("fresh", False, text, action="store_true")
-    text = (
-        "run cells once more, beside the rows that there are; the page says how far apart they are"
-    )
+    text = "run cells once more and keep their first rows; the page says how far apart the two are"
     add("again", False, text, action="store_true")
     return parser
 

@@ -103,7 +103,9 @@ def train(
         lambda: {"step": theta.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
     )
     run.write_json("schedule.json", schedule.to_dict())
-    run.log(f"the averaged network looks back on {averaging.memory:.4g} steps")
+    run.log(f"the averaged network looks back over {averaging.memory:.4g} steps")
+    if judges:
+        run.log(str(judges))
 
     for epoch in range(progress.epoch, args.epochs):
         with progress.bar() as bar:
@@ -155,7 +157,9 @@ def leave_figures(run: Run, sampler: Sampler, net: torch.nn.Module, schedule: Sc
 
 def take_its_own(args, state: dict) -> None:
     """The checkpoint's data, network and schedule; a flag that says otherwise is a Stop."""
-    schedule, default = state["schedule"], cli.parse(make_parser(), "train", check, [])
+    schedule, family = state["schedule"], args.scheduler_type
+    # what the flags of that family are unless given
+    default = cli.parse(make_parser(), "train", check, ["--scheduler_type", family])
     if not args.sampling_schedule:
         args.sampling_schedule = state["args"].get("sampling_schedule")
         args.told = args.told or state["args"].get("told")

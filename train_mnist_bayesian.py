@@ -64,7 +64,7 @@ import torch
 import train_mnist
 from common import checkpoint
 from common.errors import guarded, read_json
-from common.judge_files import warn_of_one_judge
+from common.judge_files import settled, warn_of_one_judge
 from common.judging import Judges
 from common.loop import run_script
 from common.machine import gpus_to_share, progress_bar
@@ -130,8 +130,9 @@ def log_hints(args, run: Run) -> None:
     steps = SamplerSettings.from_flags(**vars(args)).steps
     against = "training" if args.reference == "train" else "test"
     run.log(
-        f"objective: the FID of {args.eval_samples} images in {steps} {args.sampler.upper()} steps "
-        f"against {against} images"
+        f"objective: the FID by {settled(args.extractor, args.dataset, args.image_size)} of "
+        f"{args.eval_samples} images in {steps} {args.sampler.upper()} steps against {against} "
+        "images"
     )
     warn_of_one_judge(args.extractor, args.dataset, args.image_size, run.log)
     if args.strategy in ("bayesian", "optuna") and args.n_calls <= args.n_initial:

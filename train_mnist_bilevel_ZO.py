@@ -134,7 +134,8 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
         lambda: {"step": theta_y.count, "schedule": schedule.to_dict(), "shape": sampler.shape},
     )
 
-    run.log(f"the averaged network looks back on {averaging.memory:.4g} steps")
+    run.log(f"the averaged network looks back over {averaging.memory:.4g} steps")
+    run.log(f"{judges}; the upper level descends one against {objective.reference.name}")
     log_hints(args, run, upper, q)
     warnings = Warnings(q, args.upper_gradient, first, run.rows("iterations.csv").get("fid", ()))
     whole = Batches(images, args.batch_size, args.seed)  # without --limit_batches
@@ -227,7 +228,7 @@ def log_hints(args, run: Run, upper: UpperLevel, q: ScheduleOptimizer | SteadySt
         shared = -(-args.exact_every // apart)
         run.log(
             f"warning: up to {shared} updates share one exact gradient, whose noise then looks "
-            "like a slope: an --exact_every of at most --update_every avoids this"
+            f"like a slope: an --exact_every of at most {apart} avoids this"
         )
     if args.upper_gradient != "zo" and upper.left_out():
         times = ", ".join(map(str, upper.left_out()))

@@ -141,7 +141,8 @@ def add_frozen(add) -> None:
         "give"
     )
     add("freeze_network", False, text, action="store_true")
-    text = "updates of the schedule with --freeze_network, each after an FID, whose best is kept"
+    text = "updates of the schedule with --freeze_network, each after an FID; the schedule with "
+    text += "the lowest is kept"
     add("frozen_updates", FROZEN_UPDATES, text, type=cli.count)
     text = (
         "time that a frozen network receives as input; visited: the time of the DDIM step; "
@@ -245,5 +246,5 @@ def check_combinations(args) -> None:
     if args.initial_epoch >= args.epochs and not args.freeze_network:
         raise ValueError(
             f"--initial_epoch {args.initial_epoch} leaves none of --epochs {args.epochs} for the "
-            "schedule; to train with a fixed schedule use train_mnist.py or --lr_beta 0 0 0 0"
+            "schedule: lower it, or use train_mnist.py to train with a fixed schedule"
         )

@@ -58,9 +58,9 @@ with torch.inference_mode():
         x = ddim.step(eps, t, x, eta=$eta, use_clipped_model_output=$clip).prev_sample
 ```""")
 NO_DIFFUSERS = """This network was trained on scaled data, samples with another schedule than it was
-trained with, at quadratic times or by scaled predictions, or is told another time than the step's.
-diffusers' scheduler knows only the betas; `sample` does the rest, and sampling.json lists the times
-that the network is told."""
+trained with, at quadratic times, in steps that do not divide T or by scaled predictions, or is told
+another time than the step's. diffusers' scheduler knows only the betas; `sample` does the rest, and
+sampling.json lists the times that the network is told."""
 
 
 def card(

@@ -61,6 +61,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=lambda prog: Help(prog, width=100),
         )
+        # argparse's own takes -1e-3 for a flag
+        self._negative_number_matcher = re.compile(r"-(\d+\.?|\d*\.\d+)([eE][-+]?\d+)?$")
 
     def defaults(self, **given) -> argparse.Namespace:
         """The arguments of a command line that sets what is given and nothing else."""

@@ -207,13 +207,27 @@ def _read_folder(data_dir, split, size):
     return torch.from_numpy(np.stack(images))[:, None]
 
 
+def _grey(picture):
+    """In 8-bit grey: 16 bits are scaled, and what is transparent shows a white ground."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"mode {picture.mode}: neither 8 nor 16 bits a channel")
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        ground = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(ground, picture.convert("RGBA"))
+    return picture.convert("L")
+
+
 def _grey_square(picture, size):
     """The middle square in grey, at another size: means of blocks when it shrinks."""
     from PIL import Image
 
     side = min(picture.size)
     left, top = ((length - side) // 2 for length in picture.size)
-    square = picture.convert("L").crop((left, top, left + side, top + side))
+    square = _grey(picture).crop((left, top, left + side, top + side))
     how = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
     return np.asarray(square.resize((size, size), how), dtype=np.uint8)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 MOST_DIGITS = 300  # of a whole number in a JSON file; more would be no float
 NOT_FINITE = "not_finite.json"  # in the folder of a run that ended with a NotFinite
-TAKES_MEMORY = ("batch_size", "eval_chunk", "zo_samples", "model_base_dim")
+TAKES_MEMORY = ("batch_size", "eval_chunk", "zo_samples", "zo_directions", "model_base_dim")
+DRAWN_AT_ONCE = ("n_samples",)  # all that --sample_only draws
 
 
 class Stop(Exception):
@@ -153,7 +154,8 @@ def explained(prog: str, error: BaseException, args=None) -> int | None:
     resumes = hasattr(args, "resume") and not any(getattr(args, name, False) for name in short)
     match error:
         case NotFinite() if resumes:
-            other = ", unless a lower --lr is given with it" if hasattr(args, "lr") else ""
+            rates = [f"--{n}" for n in ("lr", "lr_z") if getattr(args, n, None) is not None]
+            other = f", unless a lower {' or '.join(rates)} is given with it" if rates else ""
             same = "--resume RUN repeats the steps since the last checkpoint and ends the same way"
             one_line(prog, f"{error}; {same}{other}")
             return error.code
@@ -176,7 +178,9 @@ def explained(prog: str, error: BaseException, args=None) -> int | None:
             one_line(prog, "interrupted")
             return 130
     if out_of_memory(error):
-        flags = [f"--{name}" for name in TAKES_MEMORY if hasattr(args, name)]
+        names = DRAWN_AT_ONCE if getattr(args, "sample_only", False) else TAKES_MEMORY
+        # None: of flags that this run does not read
+        flags = [f"--{name}" for name in names if getattr(args, name, None) is not None]
         less = f"; a smaller {' or '.join(flags)} needs less" if flags else ""
         one_line(prog, f"out of memory ({first_line(error)}){less}")
         return 1

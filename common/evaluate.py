@@ -39,6 +39,8 @@ def make_parser() -> cli.Parser:
     add("eps_scale", None, text, type=cli.number(float, 0, 2))
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
     add("no_clip", None, text, action="store_true")
+    text = "clip it, even if the run did not"
+    add("clip", None, text, action="store_true")
     add_sampling_schedule(add)
     return parser
 
@@ -62,6 +64,10 @@ UNSET = {"data_dir": "data", "extractor": None, "inception_weights": None}
 
 def judge_again(args) -> None:
     """FID and IS of a run's newest whole checkpoint, added to its summary.json if there is one."""
+    if args.clip and args.no_clip:
+        raise Stop("--clip and --no_clip contradict each other", code=2)
+    if args.clip:
+        args.no_clip = False
     folder = run_folder(args.run)
     # there is one: find_trained has looked
     state, path = checkpoint.load_newest(folder / "checkpoints", log)  # type: ignore[misc]

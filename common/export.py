@@ -85,6 +85,7 @@ def export_network(args) -> None:
         parameters = sum(p.numel() for p in net.parameters())
         plain = portable.fits_diffusers(process) and settings.tau_type == "linear"
         plain = plain and settings.eps_scale == 1
+        plain = plain and process.sampling_schedule.timesteps % settings.steps == 0
         text = card(folder.name, state, settings, parameters, about, summary, plain)
         (folder / "README.md").write_text(text)
         (folder / "LICENSE").write_text(licence())

@@ -43,8 +43,9 @@ def add_data(parser):
     add("dataset", "mnist", text, choices=list(DATASETS))
     add("data_dir", "data", DATA_DIR)
     text = (
-        "side of the images in pixels (default: the data set's own, 28 or 8). 32 is the image of "
-        "28x28 framed in black, 64 the same enlarged; 8 and 16 are means of its blocks"
+        "side of the images in pixels (default: the data set's own, 28 or 8). Of MNIST and "
+        "Fashion-MNIST 32 is the image framed in black, 64 that image enlarged, and 8 and 16 are "
+        "means over its blocks"
     )
     add("image_size", None, text, type=int, choices=IMAGE_SIZES)
     add("cache_dir", "cache", "folder in which reference statistics of the FID are cached")
@@ -121,7 +122,7 @@ def add_training(parser, epochs=100, meaning="passes over the training images"):
     text = "decay of the EMA before it is rescaled by batch size, update interval and epochs"
     add("model_ema_decay", 0.995, text, type=number(float, 0, 1))
     text = (
-        "training steps that the EMA looks back on, instead of --model_ema_decay; compare only "
+        "training steps that the EMA looks back over, instead of --model_ema_decay; compare only "
         "runs in which it is equal (default: by the rule of --model_ema_decay, and logged)"
     )
     add("ema_memory", None, text, type=positive)
@@ -133,7 +134,7 @@ def add_training(parser, epochs=100, meaning="passes over the training images"):
 def add_noise_levels(parser):
     """What training with a fixed schedule draws and weighs; more in docs/tuning.md."""
     add = adder(parser, "noise levels")
-    text = "weight of the squared error at a time; min_snr: min(SNR, 5)/SNR"
+    text = "weight of the squared error at each time t; min_snr: min(SNR, 5)/SNR"
     add("loss_weighting", "none", text, choices=["none", "min_snr"])
     text = (
         "times that training draws; adaptive: more often where the losses so far show that there "

@@ -51,12 +51,16 @@ def check_made(name: str, dataset: str, side: int) -> None:
         )
 
 
+def settled(name: str | None, dataset: str, image_size: int | None) -> str:
+    """The extractor that the flags name, or the default one."""
+    return name or default_extractor(dataset, side_of(dataset, image_size))
+
+
 def warn_of_one_judge(
     name: str | None, dataset: str, image_size: int | None, log: Callable[[str], None]
 ) -> None:
     """Say so where the extractor that is optimised is also the only judge of the final images."""
-    side = side_of(dataset, image_size)
-    name = name or default_extractor(dataset, side)
+    side, name = side_of(dataset, image_size), settled(name, dataset, image_size)
     if name == "pixels" and not any(is_made(other, dataset, side) for other in NETWORKS):
         log(
             "warning: `pixels`, which is optimised, is also the only judge of such images, so that "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data import Source, fingerprint, to_unit
-from common.errors import Stop
+from common.errors import NotFinite, Stop
 from common.extractors import Extractor, load_extractor
 from common.judge_files import default_extractor, is_made
 from common.processes import in_turn
@@ -89,6 +89,9 @@ class Judges:
         known = [name for name in JUDGES if is_made(name, source.dataset, source.size)]
         return cls(main, {n: Judge.from_flags(device, **flags | {"extractor": n}) for n in known})
 
+    def __str__(self) -> str:
+        return f"FID by {self.main.extractor.name} against {self.main.reference.name}"
+
     def score(self, batches: Iterable[Tensor], splits: int = 10) -> dict:
         """Every metric of generated images by every judge, with what they were measured by."""
         judges = [*self.others.values(), self.main]
@@ -134,8 +137,8 @@ def evaluate(
         splits = max(1, min(10, n // 50))
         images = sampler.many(net, n, purpose, run.poll if run else None)
         return judge.score(images, splits) | {"splits": splits}
-    except ValueError as error:
-        raise Stop(f"{purpose}: {error}") from None
+    except ValueError as error:  # a run may go on from before it, at a lower rate
+        raise NotFinite(f"{purpose} ({error})") if run else Stop(f"{purpose}: {error}") from None
 
 
 def judge_checkpoint(

@@ -45,6 +45,7 @@ class NoiseLevels:
         edges = [known[1].item(), *inner, known[-1].item()]
         self.length = -torch.tensor(edges).to(self.weights).diff()  # in log SNR, (bins,)
         self.sums = torch.zeros(2, count, device=self.weights.device)  # of errors and of images
+        self.known = torch.zeros((), dtype=torch.bool, device=self.weights.device)  # every error
 
     @classmethod
     def from_flags(
@@ -62,7 +63,7 @@ class NoiseLevels:
         information = errors / images.clamp(min=1e-9) * self.length
         share = information**POWER
         adaptive = UNIFORM * uniform + (1 - UNIFORM) * share / share.sum().clamp(min=1e-30)
-        return torch.where(images.min() >= FEWEST, adaptive, uniform)
+        return torch.where(self.known, adaptive, uniform)
 
     def draw(self, n: int, random: torch.Generator) -> Tensor:
         """n times 1..T, (n,)."""
@@ -80,9 +81,12 @@ class NoiseLevels:
         members = (members == torch.arange(len(self.width), device=t.device)).float()  # (n,bins)
         new = torch.stack([(members * errors.float()[:, None]).sum(0), members.sum(0)])
         self.sums = MEMORY * self.sums + new
+        self.known = self.known | (self.sums[1].min() >= FEWEST)
 
     def state_dict(self) -> dict:
-        return {"sums": self.sums}
+        return {"sums": self.sums, "known": self.known}
 
     def load_state_dict(self, state: dict) -> None:
         self.sums = state["sums"].to(self.sums.device)
+        known = state.get("known", self.sums[1].min() >= FEWEST)  # older checkpoints lack it
+        self.known = known.to(self.sums.device)

@@ -100,7 +100,7 @@ class EmaRule(NamedTuple):
 
     @property
     def memory(self) -> float:
-        """The steps that the average looks back on, or the time between two copies."""
+        """The steps that the average looks back over, or the time between two copies."""
         return self.every / max(1 - self.decay, 1e-12)  # a decay of 1 never takes a copy
 
     @classmethod

@@ -182,7 +182,7 @@ def left_by(cell: Cell) -> str:
 
 
 def memory_of(cell: Cell) -> float:
-    """The steps that the average of its network looks back on."""
+    """The steps that the average of its network looks back over."""
     return round(EmaRule.from_flags(**vars(cell.parsed())).memory, 9)
 
 

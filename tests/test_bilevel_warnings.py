@@ -130,10 +130,15 @@ def test_the_advice_of_the_penalty_is_given_once():
 
 
 @pytest.mark.parametrize(
-    "theta_z, every, inner_loop, shared",
-    [("coupled", 4, 1, 3), ("coupled", 10, 1, 0), ("kept", 4, 1, 0), ("coupled", 4, 10, 0)],
-)
-def test_updates_that_share_an_exact_gradient_are_warned_of(theta_z, every, inner_loop, shared):
+    "theta_z, every, inner_loop, shared, most",
+    [
+        ("coupled", 4, 1, 3, 4), ("coupled", 10, 1, 0, 10), ("kept", 4, 1, 0, 0),
+        ("coupled", 4, 10, 0, 10), ("coupled", 10, 4, 2, 8),
+    ],
+)  # fmt: skip
+def test_updates_that_share_an_exact_gradient_are_warned_of(
+    theta_z, every, inner_loop, shared, most
+):
     lines = []
     run, upper = SimpleNamespace(log=lines.append), SimpleNamespace(left_out=list)
     args = SimpleNamespace(
@@ -144,6 +149,7 @@ def test_updates_that_share_an_exact_gradient_are_warned_of(theta_z, every, inne
     warnings = [line for line in lines if "share one exact gradient" in line]
     assert warnings == [line for line in lines if f"up to {shared} updates share" in line]
     assert len(warnings) == bool(shared)
+    assert all(f"an --exact_every of at most {most} avoids" in line for line in warnings)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "folder"])

@@ -18,8 +18,8 @@ from test_coupled import EXACT
 from common import bilevel_figures, networks
 from common.compare import __main__ as compare
 from common.compare import samples
-from common.compare.figures import fid_curves, plot_curves
-from common.compare.records import read_record
+from common.compare.figures import fid_curves, measured, plot_curves
+from common.compare.records import ComparedRun, read_record
 from common.compare.text import Table
 from common.errors import Stop
 from common.figures import title_of
@@ -150,7 +150,9 @@ def test_titles_hold_the_number_of_images(runs, monkeypatch):
 
     monkeypatch.setattr(bilevel_figures.figures, "save", keep)
     plot_curves(Path("fid"), fid_curves([read_record(runs / "00000-bilevel-seed0")]))
-    assert set(titles) == {("fid", "FID, 8 images, extractor mnist")}
+    assert set(titles) == {("fid", "FID, 8 images, extractor mnist, against test images")}
+    trial = ComparedRun(Path(), "x", {"kind": "train", "arguments": {"dataset": "digits"}})
+    assert measured(trial, 5, "train") == "5 images, extractor mnist, against train images"
     assert title_of("fid", {"fid_n": [float("nan"), 500.0]}) == "fid, n = 500"
     assert title_of("loss", {"fid_n": [500.0]}) == "loss"
 

@@ -95,6 +95,16 @@ def test_seeds_are_taken_together(tmp_path):
     assert not over_seeds(records[1::2]).rows  # nothing to take together
 
 
+def test_runs_on_other_images_are_no_seeds_of_one_another(tmp_path):
+    records = []
+    for seed, images in enumerate(("cats", "dogs")):
+        folder = written(tmp_path / images, {"fid": 10.0}, seed=seed, data_dir=images)
+        about = json.loads((folder / "args.json").read_text())
+        (folder / "args.json").write_text(json.dumps(about | {"data": images}))
+        records.append(read_record(folder))
+    assert over_seeds(records).head == ["cats × 1", "dogs × 1"]
+
+
 @pytest.mark.parametrize("name, content", [
     ("summary.json", {"peak_memory": [3]}), ("summary.json", {"network_evaluations": "many"}),
     ("summary.json", {"judged_again": [1]}), ("summary.json", {"fid": 10**400}),

@@ -207,6 +207,29 @@ def test_a_file_that_is_no_image_and_an_empty_folder_are_one_line(tmp_path):
         source.images("train")
 
 
+def test_deep_and_transparent_images_are_read_as_they_look(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    drawn = np.zeros((8, 8, 4), np.uint8)  # black on a transparent ground
+    drawn[:4, :, 3] = 255
+    palette = Image.fromarray(drawn[..., 3]).convert("P")
+    palette.info["transparency"] = 0
+    for i in range(0, 20, 2):
+        Image.fromarray(ramp).save(tmp_path / f"{i:02d}.png")
+    for i in range(1, 20, 2):
+        (palette if i == 3 else Image.fromarray(drawn)).save(tmp_path / f"{i:02d}.png")
+    source = Source("folder", str(tmp_path), 8)
+    deep, test = source.images("train")[1, 0], source.images("test")[0, 0]
+    assert torch.equal(test, torch.from_numpy(np.rint(ramp / 257).astype(np.uint8)))
+    assert test.float().mean() == pytest.approx(127.5, abs=1) and deep.float().mean() != 0
+    seen = source.images("train")
+    black = [x for x in seen if (x[0, :4] == 0).all() and (x[0, 4:] == 255).all()]
+    white = [x for x in seen if (x[0] == 255).all()]  # of the palette only the drawing is opaque
+    assert len(black) == 9 and len(white) == 1
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "30.tiff")
+    with pytest.raises(Stop, match=r"30\.tiff: cannot be read as an image \(mode F"):
+        source.images("train"), source.images("test")
+
+
 def test_mnist_is_not_downloaded_among_somebodys_pictures(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "mine.png")
     with pytest.raises(Stop, match="--dataset folder") as refused:

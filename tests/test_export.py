@@ -172,7 +172,11 @@ def test_scaled_data_are_said_to_be_beyond_diffusers(run):
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [({"tau_type": "quadratic"}, "quadratic spacing"), ({"eps_scale": 1.1}, "noise times 1.1")],
+    [
+        ({"tau_type": "quadratic"}, "quadratic spacing"),
+        ({"eps_scale": 1.1}, "noise times 1.1"),
+        ({"backward_steps": 3}, "in steps that do not divide T"),
+    ],
 )
 def test_a_card_has_no_lines_for_diffusers_that_would_draw_otherwise(run, tmp_path, flags, said):
     state, _ = checkpoint.load_newest(run / "checkpoints")

@@ -94,6 +94,11 @@ def test_a_flag_of_another_recipe_chooses_it(capsys):
         assert (args.recipe, args.theta_z, args.lr_z, args.gamma) == ("ours", "kept", 0.001, 1)
 
 
+def test_a_negative_number_may_have_an_exponent():
+    args = parse("train", "--scheduler_type", "sigmoid", "--start", "-3e0", "--epsilon", "-1e-3")
+    assert (args.start, args.epsilon) == (-3, -0.001)
+
+
 def test_the_published_commands_parse():
     published = """--inner_loop 10 --inner_loop_z 1 --gamma 1 --gamma_end 1
         --lr_beta 0.05 0.05 1 0.05 --initial_epoch 2 --epochs 3"""

@@ -196,6 +196,19 @@ def test_sampling_is_as_asked(trained, judge):
     assert code == 2 and "--backward_steps 99999 exceeds" in stderr
 
 
+def test_a_run_that_did_not_clip_is_judged_with_clipping_too(trained, judge, tmp_path):
+    run = with_flags(trained, tmp_path, no_clip=True)
+    fids = {}
+    for flag in ("--no_clip", "--clip"):
+        assert judge("--run", run, "--eval_samples", 20, flag) == (0, "")
+        fids[flag] = json.loads(judge.out)
+    assert judge("--run", trained / "00000", "--eval_samples", 20) == (0, "")
+    assert json.loads(judge.out)["fid"] == fids["--clip"]["fid"] != fids["--no_clip"]["fid"]
+    assert [scores["no_clip"] for scores in fids.values()] == [True, False]
+    code, said = judge("--run", run, "--clip", "--no_clip")
+    assert code == 2 and "--clip and --no_clip contradict each other" in said
+
+
 def test_ddpm_has_an_eta_and_steps_of_its_own(trained, judge, tmp_path):
     run = with_flags(trained, tmp_path, sampler="ddpm")
     for name, value in (("--eta", 0.5), ("--backward_steps", 2)):

@@ -40,7 +40,7 @@ def test_knots_are_learned_and_train_the_baseline(tmp_path):
     assert schedule_of(train) == learned
     newest = max(train.only.glob("checkpoints/*.pt"))
     draw = script_in(tmp_path / "draw", "train")
-    flags = ["--backward_steps", "4", "--n_samples", "5", "--cpu"]
+    flags = ["--backward_steps", "4", "--n_samples", "5", "--cpu", "--scheduler_type", "knots"]
     assert draw.run("--sample_only", "--ckpt", newest, *flags) == 0, draw.said()
 
 

@@ -89,6 +89,15 @@ def test_times_stay_uniform_until_every_error_is_known():
     assert torch.equal(levels.probabilities(), uniform)
     levels.observe(torch.arange(1, 101).repeat(12), torch.rand(1200))
     assert not torch.equal(levels.probabilities(), uniform)
+    for _ in range(500):  # small batches, which leave few recent images in a bin
+        levels.observe(torch.tensor([50, 51]), torch.ones(2))
+    assert levels.sums[1].min() < FEWEST
+    assert not torch.equal(levels.probabilities(), uniform)
+    again = NoiseLevels(Diffusion(Schedule("cosine", 100)), sampling="adaptive")
+    again.load_state_dict(levels.state_dict())
+    assert torch.equal(again.probabilities(), levels.probabilities())
+    again.load_state_dict({"sums": levels.sums})  # of an older checkpoint
+    assert torch.equal(again.probabilities(), uniform)
 
 
 def test_old_errors_are_forgotten():

@@ -56,7 +56,7 @@ def weights_of(script):
 def test_a_search_leaves_a_ledger_and_the_best_schedule(script):
     assert script.run(*FLAGS) == 0, script.said()
     rows, folder = rows_of(script), script.only
-    assert "the FID of 20 images in 2 DDIM steps against training images" in script.said()
+    assert "the FID by mnist of 20 images in 2 DDIM steps against training" in script.said()
     assert f"trial 4 of 0 to 4; its log is {folder}/trials/004/log.txt" in script.said()
     assert "warning: --n_initial" not in script.said()
     assert [r["trial"] for r in rows] == list(range(5))

@@ -46,7 +46,9 @@ def test_only_a_command_with_the_flag_advises_resume(capsys):
             assert errors.guarded(error, args, "prog") == 1
             assert ("--resume" in capsys.readouterr().err) is advised
     assert errors.guarded(diverge, Namespace(resume=None, lr=1), "prog") == 1
-    assert "a lower --lr" in capsys.readouterr().err
+    assert "a lower --lr is given" in capsys.readouterr().err
+    assert errors.guarded(diverge, Namespace(resume=None, lr=1, lr_z=2), "prog") == 1
+    assert "a lower --lr or --lr_z is given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [
@@ -57,6 +59,12 @@ def test_only_a_command_with_the_flag_advises_resume(capsys):
 def test_too_little_memory_is_one_line(error, capsys):
     assert errors.explained("prog", error) == 1
     assert capsys.readouterr().err.startswith("prog: out of memory (")
+    flags = {"batch_size": 8, "n_samples": 4, "zo_directions": 3, "zo_samples": None}
+    for sample_only, told in (
+        (False, "--batch_size or --zo_directions needs less"), (True, "--n_samples needs less")
+    ):  # fmt: skip
+        errors.explained("prog", error, Namespace(sample_only=sample_only, **flags))
+        assert capsys.readouterr().err.rstrip().endswith(f"; a smaller {told}")
 
 
 NOEXEC = ImportError("x.so: failed to map segment from shared object: Operation not permitted")

@@ -11,8 +11,10 @@ from common import figures
 from common.bilevel_figures import plot_paths, plot_slopes
 from common.compare.records import Columns, ComparedRun, parameters_of
 from common.compare.samples import plot_samples
+from common.datasets import DATASETS
 from common.errors import Stop
 from common.figures import has, legend, marks
+from common.judge_files import settled
 from common.run import forward_passes
 from scheduler import Schedule
 
@@ -32,7 +34,7 @@ class Curve(NamedTuple):
     record: ComparedRun
     columns: Columns
     column: str
-    measured: str  # such as "200 images, extractor mnist"
+    measured: str  # such as "200 images, extractor mnist, against test images"
 
 
 DRAWN = "fid", "loss", "paths*", "slopes*", "schedules", "samples"
@@ -114,7 +116,9 @@ def fid_curves(records: list[ComparedRun]) -> Iterator[Curve]:
     """Of each run with a FID in scores.csv, a curve a count of images; of a search, the best."""
     for record in records:
         columns = {**record.tables["scores"], **timing(record)}
-        by = record.summary.get("extractor") or record.arguments.get("extractor")
+        # the flag is of a training's own FIDs, and else of what is minimised
+        asked = record.arguments.get("reference")
+        against = asked if record.kind == "train" and asked else "test"
         if has(columns, "fid"):
             counts = columns.get("fid_n") or [float("nan")] * len(columns["fid"])
             for n in sorted({int(c) for c in counts if np.isfinite(c)}):
@@ -124,7 +128,7 @@ def fid_curves(records: list[ComparedRun]) -> Iterator[Curve]:
                     for name, v in columns.items()
                     if len(v) > chosen[-1]
                 }
-                yield Curve(record, part, "fid", f"{n} images, extractor {by}")
+                yield Curve(record, part, "fid", measured(record, n, against))
         trials = [row for row in record.trials if isinstance(row.get("objective"), int | float)]
         if trials:
             best = np.minimum.accumulate([row["objective"] for row in trials]).tolist()
@@ -134,7 +138,15 @@ def fid_curves(records: list[ComparedRun]) -> Iterator[Curve]:
             times = [row.get("at") for row in trials]
             at = [t if isinstance(t, int | float) else float("nan") for t in times]
             columns = {"evaluations": spent, "seconds": at, "best": best}
-            yield Curve(record, columns, "best", f"{trials[0].get('n')} images, extractor {by}")
+            yield Curve(record, columns, "best", measured(record, trials[0].get("n"), asked))
+
+
+def measured(record: ComparedRun, n: int | None, against: str | None) -> str:
+    """What makes two FIDs comparable, as a title."""
+    by, flags = record.summary.get("extractor"), record.arguments
+    if not by and flags.get("dataset") in DATASETS:
+        by = settled(flags.get("extractor"), flags["dataset"], flags.get("image_size"))
+    return f"{n} images, extractor {by}, against {against} images"
 
 
 def timing(record: ComparedRun) -> Columns:

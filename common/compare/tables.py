@@ -166,7 +166,7 @@ def flags_without_seed(record: ComparedRun) -> str:
     """What two runs of different seeds have in common."""
     skip = BOOKKEEPING - set(NAMES) | {"seed"}
     flags = {n: v for n, v in record.arguments.items() if n not in skip}
-    return json.dumps([record.kind, flags], sort_keys=True)
+    return json.dumps([record.kind, flags, record.about.get("data")], sort_keys=True)
 
 
 def paired_differences(
