@@ -250,8 +250,8 @@ def write_results(args, path: Path, cells: list[Cell], kept: Kept) -> None:
 
 def draw_samples(path: Path, done: list[Cell], kept: Kept) -> None:
     """The samples side by side; a figure that shows runs that are not at hand stays as it is."""
-    drawn = [cell for cell in done if cell.seed == 0 and cell.method in pictures.DRAWN]
-    absent = [method for method in pictures.DRAWN if (method, "0") in kept.places]
+    drawn = [cell for cell in done if cell.seed == 0 and cell.method in pictures.IN_FIGURES]
+    absent = [method for method in pictures.IN_FIGURES if (method, "0") in kept.places]
     if drawn and absent and path.exists():
         print(f"{path} stays as it is: the runs of {'; '.join(absent)} are not at hand")
     elif drawn:

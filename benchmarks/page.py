@@ -6,7 +6,7 @@ python -m benchmarks.page --pages speed.md
 
 from common import cli
 
-NAMES = ["comparison.md", "hypergradient.md", "metrics.md", "speed.md"]
+NAMES = ["comparison.md", "hypergradient.md", "metrics.md", "sampling_schedules.md", "speed.md"]
 
 
 def make_parser() -> cli.Parser:
@@ -23,13 +23,15 @@ if __name__ == "__main__":  # -h prints help and writes nothing
 from benchmarks import method_tables, metric_tables, sampling_tables, speed_tables
 from benchmarks.record import ROOT
 from common.tables import fill_file
+from comparison import summary
 
 DOCS = ROOT / "docs"
 # page -> its tables, by the names of their marks
 TABLES = {
-    "comparison.md": sampling_tables.all_tables,
+    "comparison.md": summary.all_tables,
     "hypergradient.md": method_tables.all_tables,
     "metrics.md": metric_tables.all_tables,
+    "sampling_schedules.md": sampling_tables.all_tables,
     "speed.md": speed_tables.all_tables,
 }
 

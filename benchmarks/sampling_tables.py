@@ -1,4 +1,4 @@
-"""The tables of docs/comparison.md that benchmarks fill, and not reproduce.py."""
+"""The tables of docs/sampling_schedules.md."""
 
 import json
 from statistics import mean

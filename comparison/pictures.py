@@ -9,22 +9,23 @@ import numpy as np
 from common import figures
 from common.families import NAMES
 from comparison.rows import JUDGED_BY, REGIMES, SCORES, by_method
-from comparison.scales import METHODS
+from comparison.scales import DRAWN_TAU, FOUR, KNOTS_OF_FEW, METHODS
 from model import log_snr
 from scheduler import Schedule
 
 # the methods in the figure of schedules, in that of samples and in that of steps
-DRAWN = (
+IN_FIGURES = (
     "default",
-    "end 0.9",
     "end 0.98",
     "exact",
     "exact, no clipping",
     "exact, late",
     "exact, late, no clipping",
-    "schedule alone",
+    KNOTS_OF_FEW,
     "schedule alone, no clipping",
-)
+    DRAWN_TAU,
+    FOUR,
+)  # ten, as there are colors
 MANY = 50  # from this range on an axis has fewer ticks
 WIDE = 100  # from here on terms of a gradient are drawn in logarithms
 
@@ -60,7 +61,7 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
         rows = [row for row in scores if row["clip"] == clip and row[judge]]
         fewest = min((int(row["n"]) for row in rows), default=0)
         rows = [row for row in rows if int(row["n"]) == fewest]
-        drawn = [method for method in DRAWN if method in by_method(rows)]
+        drawn = [method for method in IN_FIGURES if method in by_method(rows)]
         for i, method in enumerate(drawn):
             of_steps: dict[int, list[float]] = {}
             for row in by_method(rows)[method]:
@@ -86,7 +87,7 @@ def plot_steps(path: Path, scores: list[dict]) -> None:
 
 def plot_learned(path: Path, runs: list[dict]) -> None:
     """The schedules that the methods found, a line a seed."""
-    methods = [method for method in DRAWN if method in by_method(runs)]
+    methods = [method for method in IN_FIGURES if method in by_method(runs)]
     figure, (axis,) = figures.axes_of(1, width=6)
     for method in methods:
         held = METHODS[method].kind == "train"  # dashed, over those that hardly left it
@@ -156,10 +157,10 @@ def _color(method: str):
     """A method has one color in all figures; those that only the curves show come after."""
     from matplotlib import colormaps
 
-    if method in DRAWN:
-        return f"C{DRAWN.index(method)}"
+    if method in IN_FIGURES:
+        return f"C{IN_FIGURES.index(method)}"
     others = [name for name in METHODS if METHODS[name].kind in ("bilevel", "search")]
-    others = [name for name in others if name not in DRAWN]
+    others = [name for name in others if name not in IN_FIGURES]
     return colormaps["tab20b"](others.index(method) % 20)
 
 

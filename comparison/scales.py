@@ -43,6 +43,9 @@ DRAWN = "end 0.98 in sampling"  # the default's network, drawn with that schedul
 # and with a start and a tau near those that `exact, late` learned
 DRAWN_START, DRAWN_TAU = "start 0.02 in sampling", "tau 1.15 in sampling"
 DRAWN_SCALED = "eps_scale 1.15 in sampling"  # and with its predicted noise multiplied
+# schedules learned for the default's network: twelve knots or four parameters, by 64 or 256 images
+KNOTS_OF_FEW, FOUR_OF_FEW = "schedule alone", "schedule alone, 4 parameters"
+KNOTS_OF_MORE, FOUR = "schedule alone, 256 images", "schedule alone, 4 parameters, 256 images"
 STILL = "--lr_beta 0 0 0 0"
 AS_IT_IS = f"{STILL} --frozen_updates 1"  # of a frozen run: nothing is learned
 SCALED = "--eps_scale 1.15"
@@ -56,7 +59,7 @@ NEW_SEED = 1000  # added to the seed of a training with a search's schedule
 # both. What a method learns for the unclipped sampler has its name with that ending.
 METHODS = {
     "default": Method("train"),
-    "schedule alone": Method("frozen", KNOTS, network_from="default"),
+    KNOTS_OF_FEW: Method("frozen", KNOTS, network_from="default"),
     DRAWN: Method(
         "frozen",
         f"{KNOTS} --initial_end 0.98 {AS_IT_IS}",
@@ -101,15 +104,11 @@ METHODS = {
     ),
     "zeroth-order": Method("bilevel", "--recipe ours", controls=HELD),
     "zeroth-order, no clipping": Method("bilevel", "--recipe paper", controls=HELD),
-    "schedule alone, 4 parameters": Method(
-        "frozen", network_from="default", controls=("default", DRAWN_TAU)
-    ),
-    "schedule alone, 256 images": Method(
+    FOUR_OF_FEW: Method("frozen", network_from="default", controls=("default", DRAWN_TAU)),
+    KNOTS_OF_MORE: Method(
         "frozen", f"{KNOTS} {MORE_IMAGES}", network_from="default", controls=("default", DRAWN_TAU)
     ),
-    "schedule alone, 4 parameters, 256 images": Method(
-        "frozen", MORE_IMAGES, network_from="default", controls=("default", DRAWN_TAU)
-    ),
+    FOUR: Method("frozen", MORE_IMAGES, network_from="default", controls=("default", DRAWN_TAU)),
     "tau 2": Method("train", "--tau 2"),
     "input scale 0.5": Method("train", "--input_scale 0.5"),
     "default, exact's budget": Method("train", equal="passes"),
@@ -136,7 +135,7 @@ METHODS = {
 KEY_ROWS = (
     "default",
     "end 0.98",
-    "schedule alone",
+    KNOTS_OF_FEW,
     DRAWN,
     "schedule alone, no clipping",
     "exact, late",
@@ -147,9 +146,9 @@ KEY_ROWS = (
     DRAWN_TAU,
     DRAWN_SCALED,
     "schedule alone, eps_scale 1.15",
-    "schedule alone, 4 parameters",
-    "schedule alone, 256 images",
-    "schedule alone, 4 parameters, 256 images",
+    FOUR_OF_FEW,
+    KNOTS_OF_MORE,
+    FOUR,
     "exact, late's schedule, anew",
 )
 
@@ -198,7 +197,7 @@ SCALES = {
         rows=KEY_ROWS,
     ),
     "gpu": Scale(
-        "MNIST, the whole network, fewer epochs than the paper, for a GPU",
+        "MNIST, the full-size network, fewer epochs than the paper, for a GPU",
         seeds=3,
         shared="",
         train="--epochs 20 --fid_samples 0",

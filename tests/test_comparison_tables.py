@@ -8,8 +8,9 @@ import pytest
 from common.errors import Stop
 from common.families import NAMES
 from common.tables import write_csv
-from comparison import learned, repeats, report, results
+from comparison import differences, learned, repeats, report, results, summary
 from comparison.kept import read_tables
+from comparison.rows import JUDGED_BY
 
 
 def score(method, seed, clip="True", n="10", steps="5", **values):
@@ -99,15 +100,15 @@ def differing(by_seed, **default):
     rows = []
     for method, values in {"default": default["default"], "exact": by_seed}.items():
         for seed, value in enumerate(values):
-            rows.append(score(method, seed, **dict.fromkeys(report.JUDGED_BY, value)))
-    return report.differences(rows).splitlines()
+            rows.append(score(method, seed, **dict.fromkeys(JUDGED_BY, value)))
+    return differences.differences(rows).splitlines()
 
 
 def test_a_difference_is_paired_and_judged():
     default = [10, 20, 30, 40]
     (line,) = differing([9, 19, 29.1, 38.9], default=default)[2:]
     assert line.startswith("| exact | default | **-1.00 ± 0.04**; 4 of 4; p < 0.001 (0.125) |")
-    assert line.count("**") == 2 * len(report.JUDGED_BY) and line.endswith("| gain |")
+    assert line.count("**") == 2 * len(JUDGED_BY) and line.endswith("| gain |")
     (line,) = differing([5, 30, 25, 41], default=default)[2:]
     assert "**" not in line and line.endswith("| – |")
     (line,) = differing([15, 25, 35.1, 45], default=default)[2:]
@@ -115,38 +116,40 @@ def test_a_difference_is_paired_and_judged():
 
 
 def test_a_gain_needs_both_judges_that_nothing_was_tuned_to():
-    first, second, pixels = report.JUDGED_BY
+    first, second, pixels = JUDGED_BY
     better, worse, neither = ("", "better"), ("", "worse"), ("", "")
-    assert report.by_the_rule({first: neither, second: better, pixels: better}) == "gain"
-    assert report.by_the_rule({first: better, second: worse, pixels: worse}) == "loss"
+    assert differences.by_the_rule({first: neither, second: better, pixels: better}) == "gain"
+    assert differences.by_the_rule({first: better, second: worse, pixels: worse}) == "loss"
     for pair in ((better, neither), (better, worse), (neither, neither)):
         cells = dict(zip((second, pixels), pair, strict=True))
-        assert report.by_the_rule({first: better, **cells}) == "–"
+        assert differences.by_the_rule({first: better, **cells}) == "–"
     for alone in (first, second, pixels):
-        assert report.by_the_rule({alone: better}) == "–"
+        assert differences.by_the_rule({alone: better}) == "–"
 
 
 def test_the_seeds_in_which_a_difference_is_lower_are_counted():
-    assert report.signs([-1.0, 2.0, -0.5]) == "2 of 3"
-    assert report.signs([0.0, -1.0, 0.0]) == "1 of 3, 2 equal"
+    assert differences.signs([-1.0, 2.0, -0.5]) == "2 of 3"
+    assert differences.signs([0.0, -1.0, 0.0]) == "1 of 3, 2 equal"
 
 
 def test_a_method_is_compared_with_its_own_controls_on_three_seeds_or_more():
     methods = ("default", "end 0.98", "exact, no clipping", "exact")
     rows = [
-        score(method, seed, **dict.fromkeys(report.JUDGED_BY, i + seed**2))
+        score(method, seed, **dict.fromkeys(JUDGED_BY, i + seed**2))
         for i, method in enumerate(methods)
         for seed in range(2 if method == "exact" else 3)
     ]
-    pairs = {tuple(line.split(" | ")[:2]) for line in report.differences(rows).splitlines()[2:]}
+    pairs = {
+        tuple(line.split(" | ")[:2]) for line in differences.differences(rows).splitlines()[2:]
+    }
     beginning = "| exact, no clipping"
     assert pairs == {("| end 0.98", "default"), (beginning, "default"), (beginning, "end 0.98")}
 
 
 def test_holms_correction_by_its_definition():
     """By its definition: the k-th smallest of m is multiplied by m - k, and never falls."""
-    assert report.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert report.holm([0.9, float("nan")]) == [1.0, 1.0] and report.holm([]) == []
+    assert differences.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert differences.holm([0.9, float("nan")]) == [1.0, 1.0] and differences.holm([]) == []
 
 
 @pytest.mark.parametrize(
@@ -173,3 +176,39 @@ def test_terms_are_taken_once_and_what_was_learned_stands_beside_the_end_of_the_
     assert results.beside_noise([cell]) == [place | {"learned": 0.5, "low": 0.9, "high": 0.95}]
     cell.kind = "train"
     assert results.slopes([cell]) == results.beside_noise([cell]) == []
+
+
+def test_a_change_has_both_means_and_the_range_over_the_seeds():
+    assert summary.change([(2.0, 4.0), (3.0, 4.0)]) == "4.00 → 2.50 (−50 to −25 %)"
+    assert summary.change([(0.5, 0.5), (0.6, 0.5)]) == ".5 → .55 (0 to +20 %)"
+    assert summary.change([(300.0, 200.0)]) == "200 → 300 (+50 %)"
+
+
+def test_judges_agree_on_a_seed_if_all_see_the_same_sign():
+    lower, higher, equal = (1.0, 2.0), (2.0, 1.0), (1.0, 1.0)
+    by_judge = [[lower, lower, equal, higher], [lower, lower, equal, lower]]
+    assert summary.agreement(by_judge) == "2 lower, 1 equal, 1 split"
+    assert summary.agreement([[lower, equal], [equal, equal]]) == "1 equal, 1 split"
+    assert summary.agreement([[higher]] * 3) == "1 higher"
+
+
+def test_a_line_of_the_summary_pairs_seeds_and_says_the_verdict():
+    def rows_of(method, values):
+        fids = [dict.fromkeys(JUDGED_BY, value) for value in values]
+        return [score(method, seed, recall=0.5, **fid) for seed, fid in enumerate(fids)]
+
+    rows = [*rows_of("default", [8, 9.1, 10, 50]), *rows_of("tau 2", [4, 5, 6])]
+    pair, other = summary.Pair("tau 2"), summary.Pair("min-SNR")
+    cells = summary.of_pair(pair, "cpu", rows)
+    assert cells[:4] == ["8×8", "`tau 2`", "`default`", "3"]
+    assert cells[4:7] == ["9.03 → 5.00 (−50 to −40 %)"] * 3
+    assert cells[7:] == [".50 → .50", "3 lower", "gain"]
+    two = [row for row in rows if row["seed"] != "2"]
+    assert summary.of_pair(pair, "cpu", two)[-2:] == ["2 lower", "not tested"]
+    scores = {"cpu": rows, "cpu16": [], "fashion": two}
+    table = summary.of_pairs([pair, other], scores).splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| 8×8", "| Fashion-MNIST"]
+    unclipped = pair._replace(clip="False")
+    assert summary.of_pair(other, "cpu", rows) == [] and "8×8" not in summary.of_pairs(
+        [unclipped], scores
+    )
