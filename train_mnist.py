@@ -160,6 +160,7 @@ def take_its_own(args, state: dict) -> None:
     schedule, family = state["schedule"], args.scheduler_type
     # what the flags of that family are unless given
     default = cli.parse(make_parser(), "train", check, ["--scheduler_type", family])
+    default.scheduler_type = make_parser().get_default("scheduler_type")
     if not args.sampling_schedule:
         args.sampling_schedule = state["args"].get("sampling_schedule")
         args.told = args.told or state["args"].get("told")

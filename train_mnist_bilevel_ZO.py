@@ -135,7 +135,7 @@ def train(args, run: Run, images: torch.Tensor) -> dict:
     )
 
     run.log(f"the averaged network looks back over {averaging.memory:.4g} steps")
-    run.log(f"{judges}; the upper level descends one against {objective.reference.name}")
+    run.log(f"{judges}; the upper level descends the FID against {objective.reference.name}")
     log_hints(args, run, upper, q)
     warnings = Warnings(q, args.upper_gradient, first, run.rows("iterations.csv").get("fid", ()))
     whole = Batches(images, args.batch_size, args.seed)  # without --limit_batches

@@ -211,10 +211,13 @@ def _grey(picture):
     """In 8-bit grey: 16 bits are scaled, and what is transparent shows a white ground."""
     from PIL import Image
 
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"mode {picture.mode}: neither 8 nor 16 bits a channel")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its values are not those of 16 bits")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if picture.mode == "F":
+        raise ValueError("its values are not whole numbers")
     if "A" in picture.getbands() or "transparency" in picture.info:
         ground = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(ground, picture.convert("RGBA"))

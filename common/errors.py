@@ -179,8 +179,8 @@ def explained(prog: str, error: BaseException, args=None) -> int | None:
             return 130
     if out_of_memory(error):
         names = DRAWN_AT_ONCE if getattr(args, "sample_only", False) else TAKES_MEMORY
-        # None: of flags that this run does not read
-        flags = [f"--{name}" for name in names if getattr(args, name, None) is not None]
+        # not one that the run does not read, which is None, nor one at its least value
+        flags = [f"--{name}" for name in names if (getattr(args, name, None) or 1) > 1]
         less = f"; a smaller {' or '.join(flags)} needs less" if flags else ""
         one_line(prog, f"out of memory ({first_line(error)}){less}")
         return 1

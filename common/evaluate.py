@@ -38,9 +38,10 @@ def make_parser() -> cli.Parser:
     text = f"{EPS_SCALE_TEXT} (default: the run's)"
     add("eps_scale", None, text, type=cli.number(float, 0, 2))
     text = "do not clip the predicted x_0 to [-1, 1] during sampling, even if the run did"
-    add("no_clip", None, text, action="store_true")
+    either = cli.adder(parser.add_mutually_exclusive_group())
+    either("no_clip", None, text, action="store_true")
     text = "clip it, even if the run did not"
-    add("clip", None, text, action="store_true")
+    either("clip", None, text, action="store_false", dest="no_clip")
     add_sampling_schedule(add)
     return parser
 
@@ -64,10 +65,6 @@ UNSET = {"data_dir": "data", "extractor": None, "inception_weights": None}
 
 def judge_again(args) -> None:
     """FID and IS of a run's newest whole checkpoint, added to its summary.json if there is one."""
-    if args.clip and args.no_clip:
-        raise Stop("--clip and --no_clip contradict each other", code=2)
-    if args.clip:
-        args.no_clip = False
     folder = run_folder(args.run)
     # there is one: find_trained has looked
     state, path = checkpoint.load_newest(folder / "checkpoints", log)  # type: ignore[misc]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data import Source, fingerprint, to_unit
-from common.errors import NotFinite, Stop
+from common.errors import Stop
 from common.extractors import Extractor, load_extractor
 from common.judge_files import default_extractor, is_made
 from common.processes import in_turn
@@ -137,8 +137,9 @@ def evaluate(
         splits = max(1, min(10, n // 50))
         images = sampler.many(net, n, purpose, run.poll if run else None)
         return judge.score(images, splits) | {"splits": splits}
-    except ValueError as error:  # a run may go on from before it, at a lower rate
-        raise NotFinite(f"{purpose} ({error})") if run else Stop(f"{purpose}: {error}") from None
+    except ValueError as error:  # a lower rate from here on would come too late
+        reason = "the network has diverged, and a new run requires a lower --lr"
+        raise Stop(f"{purpose}: {error}: {reason}") from None
 
 
 def judge_checkpoint(

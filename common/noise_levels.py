@@ -36,16 +36,17 @@ class NoiseLevels:
             self.weights = torch.ones_like(snr)
             if weighting == "min_snr":  # min(SNR, 5)/SNR: the weight of the predicted noise
                 self.weights = (MIN_SNR / snr).clamp(max=1)
-            known = log_snr(process.schedule.log_alpha_bar()).clamp(-20, 20)
+            log_snrs = log_snr(process.schedule.log_alpha_bar()).clamp(-20, 20)
         count = min(BINS, self.timesteps)
         firsts = [1 + self.timesteps * k // count for k in range(count + 1)]  # the last one is T+1
         all_firsts = torch.tensor(firsts, device=self.weights.device)
         self.firsts, self.width = all_firsts[:-1], all_firsts.diff()
-        inner = [(known[t - 1] + known[t]).item() / 2 for t in firsts[1:-1]]
-        edges = [known[1].item(), *inner, known[-1].item()]
+        inner = [(log_snrs[t - 1] + log_snrs[t]).item() / 2 for t in firsts[1:-1]]
+        edges = [log_snrs[1].item(), *inner, log_snrs[-1].item()]
         self.length = -torch.tensor(edges).to(self.weights).diff()  # in log SNR, (bins,)
         self.sums = torch.zeros(2, count, device=self.weights.device)  # of errors and of images
-        self.known = torch.zeros((), dtype=torch.bool, device=self.weights.device)  # every error
+        # whether every bin has had FEWEST images
+        self.all_known = torch.zeros((), dtype=torch.bool, device=self.weights.device)
 
     @classmethod
     def from_flags(
@@ -63,7 +64,7 @@ class NoiseLevels:
         information = errors / images.clamp(min=1e-9) * self.length
         share = information**POWER
         adaptive = UNIFORM * uniform + (1 - UNIFORM) * share / share.sum().clamp(min=1e-30)
-        return torch.where(self.known, adaptive, uniform)
+        return torch.where(self.all_known, adaptive, uniform)
 
     def draw(self, n: int, random: torch.Generator) -> Tensor:
         """n times 1..T, (n,)."""
@@ -81,12 +82,12 @@ class NoiseLevels:
         members = (members == torch.arange(len(self.width), device=t.device)).float()  # (n,bins)
         new = torch.stack([(members * errors.float()[:, None]).sum(0), members.sum(0)])
         self.sums = MEMORY * self.sums + new
-        self.known = self.known | (self.sums[1].min() >= FEWEST)
+        self.all_known = self.all_known | (self.sums[1].min() >= FEWEST)
 
     def state_dict(self) -> dict:
-        return {"sums": self.sums, "known": self.known}
+        return {"sums": self.sums, "all_known": self.all_known}
 
     def load_state_dict(self, state: dict) -> None:
         self.sums = state["sums"].to(self.sums.device)
-        known = state.get("known", self.sums[1].min() >= FEWEST)  # older checkpoints lack it
-        self.known = known.to(self.sums.device)
+        known = state.get("all_known", self.sums[1].min() >= FEWEST)  # older checkpoints lack it
+        self.all_known = known.to(self.sums.device)

@@ -104,7 +104,7 @@ def run_frozen(
     log_freq: int,
 ) -> None:
     """Judge before and after; leave schedule.json, the table of steps and the summary."""
-    run.log(f"{judges}; the schedule descends one against {objective.reference.name}")
+    run.log(f"{judges}; the schedule descends the FID against {objective.reference.name}")
     process = trained.process.replaced(sampling_schedule=schedule, told=told)
     sampler = Sampler(process, trained.settings, trained.shape)
     before = evaluate(trained, net, eval_samples, judges, "evaluation", run)

@@ -11,7 +11,7 @@ from comparison.kept import figure_path
 from comparison.learned import noise_table, terms_table
 from comparison.repeats import Pairs, drift_lines, pairs_of, repeats_table
 from comparison.rows import JUDGED_BY, REGIMES, SCORES, by_method, headline, numbers
-from comparison.scales import BILEVEL
+from comparison.scales import BILEVEL, KNOTS_OF_FEW
 
 TEMPLATE = Path(__file__).with_name("page.md")
 # column -> heading, digits, unit
@@ -27,7 +27,7 @@ SHORT_METHODS = (
     "end 0.98",
     BILEVEL,
     "exact, no clipping",
-    "schedule alone",
+    KNOTS_OF_FEW,
     "schedule alone, no clipping",
 )
 CAPTIONS = {

@@ -114,6 +114,7 @@ def check_same(cell: Cell) -> dict:
     about, asked = read_json(cell.folder / "args.json"), vars(cell.parsed())
     from_elsewhere = {*among(asked), "schedule_from", "scheduler_type"} if cell.source else set()
     from_elsewhere |= {"ckpt", "image_size"} if cell.network else set()  # the network's
+    from_elsewhere |= {"frozen_updates"} if cell.kind == "bilevel" else set()  # not read there
     asked = {name: value for name, value in asked.items() if name not in from_elsewhere}
     check_flags(cell.folder, asked, about["arguments"])
     for earlier in cell.begins_with:

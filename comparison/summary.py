@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from common.locate import ROOT
 from common.tables import markdown, read_text_csv
-from comparison.differences import FEWEST, by_the_rule, compared, paired
+from comparison.differences import by_the_rule, compared, paired
 from comparison.rows import JUDGED_BY, headline
 from comparison.scales import (
     DRAWN,
@@ -25,7 +25,7 @@ HEAD = ["images", "row", "beside", "seeds", "run's extractor", "`second`", "`pix
 HEAD += ["all judges", "by the rule"]
 
 
-class Pair(NamedTuple):
+class Compared(NamedTuple):
     """A method and what it is compared with, by one sampler; a line of a table for each scale."""
 
     method: str
@@ -33,59 +33,71 @@ class Pair(NamedTuple):
     clip: str = CLIP
 
 
-LATE, LATE_FREE = "exact, late", "exact, late, no clipping"
-FREE, HELD_98 = "schedule alone, no clipping", "end 0.98"
+LATE, LATE_UNCLIPPED = "exact, late", "exact, late, no clipping"
+ALONE_UNCLIPPED, END = "schedule alone, no clipping", "end 0.98"
 PAPER = "zeroth-order, no clipping"
 SEARCHES = "random", "bayesian", "grid"
-# the name of a table's mark -> its pairs
-TABLES: dict[str, list[Pair]] = {
+# the name of a table's mark -> its comparisons
+TABLES: dict[str, list[Compared]] = {
     "sampling": [
-        *map(Pair, (DRAWN_TAU, FOUR, KNOTS_OF_MORE, FOUR_OF_FEW, KNOTS_OF_FEW)),
-        *map(Pair, (DRAWN_SCALED, DRAWN_START)),
-        Pair(FOUR, DRAWN_TAU),
-        Pair(KNOTS_OF_MORE, FOUR),
+        *map(Compared, (DRAWN_TAU, FOUR, KNOTS_OF_MORE, FOUR_OF_FEW, KNOTS_OF_FEW)),
+        *map(Compared, (DRAWN_SCALED, DRAWN_START)),
+        Compared(FOUR, DRAWN_TAU),
+        Compared(KNOTS_OF_MORE, FOUR),
     ],
     "unclipped": [
-        *(Pair(method, clip=NO_CLIP) for method in (HELD_98, "end 0.9", "tau 4, end 0.9", DRAWN)),
-        Pair(FREE, HELD_98, NO_CLIP),
-        Pair(FREE, DRAWN, NO_CLIP),
+        *(Compared(method, clip=NO_CLIP) for method in (END, "end 0.9", "tau 4, end 0.9", DRAWN)),
+        Compared(ALONE_UNCLIPPED, END, NO_CLIP),
+        Compared(ALONE_UNCLIPPED, DRAWN, NO_CLIP),
     ],
-    "bilevel": [*map(Pair, ("exact", LATE, "exact knots", "zeroth-order", PAPER))],
+    "bilevel": [*map(Compared, ("exact", LATE, "exact knots", "zeroth-order", PAPER))],
     "bilevel_unclipped": [
-        Pair("exact, no clipping", HELD_98, NO_CLIP),
-        Pair(LATE_FREE, HELD_98, NO_CLIP),
-        Pair(PAPER, "default", NO_CLIP),
-        Pair(PAPER, HELD_98, NO_CLIP),
+        Compared("exact, no clipping", END, NO_CLIP),
+        Compared(LATE_UNCLIPPED, END, NO_CLIP),
+        Compared(PAPER, "default", NO_CLIP),
+        Compared(PAPER, END, NO_CLIP),
     ],
     "trained": [
-        *map(Pair, (HELD_98, "end 0.9", "tau 4, end 0.9", "tau 1.15", "tau 2", "input scale 0.5")),
-        *map(Pair, ("min-SNR", "adaptive times", "exact, late's schedule, anew")),
-        *(Pair(name) for search in SEARCHES for name in (search, f"{search}'s schedule, anew")),
+        *map(Compared, (END, "end 0.9", "tau 4, end 0.9", "tau 1.15", "tau 2", "input scale 0.5")),
+        *map(Compared, ("min-SNR", "adaptive times", "exact, late's schedule, anew")),
+        *(Compared(name) for search in SEARCHES for name in (search, f"{search}'s schedule, anew")),
     ],
 }
 
 
-def of_pairs(pairs: list[Pair], scores: dict[str, list[dict]]) -> str:
-    """The lines that there are rows for; `scores` are the rows of each scale."""
-    places = [(pair, scale) for pair in pairs for scale in SHORT]
-    lines = [of_pair(pair, scale, headline(scores[scale], pair.clip)) for pair, scale in places]
-    return markdown(HEAD, [line for line in lines if line])
+class Regime(NamedTuple):
+    """The rows of a scale by one sampler, and what the tests say of them."""
+
+    rows: list[dict]
+    tested: dict[tuple[str, str], dict[str, tuple[str, str]]]
 
 
-def of_pair(pair: Pair, scale: str, rows: list[dict]) -> list[str]:
+def regimes_of(scores: dict[str, list[dict]]) -> dict[tuple[str, str], Regime]:
+    """By scale and sampler; `scores` are the rows of each scale."""
+    rows = {(s, clip): headline(scores[s], clip) for s in scores for clip in (CLIP, NO_CLIP)}
+    return {place: Regime(of_place, compared(of_place)) for place, of_place in rows.items()}
+
+
+def table_of(lines: list[Compared], regimes: dict[tuple[str, str], Regime]) -> str:
+    """The comparisons that there are rows for, a line for each scale."""
+    places = [(line, scale) for line in lines for scale in SHORT]
+    made = [line_of(line, scale, regimes[scale, line.clip]) for line, scale in places]
+    return markdown(HEAD, [cells for cells in made if cells])
+
+
+def line_of(line: Compared, scale: str, regime: Regime) -> list[str]:
     """Means of the seeds that both have, and by how many percent each seed differs."""
-    ours, base = ([r for r in rows if r["method"] == name] for name in (pair.method, pair.base))
+    ours, base = ([r for r in regime.rows if r["method"] == m] for m in (line.method, line.base))
     by_judge = [paired(ours, base, judge) for judge in JUDGED_BY]
     if not by_judge[0]:
         return []
-    seeds = len(by_judge[0])
     recalls = reversed(list(zip(*paired(ours, base, "recall"), strict=True)))
-    cells = compared(rows).get((pair.method, pair.base), {}) if seeds >= FEWEST else {}
+    cells = regime.tested.get((line.method, line.base))
     return [
         SHORT[scale],
-        f"`{pair.method}`",
-        f"`{pair.base}`",
-        str(seeds),
+        f"`{line.method}`",
+        f"`{line.base}`",
+        str(len(by_judge[0])),
         *map(change, by_judge),
         " → ".join(f"{mean(values):.2f}".removeprefix("0") for values in recalls),
         agreement(by_judge),
@@ -113,11 +125,11 @@ def agreement(by_judge: list[list[tuple[float, float]]]) -> str:
 
 def three(value: float) -> str:
     """Three digits, without a leading zero."""
-    text = f"{value:.3g}" if value < 1 else f"{value:#.3g}"
-    return text.rstrip(".").removeprefix("0")
+    return f"{value:#.3g}".rstrip(".").removeprefix("0")
 
 
 def all_tables() -> dict[str, str]:
     """All by the names of their marks."""
     scores = {scale: read_text_csv(RESULTS / f"reproduce_{scale}.csv") for scale in SHORT}
-    return {name: of_pairs(pairs, scores) for name, pairs in TABLES.items()}
+    regimes = regimes_of(scores)
+    return {name: table_of(lines, regimes) for name, lines in TABLES.items()}

@@ -95,6 +95,15 @@ def test_seeds_are_taken_together(tmp_path):
     assert not over_seeds(records[1::2]).rows  # nothing to take together
 
 
+def test_a_flag_that_a_bilevel_run_does_not_read_makes_no_other_setting(tmp_path):
+    records = [
+        read_record(written(tmp_path / f"{kind}{n}", {"fid": 1.0}, kind, seed=n, frozen_updates=n))
+        for kind in ("bilevel", "frozen")
+        for n in (100, 200)
+    ]
+    assert over_seeds(records).head == ["bilevel100 × 2", "frozen100 × 1", "frozen200 × 1"]
+
+
 def test_runs_on_other_images_are_no_seeds_of_one_another(tmp_path):
     records = []
     for seed, images in enumerate(("cats", "dogs")):

@@ -180,7 +180,7 @@ def test_terms_are_taken_once_and_what_was_learned_stands_beside_the_end_of_the_
 
 def test_a_change_has_both_means_and_the_range_over_the_seeds():
     assert summary.change([(2.0, 4.0), (3.0, 4.0)]) == "4.00 → 2.50 (−50 to −25 %)"
-    assert summary.change([(0.5, 0.5), (0.6, 0.5)]) == ".5 → .55 (0 to +20 %)"
+    assert summary.change([(0.5, 0.5), (0.6, 0.5)]) == ".500 → .550 (0 to +20 %)"
     assert summary.change([(300.0, 200.0)]) == "200 → 300 (+50 %)"
 
 
@@ -198,17 +198,17 @@ def test_a_line_of_the_summary_pairs_seeds_and_says_the_verdict():
         return [score(method, seed, recall=0.5, **fid) for seed, fid in enumerate(fids)]
 
     rows = [*rows_of("default", [8, 9.1, 10, 50]), *rows_of("tau 2", [4, 5, 6])]
-    pair, other = summary.Pair("tau 2"), summary.Pair("min-SNR")
-    cells = summary.of_pair(pair, "cpu", rows)
+    line, other = summary.Compared("tau 2"), summary.Compared("min-SNR")
+    two = [row for row in rows if row["seed"] != "2"]
+    regimes = summary.regimes_of({"cpu": rows, "cpu16": [], "fashion": two})
+    cells = summary.line_of(line, "cpu", regimes["cpu", "True"])
     assert cells[:4] == ["8×8", "`tau 2`", "`default`", "3"]
     assert cells[4:7] == ["9.03 → 5.00 (−50 to −40 %)"] * 3
     assert cells[7:] == [".50 → .50", "3 lower", "gain"]
-    two = [row for row in rows if row["seed"] != "2"]
-    assert summary.of_pair(pair, "cpu", two)[-2:] == ["2 lower", "not tested"]
-    scores = {"cpu": rows, "cpu16": [], "fashion": two}
-    table = summary.of_pairs([pair, other], scores).splitlines()
+    assert summary.line_of(line, "fashion", regimes["fashion", "True"])[-2:] == [
+        "2 lower", "not tested",
+    ]  # fmt: skip
+    table = summary.table_of([line, other], regimes).splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| 8×8", "| Fashion-MNIST"]
-    unclipped = pair._replace(clip="False")
-    assert summary.of_pair(other, "cpu", rows) == [] and "8×8" not in summary.of_pairs(
-        [unclipped], scores
-    )
+    unclipped = summary.table_of([line._replace(clip="False")], regimes)
+    assert "8×8" not in unclipped

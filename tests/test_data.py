@@ -225,9 +225,15 @@ def test_deep_and_transparent_images_are_read_as_they_look(tmp_path):
     black = [x for x in seen if (x[0, :4] == 0).all() and (x[0, 4:] == 255).all()]
     white = [x for x in seen if (x[0] == 255).all()]  # of the palette only the drawing is opaque
     assert len(black) == 9 and len(white) == 1
-    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "30.tiff")
-    with pytest.raises(Stop, match=r"30\.tiff: cannot be read as an image \(mode F"):
-        source.images("train"), source.images("test")
+    header = b"P5 8 8 65535\n"  # read as whole numbers of 32 bits
+    (tmp_path / "00.png").rename(tmp_path / "unused")
+    (tmp_path / "00.pgm").write_bytes(header + ramp.astype(">u2").tobytes())
+    assert torch.equal(source.images("test")[0, 0], test)
+    for kind, reason in ((np.float32, "whole numbers"), (np.int32, "those of 16 bits")):
+        Image.fromarray(np.full((8, 8), 70000, kind)).save(tmp_path / "00.tiff")
+        (tmp_path / "00.pgm").unlink(missing_ok=True)
+        with pytest.raises(Stop, match=rf"00\.tiff: cannot be read as an image .*{reason}"):
+            source.images("test")
 
 
 def test_mnist_is_not_downloaded_among_somebodys_pictures(tmp_path):

@@ -109,6 +109,18 @@ def test_what_a_run_begins_with_was_made_with_the_flags_of_now(tmp_path):
             check_same(anew)
 
 
+def test_a_flag_that_a_bilevel_run_does_not_read_may_have_another_default_by_now(tmp_path):
+    images, places = torch.zeros(50, 1, 8, 8), Places(runs_dir=str(tmp_path))
+    methods = ["exact, late", "schedule alone"]
+    late, alone = make_cells("quick", places, methods, [0], images)
+    for cell in (late, alone, alone.network):
+        flags = {"frozen_updates": 7} if cell.kind != "train" else {}
+        leave_run(cell, {}, args={"arguments": flags})
+    check_same(late)
+    with pytest.raises(errors.Stop, match="ran with --frozen_updates 7"):
+        check_same(alone)
+
+
 def test_a_schedule_learned_for_another_network_is_refused(tmp_path):
     images, places = torch.zeros(50, 1, 8, 8), Places(runs_dir=str(tmp_path))
     (cell,) = make_cells("quick", places, ["schedule alone"], [0], images)

@@ -269,6 +269,10 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path, monkeypatch):
     for name in ("timesteps", "model_base_dim", "dataset", "tau"):  # the checkpoint's own
         assert about["arguments"][name] == known["arguments"][name]
     assert script.run(*draw, "--tau", "3") == 2 and "was trained with 1.0" in script.last_line()
+    assert script.run(*draw, "--scheduler_type", "sigmoid") == 2
+    assert script.last_line().endswith(
+        "--scheduler_type sigmoid: " + f"{newest} was trained with cosine"
+    )
     assert script.run(*TINY, "--ckpt", newest) == 0, script.said()
     for more in ([], ["--dry_run"]):
         assert script.run(*TINY, "--ckpt", newest, "--model_base_dim", "8", *more) == 2

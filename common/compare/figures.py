@@ -138,13 +138,15 @@ def fid_curves(records: list[ComparedRun]) -> Iterator[Curve]:
             times = [row.get("at") for row in trials]
             at = [t if isinstance(t, int | float) else float("nan") for t in times]
             columns = {"evaluations": spent, "seconds": at, "best": best}
-            yield Curve(record, columns, "best", measured(record, trials[0].get("n"), asked))
+            yield Curve(
+                record, columns, "best", measured(record, trials[0].get("n"), asked or "test")
+            )
 
 
-def measured(record: ComparedRun, n: int | None, against: str | None) -> str:
+def measured(record: ComparedRun, n: int | None, against: str) -> str:
     """What makes two FIDs comparable, as a title."""
     by, flags = record.summary.get("extractor"), record.arguments
-    if not by and flags.get("dataset") in DATASETS:
+    if not by and str(flags.get("dataset")) in DATASETS:
         by = settled(flags.get("extractor"), flags["dataset"], flags.get("image_size"))
     return f"{n} images, extractor {by}, against {against} images"
 

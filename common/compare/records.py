@@ -42,6 +42,8 @@ class ComparedRun:
     def arguments(self) -> dict[str, Any]:
         """Flags of the sampler that an older run lacks have the value that it drew with."""
         given = self.about.get("arguments") or {}
+        if self.kind == "bilevel":  # which does not read it; its default was another once
+            given = {name: value for name, value in given.items() if name != "frozen_updates"}
         return {"eta": 0.0, "eps_scale": 1.0, **given} if "sampler" in given else given
 
 
