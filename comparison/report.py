@@ -10,7 +10,7 @@ from comparison.differences import differences
 from comparison.kept import figure_path
 from comparison.learned import noise_table, terms_table
 from comparison.repeats import Pairs, drift_lines, pairs_of, repeats_table
-from comparison.rows import JUDGED_BY, REGIMES, SCORES, by_method, headline, numbers
+from comparison.rows import JUDGED_BY, JUDGES, REGIMES, SCORES, by_method, headline, numbers
 from comparison.scales import BILEVEL, KNOTS_OF_FEW
 
 TEMPLATE = Path(__file__).with_name("page.md")
@@ -125,7 +125,8 @@ def short_table(scores: list[dict], again: list[dict]) -> str:
                 line.append(plus_minus(values, f".{SCORES[column][1]}f"))
         lines.append(line)
     lines += drift_lines([pairs_of(scores, again, clip) for clip in REGIMES], JUDGED_BY)
-    head = [f"{SCORES[c][0]}, {regime}" for regime in REGIMES.values() for c in JUDGED_BY]
+    regimes = "clipped", "unclipped"
+    head = [f"{judge}, {regime}" for regime in regimes for judge in JUDGES.values()]
     return markdown(["method", "seeds", *head], lines)
 
 

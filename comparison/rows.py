@@ -11,7 +11,9 @@ SCORES = {
     "recall": ("recall", 3),
     "is_mean": ("IS", 2),
 }
-JUDGED_BY = ("fid", "fid_second", "fid_pixels")  # whose differences are tested
+# the judges whose differences are tested: column -> a short heading
+JUDGES = {"fid": "run's extractor", "fid_second": "`second`", "fid_pixels": "`pixels`"}
+JUDGED_BY = tuple(JUDGES)
 UNTUNED = JUDGED_BY[1:]  # what a gain needs
 REGIMES = {"True": "with clipping", "False": "without clipping"}
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from common.locate import ROOT
 from common.tables import markdown, read_text_csv
 from comparison.differences import by_the_rule, compared, paired
-from comparison.rows import JUDGED_BY, headline
+from comparison.rows import JUDGED_BY, JUDGES, headline
 from comparison.scales import (
     DRAWN,
     DRAWN_SCALED,
@@ -21,8 +21,7 @@ from comparison.scales import (
 RESULTS = ROOT / "docs" / "results"
 SHORT = {"cpu": "8×8", "cpu16": "16×16", "fashion": "Fashion-MNIST"}
 CLIP, NO_CLIP = "True", "False"
-HEAD = ["images", "row", "beside", "seeds", "run's extractor", "`second`", "`pixels`", "recall"]
-HEAD += ["all judges", "by the rule"]
+HEAD = ["images", "row", "beside", "seeds", *JUDGES.values(), "recall", "all judges", "by the rule"]
 
 
 class Compared(NamedTuple):
