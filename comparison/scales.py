@@ -46,6 +46,7 @@ DRAWN_SCALED = "eps_scale 1.15 in sampling"  # and with its predicted noise mult
 # schedules learned for the default's network: twelve knots or four parameters, by 64 or 256 images
 KNOTS_OF_FEW, FOUR_OF_FEW = "schedule alone", "schedule alone, 4 parameters"
 KNOTS_OF_MORE, FOUR = "schedule alone, 256 images", "schedule alone, 4 parameters, 256 images"
+KNOTS_HELD = "knots held"  # the schedule where `exact knots` begins
 STILL = "--lr_beta 0 0 0 0"
 AS_IT_IS = f"{STILL} --frozen_updates 1"  # of a frozen run: nothing is learned
 SCALED = "--eps_scale 1.15"
@@ -96,7 +97,8 @@ METHODS = {
         "bilevel", f"{EXACT} {NO_CLIP} --initial_end 0.98", late=True, controls=BEGUN
     ),
     "adaptive times": Method("train", "--time_sampling adaptive"),
-    "exact knots": Method("bilevel", f"{EXACT} {KNOTS}", controls=HELD),
+    KNOTS_HELD: Method("train", "--scheduler_type knots"),
+    "exact knots": Method("bilevel", f"{EXACT} {KNOTS}", controls=("default", KNOTS_HELD)),
     "exact's schedule, anew": Method("train", schedule_from=BILEVEL),
     "exact, late's schedule, anew": Method("train", schedule_from="exact, late"),
     "exact's schedule, no clipping, anew": Method(

@@ -14,6 +14,7 @@ from comparison.scales import (
     DRAWN_TAU,
     FOUR,
     FOUR_OF_FEW,
+    KNOTS_HELD,
     KNOTS_OF_FEW,
     KNOTS_OF_MORE,
 )
@@ -49,7 +50,11 @@ TABLES: dict[str, list[Compared]] = {
         Compared(ALONE_UNCLIPPED, END, NO_CLIP),
         Compared(ALONE_UNCLIPPED, DRAWN, NO_CLIP),
     ],
-    "bilevel": [*map(Compared, ("exact", LATE, "exact knots", "zeroth-order", PAPER))],
+    "bilevel": [
+        *map(Compared, ("exact", LATE, "exact knots")),
+        Compared("exact knots", KNOTS_HELD),
+        *map(Compared, ("zeroth-order", PAPER)),
+    ],
     "bilevel_unclipped": [
         Compared("exact, no clipping", END, NO_CLIP),
         Compared(LATE_UNCLIPPED, END, NO_CLIP),
