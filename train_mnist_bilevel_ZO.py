@@ -69,6 +69,7 @@ from pathlib import Path
 import torch
 
 import train_mnist
+from common import sampling_only
 from common.bilevel_figures import leave_figures
 from common.bilevel_report import Warnings, log_result, report
 from common.data import Batches
@@ -305,6 +306,9 @@ def freeze_network(args) -> None:
         schedule = first_of(trained.sampling_schedule, given, knots)
     except ValueError as error:
         raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
+    if args.dry_run:
+        sampling_only.print_plan(args, state["shape"], device)
+        return
     drawn_by = ("backward_steps", "no_clip", "tau_type", "eps_scale")
     asked = (*drawn_by, *JUDGED_BY, "eval_chunk")
     flags_of_run = state["args"] | {n: getattr(args, n) for n in asked}

@@ -10,18 +10,43 @@ import time
 import torch
 from torch import nn
 
+from common import estimate
 from common.bilevel_figures import leave_frozen_figures
 from common.errors import NotFinite
+from common.exact_gradients import samplings_of_gradient
 from common.judging import Judge, Judges, evaluate
 from common.objective import UpperSettings
 from common.portable import sampling_steps
 from common.run import Run
 from common.sampling import Sampler
 from common.schedule_optimizer import ScheduleOptimizer
+from common.tables import counted
 from common.upper_level import UpperLevel
 from scheduler import Schedule
 
 FROZEN = {"sampler": "ddim", "eta": 0.0, "amp": False}  # how it draws, whatever it was trained with
+
+
+def planned(args) -> dict[str, int]:
+    """Images through the network; the backward pass of a gradient counts as two samplings."""
+    samplings = args.frozen_updates * samplings_of_gradient(args.zo_samples, args.batch_size)
+    counts = {"upper": samplings * args.zo_samples, "sampling": 2 * args.eval_samples}
+    return {name: count * args.backward_steps for name, count in counts.items()}
+
+
+def print_plan(args, shape: tuple[int, ...], device: torch.device) -> None:
+    """What the flags would do, what it costs in images through the network, and how long here."""
+    cost = planned(args)
+    print(
+        f"{counted(args.frozen_updates, 'update')} of the schedule, by the exact gradient of the "
+        f"FID of {args.zo_samples} images in {args.backward_steps} DDIM steps; "
+        f"{args.eval_samples} images are judged before and after"
+    )
+    for name, count in cost.items():
+        print(f"{name}: {count:,} images through the network")
+    image = torch.zeros(1, *shape, dtype=torch.uint8)
+    size = args.model_base_dim, args.timesteps, args.batch_size
+    print(estimate.text(cost, estimate.measure(image, *size, device, amp=False), device))
 
 
 def first_of(base: Schedule, given: dict[str, float | None], knots: int | None) -> Schedule:

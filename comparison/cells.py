@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
-from common import checkpoint, cli
+from common import checkpoint, cli, sampling_only
 from common.data import fingerprint
 from common.errors import read_json
-from common.exact_gradients import samplings_of_gradient
 from common.locate import ROOT
 from common.run import forward_passes
 from common.training import EmaRule
@@ -157,10 +156,7 @@ class Cell(Job):
         """Images through the network, as the flags say."""
         args = self.parsed()
         if self.network:
-            drawn = args.frozen_updates * samplings_of_gradient(args.zo_samples, args.batch_size)
-            drawn *= args.zo_samples
-            counts = {"upper": drawn, "sampling": 2 * args.eval_samples}
-            return {name: count * args.backward_steps for name, count in counts.items()}
+            return sampling_only.planned(args)
         if self.kind != "search":
             return script_of(self.kind).planned(args, images)
         one, trials = script_of("train").planned(args, images), script_of("search").trials_of(args)

@@ -239,7 +239,21 @@ def test_a_frozen_network_needs_a_checkpoint(tmp_path, flags, named):
     assert named in script.last_line()
 
 
-UNREAD = """--dry_run;--eta 1;--resume latest;--scheduler sigmoid;--upper_gradient zo;--amp
+def test_the_plan_of_a_frozen_network_is_what_it_costs(tmp_path, learned):
+    script = Script(tmp_path, "bilevel")
+    words = [*FROZEN, "--freeze_network", "--ckpt", learned.trained, "--eval_samples", 30]
+    assert script.run(*words, "--dry_run") == 0, script.said()
+    said = script.said()
+    assert "4 updates of the schedule" in said and "about " in script.last_line()
+    assert not (tmp_path / "runs").exists()
+    assert script.run(*words) == 0, script.said()
+    spent = json.loads((script.only / "summary.json").read_text())["network_evaluations"]
+    for name, count in spent.items():
+        assert f"\n{name}: {count:,} images through the network" in f"\n{said}"
+    assert set(spent) == {"upper", "sampling"}
+
+
+UNREAD = """--eta 1;--resume latest;--scheduler sigmoid;--upper_gradient zo;--amp
     --knots 3
     --upper_gradient forward;--recipe paper;--compile fused;--delta 0.1;--update_every 5
     --theta_z kept;--noise independent;--perturbation published
