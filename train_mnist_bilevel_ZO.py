@@ -69,7 +69,6 @@ from pathlib import Path
 import torch
 
 import train_mnist
-from common import sampling_only
 from common.bilevel_figures import leave_figures
 from common.bilevel_report import Warnings, log_result, report
 from common.data import Batches
@@ -85,7 +84,7 @@ from common.penalty import Penalty, PenaltySettings
 from common.processes import one_writes
 from common.run import Run
 from common.sampling import Sampler, SamplerSettings, process_from_flags, process_of
-from common.sampling_only import FROZEN, first_of, run_frozen
+from common.sampling_only import FROZEN, first_of, print_frozen_plan, run_frozen
 from common.schedule_optimizer import ScheduleOptimizer
 from common.step_rule import FEWEST, SteadySteps
 from common.tables import counted
@@ -307,7 +306,7 @@ def freeze_network(args) -> None:
     except ValueError as error:
         raise Stop(f"--freeze_network with the schedule of {args.ckpt}: {error}", code=2) from None
     if args.dry_run:
-        sampling_only.print_plan(args, state["shape"], device)
+        print_frozen_plan(args, state["shape"], device)
         return
     drawn_by = ("backward_steps", "no_clip", "tau_type", "eps_scale")
     asked = (*drawn_by, *JUDGED_BY, "eval_chunk")

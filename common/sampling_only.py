@@ -34,7 +34,7 @@ def planned(args) -> dict[str, int]:
     return {name: count * args.backward_steps for name, count in counts.items()}
 
 
-def print_plan(args, shape: tuple[int, ...], device: torch.device) -> None:
+def print_frozen_plan(args, shape: tuple[int, ...], device: torch.device) -> None:
     """What the flags would do, what it costs in images through the network, and how long here."""
     cost = planned(args)
     print(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from common.locate import ROOT
 from common.tables import markdown, read_text_csv
 from comparison.differences import by_the_rule, compared, paired
-from comparison.rows import JUDGED_BY, JUDGES, headline
+from comparison.rows import JUDGED_BY, JUDGES, REGIMES, headline
 from comparison.scales import (
     DRAWN,
     DRAWN_SCALED,
@@ -21,7 +21,7 @@ from comparison.scales import (
 
 RESULTS = ROOT / "docs" / "results"
 SHORT = {"cpu": "8×8", "cpu16": "16×16", "fashion": "Fashion-MNIST"}
-CLIP, NO_CLIP = "True", "False"
+CLIP, NO_CLIP = REGIMES
 HEAD = ["images", "row", "beside", "seeds", *JUDGES.values(), "recall", "all judges", "by the rule"]
 
 

@@ -109,14 +109,6 @@ def test_the_published_commands_parse():
     assert (args.noise, args.theta_z, args.zo_samples) == ("independent", "recopied", 50)
 
 
-def test_a_frozen_network_is_judged_by_more_images_than_a_bilevel_run_unless_told_otherwise():
-    frozen = ["--freeze_network", "--ckpt", ROOT / "assets" / "mnist.pt"]
-    args = parse("bilevel", *frozen)
-    assert (args.zo_samples, args.frozen_updates, parse("bilevel").zo_samples) == (256, 100, 64)
-    args = parse("bilevel", *frozen, "--zo_samples", 64, "--frozen_updates", 200)
-    assert (args.zo_samples, args.frozen_updates) == (64, 200)
-
-
 WRONG = ["", "x", "nan", "inf", "-inf", "-1", "1e400", "0x10", "1,5", "--"]
 COUNTS = """timesteps epochs batch_size model_ema_steps limit_batches n_samples backward_steps
     fid_samples eval_samples eval_chunk seed threads log_freq model_base_dim knots""".split()

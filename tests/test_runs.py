@@ -271,7 +271,7 @@ def test_weights_carry_over_and_can_be_sampled(tmp_path, monkeypatch):
     assert script.run(*draw, "--tau", "3") == 2 and "was trained with 1.0" in script.last_line()
     assert script.run(*draw, "--scheduler_type", "sigmoid") == 2
     assert script.last_line().endswith(
-        "--scheduler_type sigmoid: " + f"{newest} was trained with cosine"
+        f"--scheduler_type sigmoid: {newest} was trained with cosine"
     )
     assert script.run(*TINY, "--ckpt", newest) == 0, script.said()
     for more in ([], ["--dry_run"]):

@@ -11,11 +11,13 @@ import torch
 from harness import Script, TwoLayers
 from test_bilevel import TRAIN
 
-from common import evaluate, networks
+import train_mnist_bilevel_ZO
+from common import cli, evaluate, networks
 from common.compare.records import read_record
 from common.compare.samples import sampler_of
 from common.errors import NotFinite
 from common.families import TOLD
+from common.locate import ROOT
 from common.objective import UpperSettings
 from common.sampling import Sampler, SamplerSettings
 from common.sampling_only import learn, steps_table
@@ -251,6 +253,18 @@ def test_the_plan_of_a_frozen_network_is_what_it_costs(tmp_path, learned):
     for name, count in spent.items():
         assert f"\n{name}: {count:,} images through the network" in f"\n{said}"
     assert set(spent) == {"upper", "sampling"}
+
+
+def test_it_is_judged_by_more_images_than_a_bilevel_run_unless_told_otherwise():
+    def parse(*words):
+        script = train_mnist_bilevel_ZO
+        return cli.parse(script.make_parser(), "bilevel", script.check, list(words))
+
+    frozen = ["--freeze_network", "--ckpt", str(ROOT / "assets" / "mnist.pt")]
+    args = parse(*frozen)
+    assert (args.zo_samples, args.frozen_updates, parse().zo_samples) == (256, 100, 64)
+    args = parse(*frozen, "--zo_samples", "64", "--frozen_updates", "200")
+    assert (args.zo_samples, args.frozen_updates) == (64, 200)
 
 
 UNREAD = """--eta 1;--resume latest;--scheduler sigmoid;--upper_gradient zo;--amp
