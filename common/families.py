@@ -30,24 +30,47 @@ class Parameter(NamedTuple):
     search: tuple[float, float]
 
 
+COSINE = {
+    "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
+    "end": Parameter(1.0, 0.0, 1.0, search=(0.8, 1.0)),
+    "tau": Parameter(1.0, 1.0, FAR, search=(1.0, 4.0)),
+    "epsilon": Parameter(0.008, 0.0, 1.0, search=(0.005, 0.04)),
+}
+
+
 def knots_table(count: int) -> dict[str, Parameter]:
-    """The noise-to-signal ratio in log units: its ends, and a relative rise for each segment."""
-    rise = Parameter(1.0, 0.01, 100.0, search=(0.3, 3.0))
-    return {
-        "start": Parameter(-10.0, -20.0, 20.0, search=(-12.0, -6.0)),
-        "end": Parameter(10.0, -20.0, 20.0, search=(4.0, 14.0)),
-        **{f"knot_{k}": rise for k in range(1, count + 1)},
-    }
+    """The noise-to-signal ratio in log units: its ends, and a relative rise for each segment.
+
+    The default is the default cosine schedule at the knots, cut off at these ends.
+    """
+    start = Parameter(-10.0, -20.0, 20.0, search=(-12.0, -6.0))
+    end = Parameter(10.0, -20.0, 20.0, search=(4.0, 14.0))
+    inner = [_cosine_level(k / count) for k in range(1, count)]
+    inner = [min(max(level, start.default), end.default) for level in inner]
+    levels = [start.default, *inner, end.default]
+    table = {"start": start, "end": end}
+    for k in range(1, count + 1):
+        rise = (levels[k] - levels[k - 1]) * count / (levels[-1] - levels[0])
+        table[f"knot_{k}"] = _relative_rise(rise)
+    return table
+
+
+def _cosine_level(u):
+    """-log SNR of the default cosine schedule at a time between 0 and 1."""
+    epsilon = COSINE["epsilon"].default
+    at_u, at_0 = (math.cos((v + epsilon) / (1 + epsilon) * math.pi / 2) ** 2 for v in (u, 0.0))
+    return math.log((at_0 - at_u) / at_u)
+
+
+def _relative_rise(default):
+    low, high = 0.01, 100.0
+    default = max(default, low)
+    return Parameter(default, low, high, search=(max(0.3 * default, low), 3 * default))
 
 
 # family -> parameter -> what is known of it; scheduler.LOG_F has the formula of the same name
 FAMILIES = {
-    "cosine": {
-        "start": Parameter(0.0, 0.0, 1.0, search=(0.0, 0.4)),
-        "end": Parameter(1.0, 0.0, 1.0, search=(0.8, 1.0)),
-        "tau": Parameter(1.0, 1.0, FAR, search=(1.0, 4.0)),
-        "epsilon": Parameter(0.008, 0.0, 1.0, search=(0.005, 0.04)),
-    },
+    "cosine": COSINE,
     "sigmoid": {
         "start": Parameter(-3.0, -FAR, FAR, search=(-4.0, 0.0)),
         "end": Parameter(3.0, -FAR, FAR, search=(1.0, 4.0)),

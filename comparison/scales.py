@@ -98,6 +98,7 @@ METHODS = {
     ),
     "adaptive times": Method("train", "--time_sampling adaptive"),
     KNOTS_HELD: Method("train", "--scheduler_type knots"),
+    "log SNR linear": Method("train", "--scheduler_type knots --knots 1"),
     "exact knots": Method("bilevel", f"{EXACT} {KNOTS}", controls=("default", KNOTS_HELD)),
     "exact's schedule, anew": Method("train", schedule_from=BILEVEL),
     "exact, late's schedule, anew": Method("train", schedule_from="exact, late"),

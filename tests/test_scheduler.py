@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.families import FAMILIES, MIN_GAP, complete
+from common.families import FAMILIES, MIN_GAP, complete, knots_table
 from scheduler import LOG_F, Schedule, log_alpha_bar
 
 LEARNED = ["cosine", "sigmoid", "linear", "knots"]
@@ -114,6 +114,31 @@ def test_only_the_ratio_of_rises_counts():
     )
     torch.testing.assert_close(one, two)
     assert len(Schedule("knots", 50).values()) == 2 + 12
+
+
+@pytest.mark.parametrize("count", [2, 5, 12, 40])
+def test_knots_are_by_default_those_of_the_default(count):
+    knots = Schedule("knots", 120, **dict.fromkeys(knots_table(count)))
+    t = [120 * k // count for k in range(1, count)]
+    there = Schedule("cosine", 120).alpha_bar()[t]
+    inside = (1 - there) / there < math.exp(10)
+    assert inside.sum() >= count - 2
+    torch.testing.assert_close(knots.alpha_bar()[t][inside], there[inside])
+    last = knots.alpha_bar()[-1].item()
+    assert last == pytest.approx(1 / (1 + math.exp(10)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 100, 1000])
+def test_a_knot_is_searched_around_its_default(count):
+    for p in knots_table(count).values():
+        assert p.low <= p.search[0] < p.search[1] <= p.high
+        assert p.search[0] <= p.default <= p.search[1]
+
+
+def test_one_knot_is_a_log_snr_linear_in_time():
+    ab = Schedule("knots", 50, knot_1=None).alpha_bar().detach().numpy()
+    level = np.log((1 - ab[1:]) / ab[1:])
+    np.testing.assert_allclose(level, -10 + 20 * np.arange(1, 51) / 50, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["cosine", "linear", "sigmoid"])
