@@ -1,5 +1,7 @@
 """What docs/comparison.md says of the files in docs/results."""
 
+from statistics import fmean
+
 from common.locate import ROOT
 from common.tables import read_csv, read_text_csv
 from comparison.rows import JUDGED_BY, headline
@@ -190,3 +192,49 @@ def test_the_table_of_the_shipped_network_has_its_rows():
     for row in rows:
         cells = [f"{row[name]:.3g}" for name in ("fid_first", "fid_second", "fid_pixels")]
         assert f"| {' | '.join(cells)} | {row['precision']:.2f} | {row['recall']:.2f} |" in PAGE
+
+
+def test_a_first_step_whose_slopes_agreed_by_chance():
+    rows = read_csv(RESULTS / "reproduce_cpu_slopes.csv")
+    rows = [row for row in rows if (row["method"], row["seed"]) == ("exact, no clipping", 5)]
+    names = ("start", "end", "tau", "epsilon")
+    first = next(k for k, row in enumerate(rows) if row["spread_end"] != "")
+    away = [abs(rows[first][f"grad_{n}"] / rows[first][f"spread_{n}"]) for n in names]
+    assert first == 3 and "after four updates" in TEXT
+    assert f"{min(away):.0f} to {max(away):.0f} standard errors from 0" in TEXT
+    grown = [rows[first + 1][f"spread_{n}"] / rows[first][f"spread_{n}"] for n in names]
+    low, high = round(min(grown)), round(max(grown))
+    assert f"one update later the errors were {low} to {high} times as large" in TEXT
+
+
+def test_what_a_run_made_again_moves_by():
+    rows = read_csv(RESULTS / "reproduce_cpu_runs.csv")
+    learned = {row["seed"]: row for row in rows if row["method"] == "exact, no clipping"}
+    held = {"start": 0, "end": 0.98, "tau": 1, "epsilon": 0.008}
+    same = [str(seed) for seed, row in learned.items() if all(row[n] == held[n] for n in held)]
+    assert len(same) == 5 and "Five schedules trained anew are reruns of `end 0.98`" in TEXT
+    moved = []
+    for clip in (CLIP, NO_CLIP):
+        anew, end = (
+            of("cpu", method, clip)
+            for method in ("exact's schedule, no clipping, anew", "end 0.98")
+        )
+        moved.append(fmean((anew[seed][0] - end[seed][0]) ** 2 for seed in same) ** 0.5)
+    assert f"moved by {moved[0]:.1f} with clipping, {moved[1]:.1f} without" in TEXT
+    again = read_csv(RESULTS / "reproduce_cpu_again.csv")
+    default, changes = of("cpu", "default"), []
+    for row in again:
+        if (row["method"], row["steps"], row["n"], row["clip"]) == ("default", 10, 10000, CLIP):
+            changes.append(row["fid"] - default[str(row["seed"])][0])
+    assert len(changes) == 3
+    assert f"moved its FID by {fmean(x * x for x in changes) ** 0.5:.1f} (rms over three" in TEXT
+
+
+def test_a_tau_goes_a_part_of_the_way_of_learned_knots():
+    frozen = [r for r in read_csv(RESULTS / "frozen.csv") if (r["size"], r["clip"]) == (28, CLIP)]
+    of_schedule = {row["schedule"]: row["fid_second"] for row in frozen}
+    grids = read_csv(RESULTS / "frozen_search.csv")
+    (tau,) = (r for r in grids if (r["size"], r["space"], r["method"]) == (28, "tau", "grid"))
+    whole = of_schedule["default"] - of_schedule["learned"]
+    share = (of_schedule["default"] - tau["fid_second"]) / whole
+    assert abs(share - 2 / 3) < 0.03 and "A tau of 1.5 goes two thirds of the way" in TEXT
