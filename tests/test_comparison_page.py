@@ -215,10 +215,8 @@ def test_what_a_run_made_again_moves_by():
     assert len(same) == 5 and "Five schedules trained anew are reruns of `end 0.98`" in TEXT
     moved = []
     for clip in (CLIP, NO_CLIP):
-        anew, end = (
-            of("cpu", method, clip)
-            for method in ("exact's schedule, no clipping, anew", "end 0.98")
-        )
+        methods = "exact's schedule, no clipping, anew", "end 0.98"
+        anew, end = (of("cpu", method, clip) for method in methods)
         moved.append(fmean((anew[seed][0] - end[seed][0]) ** 2 for seed in same) ** 0.5)
     assert f"moved by {moved[0]:.1f} with clipping, {moved[1]:.1f} without" in TEXT
     again = read_csv(RESULTS / "reproduce_cpu_again.csv")
