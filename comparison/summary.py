@@ -42,6 +42,7 @@ TABLES: dict[str, list[Compared]] = {
     "sampling": [
         *map(Compared, (DRAWN_TAU, FOUR, KNOTS_OF_MORE, FOUR_OF_FEW, KNOTS_OF_FEW)),
         *map(Compared, (DRAWN_SCALED, DRAWN_START)),
+        Compared("schedule alone, eps_scale 1.15", DRAWN_SCALED),
         Compared(FOUR, DRAWN_TAU),
         Compared(KNOTS_OF_MORE, FOUR),
     ],
@@ -63,7 +64,8 @@ TABLES: dict[str, list[Compared]] = {
     ],
     "trained": [
         *map(Compared, (END, "end 0.9", "tau 4, end 0.9", "tau 1.15", "tau 2", "input scale 0.5")),
-        *map(Compared, ("min-SNR", "adaptive times", "exact, late's schedule, anew")),
+        *map(Compared, (KNOTS_HELD, "log SNR linear", "min-SNR", "adaptive times")),
+        Compared("exact, late's schedule, anew"),
         *(Compared(name) for search in SEARCHES for name in (search, f"{search}'s schedule, anew")),
     ],
 }

@@ -60,11 +60,17 @@ def test_one_number_does_what_a_descent_does():
             "tau": best["tau", "grid"] / descent,
             "bayesian": best["4 parameters", "bayesian"] / descent,
             "bayesian, knots": best["12 knots", "bayesian"] / knots,
+            "random, knots": best["12 knots", "random"] / knots,
+            "random": best["4 parameters", "random"] / descent,
             "knots": knots / descent,
         }.items():
             ratios.setdefault(name, []).append(ratio)
     assert max(ratios["tau"]) < 1.02 and max(ratios["bayesian"]) < 1.02
     assert min(ratios["knots"]) > 0.93 and max(ratios["knots"]) < 1
-    told = "within 9 to 19 % over knots"
-    low, high = (100 * (extreme(ratios["bayesian, knots"]) - 1) for extreme in (min, max))
-    assert told in TEXT and (round(low), round(high)) == (9, 19)
+    for name, told in {
+        "random": "by {} to {} % over four parameters",
+        "random, knots": "by {} to {} % over knots",
+        "bayesian, knots": "within {} to {} % over knots",
+    }.items():
+        percent = (round(100 * (extreme(ratios[name]) - 1)) for extreme in (min, max))
+        assert told.format(*percent) in TEXT
