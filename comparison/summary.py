@@ -42,12 +42,15 @@ TABLES: dict[str, list[Compared]] = {
     "sampling": [
         *map(Compared, (DRAWN_TAU, FOUR, KNOTS_OF_MORE, FOUR_OF_FEW, KNOTS_OF_FEW)),
         *map(Compared, (DRAWN_SCALED, DRAWN_START)),
-        Compared("schedule alone, eps_scale 1.15", DRAWN_SCALED),
+        *(Compared("schedule alone, eps_scale 1.15", base) for base in (DRAWN_SCALED, "default")),
         Compared(FOUR, DRAWN_TAU),
         Compared(KNOTS_OF_MORE, FOUR),
     ],
     "unclipped": [
-        *(Compared(method, clip=NO_CLIP) for method in (END, "end 0.9", "tau 4, end 0.9", DRAWN)),
+        *(
+            Compared(method, clip=NO_CLIP)
+            for method in (END, "end 0.9", "tau 4, end 0.9", DRAWN, KNOTS_HELD)
+        ),
         Compared(ALONE_UNCLIPPED, END, NO_CLIP),
         Compared(ALONE_UNCLIPPED, DRAWN, NO_CLIP),
     ],

@@ -68,8 +68,8 @@ def test_one_number_does_what_a_descent_does():
     assert max(ratios["tau"]) < 1.02 and max(ratios["bayesian"]) < 1.02
     assert min(ratios["knots"]) > 0.93 and max(ratios["knots"]) < 1
     for name, told in {
-        "random": "by {} to {} % over four parameters",
-        "random, knots": "by {} to {} % over knots",
+        "random": "ends {} to {} % above it over four parameters",
+        "random, knots": "and {} to {} % above it over knots",
         "bayesian, knots": "within {} to {} % over knots",
     }.items():
         percent = (round(100 * (extreme(ratios[name]) - 1)) for extreme in (min, max))
