@@ -11,7 +11,7 @@ as in Algorithm 6 of arXiv 2502.08808. The published command:
 """
 
 from common import bilevel_flags, cli, flags
-from common.families import FAMILIES, NAMES, complete, knots_table, table_of
+from common.families import FAMILIES, NAMES, among, complete, knots_table, table_of
 from common.flag_checks import check_common, check_knots, check_steps, with_knots
 
 
@@ -46,8 +46,9 @@ def check(args) -> None:
     check_common(args)
     check_knots(args.scheduler, args)
     if not args.freeze_network:  # that begins with another schedule's values
-        given = {name: getattr(args, f"initial_{name}") for name in NAMES}
-        given = with_knots(args.scheduler, args.knots, given)
+        prefix = "initial_"  # of a resumed run there are its knots, too
+        given = {n.removeprefix(prefix): v for n, v in vars(args).items() if n.startswith(prefix)}
+        given = with_knots(args.scheduler, args.knots, among(given))
         for name, value in complete(args.scheduler, given).items():
             setattr(args, f"initial_{name}", value)
     bilevel_flags.apply_recipe(args)

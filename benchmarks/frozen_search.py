@@ -64,6 +64,7 @@ from common.tables import read_text_csv, write_csv
 from common.weights import evaluating
 from scheduler import Schedule
 from search.points import Points
+from search.space import widened
 
 TABLE = RESULTS / "frozen_search.csv"
 AT_RANDOM = 10  # points of a Bayesian search before its Gaussian process, the first among them
@@ -124,10 +125,7 @@ def box_around(schedule: Schedule) -> dict[str, tuple[float, float]]:
     """The ranges of the search script, widened to hold a schedule."""
     values = schedule.values()
     table = table_of(schedule.family, values)
-    return {
-        name: (min(table[name].search[0], value), max(table[name].search[1], value))
-        for name, value in values.items()
-    }
+    return {name: widened(table[name].search, value) for name, value in values.items()}
 
 
 def samplings_of(space: str, method: str, args) -> int:

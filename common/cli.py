@@ -35,7 +35,7 @@ MAY_CHANGE = {
 NOT_STORED = ("cache_dir", "runs_dir")
 # what these name is imported, or runs commands: it is not for a run's folder to say alone
 NAMES_CODE = ("lower_reward", "upper_reward", "pipeline", "executor_options")
-KNOT = re.compile(r"knot_\d+")
+KNOT = re.compile(r"(initial_)?knot_\d+")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -65,7 +65,8 @@ def _cosine_level(u):
 def _relative_rise(default):
     low, high = 0.01, 100.0
     default = max(default, low)
-    return Parameter(default, low, high, search=(max(0.3 * default, low), 3 * default))
+    search = max(0.3 * default, low), min(3 * default, high)
+    return Parameter(default, low, high, search)
 
 
 # family -> parameter -> what is known of it; scheduler.LOG_F has the formula of the same name

@@ -27,10 +27,17 @@ def settle_ranges(family: str, values: dict, given: dict, fixed: list[str]) -> d
 
 
 def space_of(family: str, values: dict, ranges: dict) -> dict[str, tuple[float, float]]:
-    """The search space: name -> (low, high); a parameter without a flag keeps its own range."""
+    """The search space: name -> (low, high); a knot has no flag, and its range holds trial 0."""
     table = table_of(family, values)
-    limits = {name: ranges.get(name, p.search) for name, p in table.items()}
+    limits = {
+        n: ranges[n] if n in NAMES else widened(p.search, values[n]) for n, p in table.items()
+    }
     return {name: tuple(pair) for name, pair in limits.items() if pair}
+
+
+def widened(pair: tuple[float, float], value: float) -> tuple[float, float]:
+    """A range that holds a value, too."""
+    return min(pair[0], value), max(pair[1], value)
 
 
 def check_space(family: str, values: dict, space: dict, default_is_tried: bool) -> None:
@@ -41,11 +48,8 @@ def check_space(family: str, values: dict, space: dict, default_is_tried: bool) 
         if not low < high:
             raise ValueError(f"--{name}_range {low:g} {high:g}: the first must be below the second")
         if default_is_tried and not low <= values[name] <= high:
-            text = f"trial 0 has {name} {values[name]:g}, outside"
-            if name not in NAMES:  # a knot, whose range has no flag
-                raise ValueError(f"{text} {low:g} to {high:g}: give --no_warm_start")
-            text += f" --{name}_range {low:g} {high:g}: change one of them or give"
-            raise ValueError(f"{text} --no_warm_start")
+            text = f"trial 0 has {name} {values[name]:g}, outside --{name}_range {low:g} {high:g}"
+            raise ValueError(f"{text}: change one of them or give --no_warm_start")
     limits = {name: pair for name, pair in space.items() if name in NAMES}
     for corner in product(*limits.values()):  # valid at the corners implies valid inside
         complete(family, values | dict(zip(limits, corner, strict=True)))

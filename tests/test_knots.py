@@ -6,7 +6,11 @@ import signal
 from harness import Script
 from test_bilevel import TINY, TRAIN
 from test_checkpoint import same
+from test_flags import parse
 from test_runs import DieAtStep, result
+
+from common.families import NAMES, among, knots_table
+from search.space import space_of
 
 KNOTS = ["--scheduler", "knots", "--knots", "5", "--upper_gradient", "exact"]
 
@@ -24,7 +28,7 @@ def test_knots_are_learned_and_train_the_baseline(tmp_path):
     bilevel = script_in(tmp_path / "bilevel", "bilevel")
     assert bilevel.run(*TINY, *KNOTS) == 0, bilevel.said()
     learned = schedule_of(bilevel)
-    assert len(learned) == 2 + 2 + 5 and learned["knot_5"] != 1
+    assert len(learned) == 2 + 2 + 5 and learned["knot_5"] != knots_table(5)["knot_5"].default
     header = (bilevel.only / "iterations.csv").read_text().splitlines()[0].split(",")
     assert {"knot_5", "grad_knot_5", "spread_knot_5"} <= set(header)
     killed = script_in(tmp_path / "killed", "bilevel")
@@ -42,6 +46,36 @@ def test_knots_are_learned_and_train_the_baseline(tmp_path):
     draw = script_in(tmp_path / "draw", "train")
     flags = ["--backward_steps", "4", "--n_samples", "5", "--cpu", "--scheduler_type", "knots"]
     assert draw.run("--sample_only", "--ckpt", newest, *flags) == 0, draw.said()
+
+
+def test_a_resumed_run_begins_with_the_knots_of_its_file(tmp_path):
+    bilevel = script_in(tmp_path / "bilevel", "bilevel")
+    words = [*TINY, *KNOTS, "--lr_beta", "0", "0", "0", "0"]
+    assert bilevel.run(*words, sabotage=DieAtStep(1)) == -signal.SIGKILL
+    stored = bilevel.only / "args.json"
+    content = json.loads(stored.read_text())
+    assert content["arguments"]["initial_knot_1"] == knots_table(5)["knot_1"].default
+    content["arguments"] |= {f"initial_knot_{k}": 1.0 for k in range(1, 6)}
+    stored.write_text(json.dumps(content))
+    for path in (bilevel.only / "checkpoints").iterdir():  # as if it had not come so far
+        path.unlink()
+    assert bilevel.run("--resume", "latest") == 0, bilevel.said()
+    assert {schedule_of(bilevel)[f"knot_{k}"] for k in range(1, 6)} == {1.0}
+
+
+def test_a_search_around_knots_that_were_given(tmp_path):
+    """Trial 0 may lie outside the ranges of the default: they hold it."""
+    path = tmp_path / "schedule.json"
+    rises = {"knot_1": 0.02, "knot_2": 9.0, "knot_3": 1.0}
+    path.write_text(json.dumps({"family": "knots", "timesteps": 20, **rises}))
+    args = parse("search", "--schedule_from", path, "--backward_steps", 5)
+    space = space_of("knots", among(vars(args)), dict.fromkeys(NAMES))
+    table = knots_table(3)
+    assert space == {
+        "knot_1": (0.02, table["knot_1"].search[1]),
+        "knot_2": (table["knot_2"].search[0], 9.0),
+        "knot_3": table["knot_3"].search,
+    }
 
 
 def test_knots_are_searched(tmp_path):
