@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.families import MIN_GAP, box_of, complete, project, read_schedule, to_bounds
+from common.families import MIN_GAP, RISES, box_of, complete, project, read_schedule, to_bounds
 
 MAX_BETA = 0.999
 FLOOR = 1e-9  # f is cut off below: sigmoid and linear reach 0 at the end of time
@@ -174,7 +174,7 @@ class Schedule(nn.Module):
         t = [max(1, round(k * self.timesteps / count)) for k in range(count + 1)]  # t = 0 is clean
         level = (torch.expm1(log_ab[t]).neg().log() - log_ab[t]).clamp(-20, 20)  # -log SNR
         rises = level.diff() / level.diff().mean()
-        values = {f"knot_{k}": r for k, r in enumerate(rises.clamp(0.01, 100).tolist(), 1)}
+        values = {f"knot_{k}": r for k, r in enumerate(rises.clamp(*RISES).tolist(), 1)}
         ends = {"start": level[0].item(), "end": level[-1].item()}
         return Schedule("knots", self.timesteps, learned, **ends, **values)
 

@@ -14,6 +14,7 @@ from common.errors import parse_json
 
 NAMES = ("start", "end", "tau", "epsilon")  # those that have a flag of their own
 KNOTS = 12  # segments of the family `knots` unless told otherwise
+RISES = 0.01, 100.0  # bounds of a knot
 MIN_GAP = 1e-3  # end - start: below it the curve has no room to fall
 MAX_TIMESTEPS = 10**6
 FAR = 1e6  # a bound for what has none of its own: the curve of a larger number may overflow
@@ -63,7 +64,7 @@ def _cosine_level(u):
 
 
 def _relative_rise(default):
-    low, high = 0.01, 100.0
+    low, high = RISES
     default = max(default, low)
     search = max(0.3 * default, low), min(3 * default, high)
     return Parameter(default, low, high, search)
